@@ -1,0 +1,226 @@
+//! `jobs`: what one job costs, and how many a host does per second.
+//!
+//! ```text
+//! jobs latency    [--count N] [--gap-us N] [--module FILE] [--socket PATH | --in-process-wasmtime]
+//! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--socket PATH]
+//! ```
+//!
+//! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
+//! failure is not a figure.
+
+mod daemon;
+mod library;
+mod stats;
+#[cfg(feature = "peers")]
+mod wasmtime_peer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+use stats::Summary;
+use supervisor::{Outcome, Report};
+
+/// Any error: this program prints it and ends.
+type Failure = Box<dyn std::error::Error>;
+
+/// The module that is run when none is given: it does nothing, so what remains is the cost of a job.
+const NOTHING: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Subcommand)]
+enum Measurement {
+    /// One job at a time, with a pause between.
+    Latency(Latency),
+    /// As many as possible.
+    Throughput(Throughput),
+}
+
+#[derive(Args)]
+struct Target {
+    /// WebAssembly to run; without it, a module that does nothing.
+    #[arg(long)]
+    module: Option<PathBuf>,
+    /// Through the daemon that listens here, instead of the library in this process.
+    #[arg(long)]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Latency {
+    #[command(flatten)]
+    target: Target,
+    /// Jobs that are measured; a tenth as many run before, unmeasured.
+    #[arg(long, default_value_t = 2000)]
+    count: usize,
+    /// Pause between jobs, microseconds.
+    #[arg(long, default_value_t = 1000)]
+    gap_us: u64,
+    /// Instead of a job: instantiate, run and drop the module with Wasmtime in this process.
+    #[cfg(feature = "peers")]
+    #[arg(long, conflicts_with = "socket")]
+    in_process_wasmtime: bool,
+}
+
+#[derive(Args)]
+struct Throughput {
+    #[command(flatten)]
+    target: Target,
+    /// Jobs that are measured; a tenth as many run before, unmeasured.
+    #[arg(long, default_value_t = 20_000)]
+    count: usize,
+    /// Jobs in flight at any time.
+    #[arg(long, default_value_t = 8)]
+    in_flight: usize,
+    /// Shards of the supervisor in this process. A daemon has its own.
+    #[arg(long, default_value_t = 2)]
+    shards: usize,
+}
+
+/// Whatever runs jobs.
+pub trait Runner {
+    /// Runs one job to its end and checks that it went well.
+    async fn run_one(&mut self) -> Result<(), Failure>;
+}
+
+/// The only good end of a measured job.
+fn check(report: &Report) -> Result<(), Failure> {
+    match &report.outcome {
+        Outcome::Exited { code: 0, .. } => Ok(()),
+        other => Err(format!("a measured job did not end well: {other:?}").into()),
+    }
+}
+
+fn module_bytes(target: &Target) -> Result<Vec<u8>, Failure> {
+    match &target.module {
+        Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()).into()),
+        None => Ok(wat::parse_str(NOTHING)?),
+    }
+}
+
+/// Times of `count` jobs, one after the other, `gap` apart.
+async fn one_by_one(runner: &mut impl Runner, count: usize, gap: Duration) -> Result<Vec<Duration>, Failure> {
+    let mut times = Vec::with_capacity(count);
+    for i in 0..count + count / 10 {
+        let start = Instant::now();
+        runner.run_one().await?;
+        if i >= count / 10 {
+            times.push(start.elapsed());
+        }
+        if !gap.is_zero() {
+            tokio::time::sleep(gap).await;
+        }
+    }
+    Ok(times)
+}
+
+/// Jobs per second over `runners`, each of which runs one job after the other.
+async fn flat_out(runners: Vec<impl Runner + 'static>, count: usize) -> Result<f64, Failure> {
+    let per_runner = count.div_ceil(runners.len().max(1));
+    let warm_up = per_runner / 10;
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let mut warm = Vec::new();
+            for mut runner in runners {
+                warm.push(tokio::task::spawn_local(async move {
+                    for _ in 0..warm_up {
+                        runner.run_one().await.map_err(|e| e.to_string())?;
+                    }
+                    Ok::<_, String>(runner)
+                }));
+            }
+            let mut ready = Vec::new();
+            for task in warm {
+                ready.push(task.await??);
+            }
+            let (start, total) = (Instant::now(), per_runner * ready.len());
+            let mut tasks = Vec::new();
+            for mut runner in ready {
+                tasks.push(tokio::task::spawn_local(async move {
+                    for _ in 0..per_runner {
+                        runner.run_one().await.map_err(|e| e.to_string())?;
+                    }
+                    Ok::<_, String>(())
+                }));
+            }
+            for task in tasks {
+                task.await??;
+            }
+            Ok(total as f64 / start.elapsed().as_secs_f64())
+        })
+        .await
+}
+
+async fn latency(options: &Latency) -> Result<Value, Failure> {
+    let (count, gap) = (options.count, Duration::from_micros(options.gap_us));
+    let wasm = module_bytes(&options.target)?;
+    #[cfg(feature = "peers")]
+    if options.in_process_wasmtime {
+        let times = one_by_one(&mut wasmtime_peer::InProcess::new(&wasm)?, count, gap).await?;
+        return Ok(json!({ "what": "wasmtime in-process", "latency": Summary::of(times) }));
+    }
+    let (what, times) = match &options.target.socket {
+        Some(socket) => {
+            let mut runner = daemon::Connection::new(socket, &wasm).await?;
+            ("daemon, on demand", one_by_one(&mut runner, count, gap).await?)
+        }
+        None => {
+            let mut runner = library::Library::new(wasm, 1).await?;
+            ("library, on demand", one_by_one(&mut runner, count, gap).await?)
+        }
+    };
+    Ok(json!({ "what": what, "gap_us": options.gap_us, "latency": Summary::of(times) }))
+}
+
+async fn throughput(options: &Throughput) -> Result<Value, Failure> {
+    let wasm = module_bytes(&options.target)?;
+    let (what, rate) = match &options.target.socket {
+        Some(socket) => {
+            let mut runners = Vec::new();
+            for _ in 0..options.in_flight {
+                runners.push(daemon::Connection::new(socket, &wasm).await?);
+            }
+            ("daemon", flat_out(runners, options.count).await?)
+        }
+        None => {
+            let library = library::Library::new(wasm, options.shards).await?;
+            ("library", flat_out(vec![library; options.in_flight], options.count).await?)
+        }
+    };
+    Ok(json!({ "what": what, "in_flight": options.in_flight, "jobs_per_second": rate }))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("jobs: no runtime: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match &cli.measurement {
+            Measurement::Latency(options) => latency(options).await,
+            Measurement::Throughput(options) => throughput(options).await,
+        }
+    });
+    match result {
+        Ok(figures) => {
+            println!("{figures}");
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("jobs: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `sandboxctl compile`: a module to an artifact.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Compile a WebAssembly module ahead of time; `sandboxctl run` runs the artifact.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The module (.wasm or .wat).
+    #[arg(value_name = "MODULE")]
+    module: PathBuf,
+    /// Where the artifact goes.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub fn compile(options: Options) -> Result<u8, Error> {
+    let path = options.module;
+    let bytes = std::fs::read(&path).map_err(|source| Error::ReadModule { path: path.clone(), source })?;
+    let artifact = compiler::compile(&bytes, &compiler::Options::default())
+        .map_err(|source| Error::Compile { path, source })?;
+    write_whole(&options.output, &artifact)
+        .map_err(|source| Error::Write { path: options.output, source })?;
+    Ok(0)
+}
+
+/// Writes a file so that it is either complete or not there.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new().permissions(permissions()).tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// What `open` would give a new file; the umask applies.
+fn permissions() -> std::fs::Permissions {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::Permissions::from_mode(0o666)
+}

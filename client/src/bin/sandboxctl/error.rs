@@ -1,0 +1,123 @@
+//! What keeps `sandboxctl` from doing its work. Every message is one line that says what, and on what.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::OWN_ERROR;
+
+/// An error of `sandboxctl`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option that there is not.
+    #[error(
+        "unexpected argument '{text}'; try --help (a module whose name begins with '-' is written ./{text})"
+    )]
+    UnknownOption {
+        /// It.
+        text: String,
+    },
+    /// A module cannot be read.
+    #[error("cannot read the module {}: {source}", path.display())]
+    ReadModule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The module is at fault.
+    #[error("{}: {source}", path.display())]
+    Module {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: supervisor::Error,
+    },
+    /// The module is at fault, the daemon says.
+    #[error("{}: {reply}", path.display())]
+    RemoteModule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reply: client::ErrorReply,
+    },
+    /// The module does not compile.
+    #[error("{}: {source}", path.display())]
+    Compile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: compiler::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory to give to the guest cannot be opened.
+    #[error("cannot open the directory {} for the guest: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An environment variable to pass on is not set.
+    #[error("--env {name}: the variable is not set here; write --env {name}=VALUE")]
+    NoVariable {
+        /// Its name.
+        name: String,
+    },
+    /// A policy file cannot be read.
+    #[error("cannot read the policy {}: {source}", path.display())]
+    ReadPolicy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A policy is at fault.
+    #[error(transparent)]
+    Policy(#[from] policies::Error),
+    /// One of our own stdio descriptors cannot be handed on.
+    #[error("cannot hand descriptor {number} to the guest: {source}")]
+    Stdio {
+        /// Its number.
+        number: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The event loop.
+    #[error("cannot start the event loop: {0}")]
+    Runtime(#[source] io::Error),
+    /// Signals.
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The supervisor.
+    #[error(transparent)]
+    Supervisor(#[from] supervisor::Error),
+    /// The arguments of an invoked export.
+    #[error(transparent)]
+    Invoke(#[from] supervisor::invoke::InvokeError),
+    /// The daemon.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// Output of our own cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(#[source] io::Error),
+    /// Ended by a signal before there was a report.
+    #[error("interrupted before the job began")]
+    Interrupted,
+}
+
+impl Error {
+    /// The exit status that goes with it.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Interrupted => 130,
+            _ => OWN_ERROR,
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `sandboxctl run`: one job, through the daemon when one listens, else through a supervisor of our own.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use client::{Directory, EntryRequest, PolicyRequest};
+use policies::Policy;
+
+use crate::error::Error;
+use crate::signals::Interrupts;
+use crate::{daemon, embedded, outcome};
+
+/// Run a WebAssembly module (.wasm, .wat, or an artifact of `sandboxctl compile`) as a confined process.
+///
+/// Exit status: the guest's own; 134 after a trap, 124 after a time limit, 137 after another limit, 159 after a violation
+/// of the confinement, 130 when interrupted, 125 when the job could not be run.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Policy: the name of a profile, or a file (its name contains '/' or ends in .toml).
+    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
+    policy: String,
+    /// Directory that the guest may use, and its name in the guest (the same, if left out). Repeatable.
+    #[arg(long, value_name = "HOST::GUEST", value_parser = directory)]
+    dir: Vec<DirectoryOption>,
+    /// The same, for reading only.
+    #[arg(long, value_name = "HOST::GUEST", value_parser = directory)]
+    ro_dir: Vec<DirectoryOption>,
+    /// Environment variable of the guest; without a value, the one it has here. Repeatable.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<OsString>,
+    /// The program's own name, its first argument [default: the module's file name].
+    #[arg(long, value_name = "NAME")]
+    argv0: Option<OsString>,
+    /// Run this export instead of _start; ARGS are its arguments, its results are printed.
+    #[arg(long, value_name = "EXPORT")]
+    invoke: Option<String>,
+    /// Largest size of the guest's memory, such as 64M or 1GiB.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// Longest run time, such as 1s or 500ms.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Print a report as a JSON object on one line, after the guest's output.
+    #[arg(long)]
+    json: bool,
+    /// Socket of the daemon [default: $SANDBOXD_SOCKET, else the usual one if a daemon listens there].
+    #[arg(long, value_name = "PATH", conflicts_with = "no_daemon")]
+    socket: Option<PathBuf>,
+    /// Do not look for a daemon.
+    #[arg(long)]
+    no_daemon: bool,
+    /// Directory of the artifact cache, without a daemon [default: $SANDBOXD_STATE_DIR, else sandboxd in the user's
+    /// cache directory].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The module, and arguments for the guest.
+    #[arg(value_names = ["MODULE", "ARGS"], required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    module_and_args: Vec<OsString>,
+}
+
+#[derive(Clone, Debug)]
+struct DirectoryOption {
+    host: PathBuf,
+    guest: String,
+}
+
+fn directory(text: &str) -> Result<DirectoryOption, String> {
+    let (host, guest) = text.split_once("::").unwrap_or((text, text));
+    if host.is_empty() || guest.is_empty() {
+        return Err(String::from("HOST::GUEST or DIRECTORY is expected"));
+    }
+    Ok(DirectoryOption { host: PathBuf::from(host), guest: String::from(guest) })
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    policies::parse_size(text)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| format!("expected {}", policies::SIZE_FORM))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    policies::parse_duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("expected {}", policies::DURATION_FORM))
+}
+
+/// A job as both ways of running it need it: everything is open, nothing is a path any more but for messages.
+pub struct Plan {
+    /// The module's path, for messages.
+    pub module_path: PathBuf,
+    /// The module.
+    pub module: client::ModuleFile,
+    /// What runs.
+    pub entry: EntryRequest,
+    /// The policy.
+    pub policy: PolicyRequest,
+    /// Argument strings.
+    pub args: Vec<Vec<u8>>,
+    /// Environment.
+    pub env: Vec<Vec<u8>>,
+    /// Our own stdio, for the guest.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// Directories.
+    pub directories: Vec<Directory>,
+    /// Largest memory.
+    pub memory: Option<u64>,
+    /// Longest run time.
+    pub wall_time: Option<Duration>,
+}
+
+/// Where a job runs.
+enum Where {
+    /// In the daemon at this socket; without one there, it is an error.
+    Daemon(PathBuf),
+    /// In the daemon at this socket if it answers.
+    DaemonIfAny(PathBuf),
+    /// In a supervisor of our own.
+    Embedded,
+}
+
+pub fn run(options: Options) -> Result<u8, Error> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let (place, state_dir, json) =
+        (place(&options), supervisor::daemon::state_dir(options.state_dir.clone()), options.json);
+    let plan = plan(options)?;
+    let report = runtime.block_on(async {
+        // Before anything exists that a signal could leave behind.
+        let mut interrupts = Interrupts::catch()?;
+        match place {
+            Where::Daemon(socket) => {
+                daemon::run(client::Client::connect(&socket).await?, plan, &mut interrupts).await
+            }
+            Where::DaemonIfAny(socket) => match client::Client::connect(&socket).await {
+                Ok(client) => daemon::run(client, plan, &mut interrupts).await,
+                Err(client::Error::Connect { .. }) => embedded::run(plan, state_dir, &mut interrupts).await,
+                Err(error) => Err(error.into()),
+            },
+            Where::Embedded => embedded::run(plan, state_dir, &mut interrupts).await,
+        }
+    })?;
+    outcome::tell(&report, json)
+}
+
+fn place(options: &Options) -> Where {
+    if options.no_daemon {
+        return Where::Embedded;
+    }
+    let from_environment =
+        || std::env::var_os("SANDBOXD_SOCKET").filter(|s| !s.is_empty()).map(PathBuf::from);
+    if let Some(socket) = options.socket.clone().or_else(from_environment) {
+        return Where::Daemon(socket);
+    }
+    match client::default_socket() {
+        Some(socket) => Where::DaemonIfAny(socket),
+        None => Where::Embedded,
+    }
+}
+
+fn plan(options: Options) -> Result<Plan, Error> {
+    let mut strings = options.module_and_args.into_iter();
+    // Clap demands at least one.
+    let module_path = strings.next().unwrap_or_default();
+    // Clap takes an option that it does not know for the module.
+    if module_path.as_bytes().starts_with(b"-") {
+        return Err(Error::UnknownOption { text: module_path.to_string_lossy().into_owned() });
+    }
+    let module_path = PathBuf::from(module_path);
+    let mut rest: Vec<OsString> = strings.collect();
+    if rest.first().is_some_and(|s| s == "--") {
+        rest.remove(0);
+    }
+    let module = client::ModuleFile::open(&module_path)?;
+    let argv0 =
+        options.argv0.unwrap_or_else(|| module_path.file_name().map(OsStr::to_os_string).unwrap_or_default());
+    let mut args = vec![argv0.into_vec()];
+    let entry = match options.invoke {
+        None => {
+            args.extend(rest.into_iter().map(OsString::into_vec));
+            EntryRequest::Command
+        }
+        Some(name) => EntryRequest::Invoke {
+            name,
+            // What is no UTF-8 is no number either, and is refused as such.
+            args: rest.iter().map(|s| s.to_string_lossy().into_owned()).collect(),
+        },
+    };
+    let directories = options
+        .dir
+        .into_iter()
+        .map(|d| (d, false))
+        .chain(options.ro_dir.into_iter().map(|d| (d, true)))
+        .map(|(d, read_only)| open_directory(d, read_only))
+        .collect::<Result<_, _>>()?;
+    Ok(Plan {
+        module_path,
+        module,
+        entry,
+        policy: policy(options.policy)?,
+        args,
+        env: options.env.into_iter().map(variable).collect::<Result<_, _>>()?,
+        stdio: stdio()?,
+        directories,
+        memory: options.memory,
+        wall_time: options.timeout,
+    })
+}
+
+/// Opens for reading, so that a directory that we may not read is an error here and not in the guest.
+fn open_directory(option: DirectoryOption, read_only: bool) -> Result<Directory, Error> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(&option.host)
+        .map_err(|source| Error::Directory { path: option.host, source })?;
+    Ok(Directory { directory: file.into(), guest_path: option.guest, read_only })
+}
+
+fn variable(text: OsString) -> Result<Vec<u8>, Error> {
+    if text.as_bytes().contains(&b'=') {
+        return Ok(text.into_vec());
+    }
+    match std::env::var_os(&text) {
+        Some(value) => Ok([text.as_bytes(), b"=", value.as_bytes()].concat()),
+        None => Err(Error::NoVariable { name: text.to_string_lossy().into_owned() }),
+    }
+}
+
+/// A policy file is read here: the daemon opens no path on our word.
+fn policy(name_or_path: String) -> Result<PolicyRequest, Error> {
+    if !Policy::is_path(&name_or_path) {
+        return Ok(PolicyRequest::Named(name_or_path));
+    }
+    let path = Path::new(&name_or_path);
+    let error = |source| Error::ReadPolicy { path: path.to_path_buf(), source };
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(error)?;
+    let mut toml = String::new();
+    // One byte more than allowed, so that a longer file is refused as too long and not read on.
+    file.take(policies::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut toml).map_err(error)?;
+    Ok(PolicyRequest::Text { name: name_or_path, toml })
+}
+
+/// Our descriptors 0, 1 and 2. The standard library opens `/dev/null` for those that were closed when we started.
+fn stdio() -> Result<[Option<OwnedFd>; 3], Error> {
+    let duplicate =
+        |number, fd: io::Result<OwnedFd>| fd.map(Some).map_err(|source| Error::Stdio { number, source });
+    Ok([
+        duplicate(0, io::stdin().as_fd().try_clone_to_owned())?,
+        duplicate(1, io::stdout().as_fd().try_clone_to_owned())?,
+        duplicate(2, io::stderr().as_fd().try_clone_to_owned())?,
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    fn options(arguments: &[&str]) -> Options {
+        let arguments = ["sandboxctl", "run"].iter().chain(arguments);
+        match Cli::try_parse_from(arguments).expect("parse").command {
+            Command::Run(options) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everything_after_the_module_is_the_guests() {
+        let strings = |arguments: &[&str]| options(arguments).module_and_args;
+        assert_eq!(strings(&["m.wasm", "-c", "x", "--json"]), ["m.wasm", "-c", "x", "--json"]);
+        assert_eq!(strings(&["--json", "m.wasm", "--", "-a"]), ["m.wasm", "--", "-a"]);
+        assert_eq!(strings(&["--", "m.wasm", "--", "--"]), ["m.wasm", "--", "--"]);
+        assert!(!options(&["m.wasm", "--json"]).json);
+    }
+
+    #[test]
+    fn directories_split_at_the_first_double_colon() {
+        let split = |text| directory(text).map(|d| (d.host.to_string_lossy().into_owned(), d.guest));
+        assert_eq!(split("a::/b"), Ok(("a".into(), "/b".into())));
+        assert_eq!(split("a::b::c"), Ok(("a".into(), "b::c".into())));
+        assert_eq!(split("a"), Ok(("a".into(), "a".into())));
+        for wrong in ["", "::", "a::", "::b"] {
+            assert!(split(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for arguments in [
+            &["--memory", "0", "m"][..],
+            &["--memory", "lots", "m"],
+            &["--timeout", "1", "m"],
+            &["--timeout", "0s", "m"],
+            &["--socket", "s", "--no-daemon", "m"],
+            &["--policy"],
+            &[],
+        ] {
+            let arguments = ["sandboxctl", "run"].iter().chain(arguments);
+            assert!(Cli::try_parse_from(arguments).is_err());
+        }
+        assert!(matches!(plan(options(&["--unknown", "m"])), Err(Error::UnknownOption { .. })));
+    }
+}

@@ -1,0 +1,63 @@
+//! What can go wrong between a client and the daemon.
+
+use std::io;
+use std::path::PathBuf;
+
+use ipc::channel::ChannelError;
+use ipc::protocol::{ErrorReply, ProtocolError};
+
+/// An error of the client. Every message is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no default socket.
+    #[error("no socket: XDG_RUNTIME_DIR is not set; name the daemon's socket")]
+    NoSocket,
+    /// Nobody answers at the socket.
+    #[error("cannot connect to the daemon at {}: {source}; is sandboxd running?", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else answers at the socket: what a job reads and writes would be in his hands.
+    #[error("the daemon at {} is run by user {uid}, who is neither you nor root; not sending it anything", path.display())]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// Who answers.
+        uid: u32,
+    },
+    /// The module cannot be opened.
+    #[error("cannot open the module {}: {source}", path.display())]
+    OpenModule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection failed, or one side broke the protocol.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The daemon ended the connection before it answered.
+    #[error("the daemon closed the connection; see its output for why it ended")]
+    Closed,
+    /// The daemon's answer belongs to another question.
+    #[error("the daemon gave an answer that does not belong to the request")]
+    Unexpected,
+    /// An earlier request on this connection was abandoned before its answer came.
+    #[error("this connection has an unanswered request; open another")]
+    Abandoned,
+    /// More descriptors than a request can carry.
+    #[error("{0} directories; a job may have at most 64")]
+    TooManyDirectories(usize),
+    /// The daemon could not do what it was asked for.
+    #[error(transparent)]
+    Daemon(ErrorReply),
+}
+
+impl From<ProtocolError> for Error {
+    fn from(error: ProtocolError) -> Self {
+        Error::Channel(error.into())
+    }
+}

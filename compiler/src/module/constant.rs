@@ -1,0 +1,71 @@
+//! Constant expressions: initial values of globals, offsets and items of segments.
+//!
+//! Everything an artifact starts with is known when it is compiled, because nothing but functions can be imported;
+//! so constant expressions are evaluated here and leave no code behind.
+
+use wasmparser::{ConstExpr, Operator};
+
+use crate::Error;
+
+/// The value of a constant expression. Floats are their bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Constant {
+    I32(u32),
+    I64(u64),
+    F32(u32),
+    F64(u64),
+    /// The null reference of either type.
+    Null,
+    /// A reference to the function with this index.
+    Function(u32),
+}
+
+/// Evaluates an expression that the validator has accepted. `globals` are the values of the globals before it.
+pub(crate) fn evaluate(expression: &ConstExpr<'_>, globals: &[Constant]) -> Result<Constant, Error> {
+    let mut stack: Vec<Constant> = Vec::with_capacity(2);
+    let mut reader = expression.get_operators_reader();
+    loop {
+        let offset = reader.original_position();
+        let operator = reader.read().map_err(|e| Error::invalid(&e))?;
+        let value = match operator {
+            Operator::I32Const { value } => Constant::I32(value as u32),
+            Operator::I64Const { value } => Constant::I64(value as u64),
+            Operator::F32Const { value } => Constant::F32(value.bits()),
+            Operator::F64Const { value } => Constant::F64(value.bits()),
+            Operator::RefNull { .. } => Constant::Null,
+            Operator::RefFunc { function_index } => Constant::Function(function_index),
+            Operator::GlobalGet { global_index } => match globals.get(global_index as usize) {
+                Some(&value) => value,
+                None => return Err(unsupported(offset)),
+            },
+            Operator::End => break,
+            ref arithmetic => {
+                let (right, left) = (stack.pop(), stack.pop());
+                match left.zip(right).and_then(|(l, r)| apply(arithmetic, l, r)) {
+                    Some(value) => value,
+                    None => return Err(unsupported(offset)),
+                }
+            }
+        };
+        stack.push(value);
+    }
+    stack.pop().ok_or_else(|| unsupported(expression.get_binary_reader().original_position()))
+}
+
+/// The extended constant expressions: wrapping addition, subtraction and multiplication.
+fn apply(operator: &Operator<'_>, left: Constant, right: Constant) -> Option<Constant> {
+    use Constant::{I32, I64};
+    Some(match (operator, left, right) {
+        (Operator::I32Add, I32(a), I32(b)) => I32(a.wrapping_add(b)),
+        (Operator::I32Sub, I32(a), I32(b)) => I32(a.wrapping_sub(b)),
+        (Operator::I32Mul, I32(a), I32(b)) => I32(a.wrapping_mul(b)),
+        (Operator::I64Add, I64(a), I64(b)) => I64(a.wrapping_add(b)),
+        (Operator::I64Sub, I64(a), I64(b)) => I64(a.wrapping_sub(b)),
+        (Operator::I64Mul, I64(a), I64(b)) => I64(a.wrapping_mul(b)),
+        _ => return None,
+    })
+}
+
+fn unsupported(offset: usize) -> Error {
+    Error::Invalid { message: "constant expression with an operator that is not constant".into(), offset }
+}

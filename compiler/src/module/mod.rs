@@ -1,0 +1,127 @@
+//! A parsed and validated module, without its function bodies' meaning.
+//!
+//! Parsing validates every section. Function bodies are validated where they are translated, by the same thread, so
+//! that each is read once.
+
+mod constant;
+mod parse;
+
+use std::borrow::Cow;
+
+use ipc::interface::FunctionId;
+use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
+
+pub(crate) use constant::Constant;
+
+use crate::types::{FuncType, ValType};
+
+/// Stands for the null reference among the items of an element segment.
+pub(crate) const NULL_ITEM: u32 = u32::MAX;
+
+/// A module, ready to be laid out and translated.
+pub(crate) struct Module<'a> {
+    /// Function types by type index.
+    pub types: Vec<FuncType>,
+    /// Type index → signature id: equal for structurally equal types, from 1.
+    pub signature_ids: Vec<u32>,
+    /// Function index → type index; imported functions come first.
+    pub functions: Vec<u32>,
+    /// The host function behind each imported function.
+    pub imports: Vec<FunctionId>,
+    pub tables: Vec<Table>,
+    pub memories: Vec<Memory>,
+    pub globals: Vec<Global>,
+    pub exports: Vec<Export<'a>>,
+    pub start: Option<u32>,
+    pub elements: Vec<Element>,
+    pub data: Vec<Data<'a>>,
+    /// Bodies of the functions that are not imported, in order.
+    pub bodies: Vec<Body<'a>>,
+    /// Function names from the name section, by function index; empty where there is none.
+    pub names: Vec<&'a str>,
+}
+
+/// A function that is still to be validated and translated.
+pub(crate) type Body<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
+
+/// A linear memory. Sizes are in WebAssembly pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub min: u64,
+    /// The declared maximum, or what 32 bits can address.
+    pub max: u64,
+}
+
+/// A table. Sizes are in entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table {
+    pub ty: ValType,
+    pub min: u64,
+    /// The declared maximum.
+    pub max: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Global {
+    pub ty: ValType,
+    pub mutable: bool,
+    pub init: Constant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExportKind {
+    Function,
+    Table,
+    Memory,
+    Global,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Export<'a> {
+    pub name: &'a str,
+    pub kind: ExportKind,
+    pub index: u32,
+}
+
+/// When a segment is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentMode {
+    /// By an instruction.
+    Passive,
+    /// At instantiation, to this table or memory at this offset.
+    Active { index: u32, offset: u32 },
+    /// Never; it only declares that references to its functions are taken.
+    Declared,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Element {
+    pub mode: SegmentMode,
+    /// Function indices, or [`NULL_ITEM`].
+    pub items: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Data<'a> {
+    pub mode: SegmentMode,
+    pub bytes: &'a [u8],
+}
+
+impl Module<'_> {
+    /// The type of a function; `None` for an index that validation would have rejected.
+    pub fn function_type(&self, function: u32) -> Option<&FuncType> {
+        let ty = *self.functions.get(function as usize)?;
+        self.types.get(ty as usize)
+    }
+
+    /// The function's name for people: from the name section, else what the import is called, else its index.
+    pub fn function_name(&self, function: u32) -> Cow<'_, str> {
+        if let Some(name) = self.names.get(function as usize).filter(|name| !name.is_empty()) {
+            return Cow::Borrowed(name);
+        }
+        match self.imports.get(function as usize) {
+            Some(id) => Cow::Borrowed(id.declaration().name),
+            None => Cow::Owned(format!("wasm-function[{function}]")),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What a caller may choose about a compilation.
+
+use cranelift_codegen::isa::{self, OwnedTargetIsa};
+use cranelift_codegen::settings::{self, Configurable};
+use ipc::layout;
+use serde::Serialize;
+
+use crate::Error;
+
+/// How hard the code generator tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub enum OptLevel {
+    /// Fastest compilation, no optimisation.
+    None,
+    /// Fastest code.
+    #[default]
+    Speed,
+    /// Fast code, with smaller code preferred.
+    SpeedAndSize,
+}
+
+impl OptLevel {
+    fn setting(self) -> &'static str {
+        match self {
+            OptLevel::None => "none",
+            OptLevel::Speed => "speed",
+            OptLevel::SpeedAndSize => "speed_and_size",
+        }
+    }
+}
+
+/// Which instructions the code may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub enum TargetCpu {
+    /// x86-64-v2 (SSE 4.2, POPCNT): every x86-64 server of the last fifteen years. Without it, rounding a float is a call
+    /// to a library that an instance does not have.
+    Baseline,
+    /// What the machine that compiles has.
+    #[default]
+    Native,
+}
+
+/// Limits on what a module may ask for. A module beyond one is rejected with an error that names the cap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Caps {
+    /// Bytes of the module. Default 256 MiB.
+    pub input_bytes: u64,
+    /// Functions, imported ones included. Default 1,000,000.
+    pub functions: u64,
+    /// Parameters and declared locals of one function. Default 50,000.
+    pub locals: u64,
+    /// Targets of one `br_table`. Default 65,520, what the engines of browsers allow.
+    pub br_table_targets: u64,
+    /// Initial entries of all tables together. Default 10,000,000.
+    pub table_entries: u64,
+    /// Initial pages of 64 KiB of all memories together. Default 65,536.
+    pub memory_pages: u64,
+    /// Bytes of machine code. Default and largest sensible value: what the address space has room for (640 MiB).
+    pub code_bytes: u64,
+    /// Bytes of the artifact. Default 1 GiB.
+    pub image_bytes: u64,
+}
+
+impl Default for Caps {
+    fn default() -> Self {
+        Caps {
+            input_bytes: 256 << 20,
+            functions: 1_000_000,
+            locals: 50_000,
+            br_table_targets: 65_520,
+            table_entries: 10_000_000,
+            memory_pages: 65_536,
+            code_bytes: layout::CODE_END - layout::CODE_BASE,
+            image_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Choices of one compilation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How hard the code generator tries.
+    pub opt_level: OptLevel,
+    /// Which instructions the code may use.
+    pub target_cpu: TargetCpu,
+    /// Threads that compile; 0 means one per CPU. The output does not depend on it.
+    pub threads: usize,
+    /// Limits on the module.
+    pub caps: Caps,
+}
+
+impl Options {
+    /// Bytes that differ whenever the same module could give another artifact: compiler version, options and, for
+    /// [`TargetCpu::Native`], the features of this machine's CPU. Part of a cache key.
+    pub fn fingerprint(&self) -> Result<Vec<u8>, Error> {
+        let isa = self.isa()?;
+        let key = (crate::version(), self.opt_level, target_features(&isa), self.caps);
+        postcard::to_stdvec(&key).map_err(Error::Metadata)
+    }
+
+    /// The code generator for these options.
+    pub(crate) fn isa(&self) -> Result<OwnedTargetIsa, Error> {
+        let target = |e: &dyn std::fmt::Display| Error::Target(e.to_string());
+        let mut flags = settings::builder();
+        for (name, value) in [
+            ("opt_level", self.opt_level.setting()),
+            ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+            // Backtraces walk the frame-pointer chain, so no unwind tables are needed.
+            ("preserve_frame_pointers", "true"),
+            ("unwind_info", "false"),
+            // Frames larger than the probe interval touch each page-sized step of it; the guard below the
+            // stack (`layout::STACK_GUARD`) is larger than the interval, so smaller frames need no check.
+            ("enable_probestack", "true"),
+            ("probestack_strategy", "inline"),
+            ("probestack_size_log2", "16"),
+            ("is_pic", "false"),
+            ("libcall_call_conv", "system_v"),
+        ] {
+            flags.set(name, value).map_err(|e| target(&e))?;
+        }
+        let mut builder = isa::lookup_by_name("x86_64-unknown-linux-gnu").map_err(|e| target(&e))?;
+        match self.target_cpu {
+            TargetCpu::Baseline => builder.enable("x86-64-v2").map_err(|e| target(&e))?,
+            TargetCpu::Native => {
+                if cfg!(not(target_arch = "x86_64")) {
+                    return Err(Error::Target(
+                        "target CPU `native` needs an x86-64 machine; choose `baseline`".into(),
+                    ));
+                }
+                cranelift_native::infer_native_flags(&mut builder).map_err(|e| target(&e))?;
+            }
+        }
+        builder.finish(settings::Flags::new(flags)).map_err(|e| target(&e))
+    }
+}
+
+const _: () =
+    assert!(layout::STACK_GUARD > 1 << 16, "a frame below the probe interval could jump over the guard");
+
+/// Names of the CPU features that code for `isa` may use, in a fixed order, such as `sse42`.
+pub(crate) fn target_features(isa: &OwnedTargetIsa) -> Vec<String> {
+    isa.isa_flags()
+        .iter()
+        .filter(|flag| flag.as_bool() == Some(true))
+        .filter_map(|flag| flag.name.strip_prefix("has_").map(str::to_owned))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn baseline_needs_what_x86_64_v2_has_and_no_more() {
+        let options = Options { target_cpu: TargetCpu::Baseline, ..Options::default() };
+        let features = target_features(&options.isa().unwrap());
+        assert_eq!(features, ["sse3", "ssse3", "cmpxchg16b", "sse41", "sse42", "popcnt"]);
+    }
+
+    #[test]
+    fn fingerprint_differs_by_option_but_not_by_threads() {
+        let base = Options { target_cpu: TargetCpu::Baseline, ..Options::default() };
+        let print = |o: Options| o.fingerprint().unwrap();
+        assert_eq!(print(base), print(Options { threads: 7, ..base }));
+        assert_ne!(print(base), print(Options { opt_level: OptLevel::None, ..base }));
+        assert_ne!(print(base), print(Options { caps: Caps { functions: 5, ..base.caps }, ..base }));
+    }
+}

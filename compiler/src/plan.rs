@@ -1,0 +1,256 @@
+//! Where everything of an instance lives: the addresses that compiled code contains.
+//!
+//! The context region holds, from [`ipc::context::COMPILER_BASE`]: memory descriptors, table descriptors, the lengths of
+//! passive segments, globals; then, on the next page, the tables. Read-only data follows the code, so its
+//! addresses are known only after linking; they are kept as offsets.
+
+use ipc::context::{COMPILER_BASE, MemoryDescriptor, TableDescriptor, TableEntry};
+use ipc::layout;
+use wasmparser::Operator;
+
+use crate::Error;
+use crate::error::check_cap;
+use crate::module::{Constant, ExportKind, Module, NULL_ITEM, SegmentMode};
+
+/// Entries that a growable table can have at least: its whole room is mapped from the start, as a table must
+/// not move.
+const GROWABLE_TABLE_ENTRIES: u64 = 1 << 20;
+
+/// Bytes of one table entry.
+pub(crate) const ENTRY: u64 = size_of::<TableEntry>() as u64;
+
+/// Addresses of one memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemoryPlan {
+    pub descriptor: u64,
+    pub base: u64,
+    /// Initial size in bytes.
+    pub bytes: u64,
+    /// Size in bytes that it may not exceed.
+    pub max_bytes: u64,
+}
+
+/// Addresses of one table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TablePlan {
+    pub descriptor: u64,
+    pub base: u64,
+    /// Initial size in entries.
+    pub size: u64,
+    /// Entries that have room.
+    pub max: u64,
+}
+
+impl TablePlan {
+    /// Whether the size is a constant.
+    pub fn is_fixed(&self) -> bool {
+        self.size == self.max
+    }
+}
+
+/// Where a global's value is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GlobalPlan {
+    /// It never changes: these bits.
+    Constant(u64),
+    /// In the context, with these bits at first.
+    Address { address: u64, init: u64 },
+}
+
+/// A passive segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentPlan {
+    /// Address of the `u64` that holds its length: 0 once it is dropped.
+    pub length: u64,
+    /// Its length at first, in entries or bytes.
+    pub initial_length: u64,
+    /// Offset of its contents in the read-only data.
+    pub rodata: u64,
+}
+
+/// All addresses of a module.
+pub(crate) struct Plan {
+    pub memories: Vec<MemoryPlan>,
+    pub tables: Vec<TablePlan>,
+    pub globals: Vec<GlobalPlan>,
+    /// By element segment; `None` where it is not passive, which is the same as dropped.
+    pub elements: Vec<Option<SegmentPlan>>,
+    /// By data segment, likewise.
+    pub data: Vec<Option<SegmentPlan>>,
+    /// First address after context and globals; the tables begin on this page boundary.
+    pub tables_base: u64,
+    /// First address after the tables, page-aligned.
+    pub context_end: u64,
+    /// Functions whose reference is taken, in the order of their descriptors; descriptor 0 is null.
+    pub descriptors: Vec<u32>,
+    /// Function index → index of its descriptor, 0 where it has none.
+    pub references: Vec<u32>,
+    /// Bytes of read-only data.
+    pub rodata_bytes: u64,
+}
+
+impl Plan {
+    /// Assigns every address of `module`.
+    pub fn new(module: &Module<'_>) -> Result<Self, Error> {
+        let (descriptors, references) = address_taken(module);
+        let mut next = COMPILER_BASE;
+        let mut place = |bytes: u64| {
+            let address = next;
+            next += bytes;
+            address
+        };
+
+        let memories = module
+            .memories
+            .iter()
+            .enumerate()
+            .map(|(i, memory)| MemoryPlan {
+                descriptor: place(size_of::<MemoryDescriptor>() as u64),
+                base: layout::memory_base(i as u32),
+                bytes: memory.min * layout::WASM_PAGE,
+                max_bytes: memory.max * layout::WASM_PAGE,
+            })
+            .collect();
+        let descriptors_of_tables: Vec<u64> =
+            module.tables.iter().map(|_| place(size_of::<TableDescriptor>() as u64)).collect();
+
+        let mut rodata_bytes = ENTRY * (1 + descriptors.len() as u64);
+        let mut segment = |passive: bool, length: usize, unit: u64, place: &mut dyn FnMut(u64) -> u64| {
+            passive.then(|| {
+                let initial_length = length as u64;
+                let plan = SegmentPlan { length: place(8), initial_length, rodata: rodata_bytes };
+                rodata_bytes += initial_length * unit;
+                plan
+            })
+        };
+        // Elements before data: entries stay aligned.
+        let elements = module
+            .elements
+            .iter()
+            .map(|e| segment(e.mode == SegmentMode::Passive, e.items.len(), ENTRY, &mut place))
+            .collect();
+        let data = module
+            .data
+            .iter()
+            .map(|d| segment(d.mode == SegmentMode::Passive, d.bytes.len(), 1, &mut place))
+            .collect();
+
+        let globals = module
+            .globals
+            .iter()
+            .map(|global| {
+                let init = constant_bits(global.init, &references);
+                if global.mutable {
+                    GlobalPlan::Address { address: place(8), init }
+                } else {
+                    GlobalPlan::Constant(init)
+                }
+            })
+            .collect();
+
+        let tables_base = next.next_multiple_of(layout::PAGE);
+        let grown = grown_tables(module);
+        let mut next = tables_base;
+        let mut tables = Vec::with_capacity(module.tables.len());
+        for (i, (table, descriptor)) in module.tables.iter().zip(descriptors_of_tables).enumerate() {
+            let max = if grown.get(i).copied().unwrap_or(false) {
+                table.max.unwrap_or(u64::MAX).min(table.min.max(GROWABLE_TABLE_ENTRIES))
+            } else {
+                table.min
+            };
+            tables.push(TablePlan { descriptor, base: next, size: table.min, max });
+            next = next.saturating_add(max.saturating_mul(ENTRY));
+            check_cap("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
+        }
+        let context_end = next.next_multiple_of(layout::PAGE);
+        check_cap("bytes of context and tables", context_end - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
+        Ok(Plan {
+            memories,
+            tables,
+            globals,
+            elements,
+            data,
+            tables_base,
+            context_end,
+            descriptors,
+            references,
+            rodata_bytes,
+        })
+    }
+
+    /// The address and first value of every passive segment's length.
+    pub fn segment_lengths(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.elements
+            .iter()
+            .chain(&self.data)
+            .flatten()
+            .map(|segment| (segment.length, segment.initial_length))
+    }
+}
+
+const CONTEXT_BYTES: u64 = layout::CONTEXT_END - layout::CONTEXT_BASE;
+
+/// The bits of a constant as a global or constant of its type holds them.
+pub(crate) fn constant_bits(constant: Constant, references: &[u32]) -> u64 {
+    match constant {
+        Constant::I32(bits) | Constant::F32(bits) => bits.into(),
+        Constant::I64(bits) | Constant::F64(bits) => bits,
+        Constant::Null => 0,
+        Constant::Function(index) => reference(index, references),
+    }
+}
+
+/// The `funcref` value of a function, or of [`NULL_ITEM`].
+pub(crate) fn reference(function: u32, references: &[u32]) -> u64 {
+    references.get(function as usize).copied().unwrap_or(0).into()
+}
+
+/// Functions that a reference can name: those in element segments, in globals' initial values, and, as
+/// `ref.func` may name them, exported ones.
+fn address_taken(module: &Module<'_>) -> (Vec<u32>, Vec<u32>) {
+    let mut taken = vec![false; module.functions.len()];
+    let items = module.elements.iter().flat_map(|e| e.items.iter().copied()).filter(|&i| i != NULL_ITEM);
+    let globals = module.globals.iter().filter_map(|global| match global.init {
+        Constant::Function(index) => Some(index),
+        _ => None,
+    });
+    let exports = module.exports.iter().filter(|e| e.kind == ExportKind::Function).map(|e| e.index);
+    for index in items.chain(globals).chain(exports) {
+        if let Some(taken) = taken.get_mut(index as usize) {
+            *taken = true;
+        }
+    }
+    let mut descriptors = Vec::new();
+    let mut references = vec![0; module.functions.len()];
+    for (function, reference) in references.iter_mut().enumerate() {
+        if taken.get(function).copied().unwrap_or(false) {
+            descriptors.push(function as u32);
+            *reference = descriptors.len() as u32;
+        }
+    }
+    (descriptors, references)
+}
+
+/// Which tables some instruction grows. A table that cannot grow needs neither room nor a size in memory.
+fn grown_tables(module: &Module<'_>) -> Vec<bool> {
+    let mut grown = vec![false; module.tables.len()];
+    if module.tables.iter().all(|table| table.max == Some(table.min)) {
+        return grown;
+    }
+    for (_, body) in &module.bodies {
+        // The bodies are not validated yet; what cannot be read is an error when it is translated.
+        let Ok(mut reader) = body.get_operators_reader() else { continue };
+        while !reader.eof() {
+            match reader.read() {
+                Ok(Operator::TableGrow { table }) => {
+                    if let Some(grown) = grown.get_mut(table as usize) {
+                        *grown = true;
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    grown
+}

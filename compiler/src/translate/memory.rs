@@ -1,0 +1,253 @@
+//! Linear memory.
+//!
+//! A memory's base is a constant and its reservation holds every 32-bit index plus every 32-bit offset, so an access needs
+//! no check: one that is out of bounds faults, and the fault is the trap.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{
+    AliasRegion, AliasRegionData, Endianness, InstBuilder, MemFlagsData, TrapCode, Type, Value, types,
+};
+use ipc::context::MemoryDescriptor;
+use ipc::layout::WASM_PAGE;
+use std::mem::offset_of;
+use wasmparser::{MemArg, Operator};
+
+use super::abi::Builtin;
+use super::{Failure, Translator, unexpected};
+use crate::plan::{MemoryPlan, SegmentPlan};
+
+/// First id of the alias regions of memories other than the first.
+const REGION: u32 = 32;
+
+/// How the bytes of an access become a value.
+#[derive(Clone, Copy)]
+enum Widen {
+    /// They are the value.
+    No,
+    Zero,
+    Sign,
+}
+
+impl Translator<'_, '_> {
+    /// Translates a load or a store; `false` for any other operator.
+    pub(super) fn memory_access(&mut self, operator: &Operator<'_>) -> Result<bool, Failure> {
+        use Widen::{No, Sign, Zero};
+        use types::{F32, F64, I8, I16, I32, I64};
+        match operator {
+            Operator::I32Load { memarg } => self.load(memarg, I32, I32, No),
+            Operator::I64Load { memarg } => self.load(memarg, I64, I64, No),
+            Operator::F32Load { memarg } => self.load(memarg, F32, F32, No),
+            Operator::F64Load { memarg } => self.load(memarg, F64, F64, No),
+            Operator::I32Load8S { memarg } => self.load(memarg, I8, I32, Sign),
+            Operator::I32Load8U { memarg } => self.load(memarg, I8, I32, Zero),
+            Operator::I32Load16S { memarg } => self.load(memarg, I16, I32, Sign),
+            Operator::I32Load16U { memarg } => self.load(memarg, I16, I32, Zero),
+            Operator::I64Load8S { memarg } => self.load(memarg, I8, I64, Sign),
+            Operator::I64Load8U { memarg } => self.load(memarg, I8, I64, Zero),
+            Operator::I64Load16S { memarg } => self.load(memarg, I16, I64, Sign),
+            Operator::I64Load16U { memarg } => self.load(memarg, I16, I64, Zero),
+            Operator::I64Load32S { memarg } => self.load(memarg, I32, I64, Sign),
+            Operator::I64Load32U { memarg } => self.load(memarg, I32, I64, Zero),
+            Operator::I32Store { memarg }
+            | Operator::I64Store { memarg }
+            | Operator::F32Store { memarg }
+            | Operator::F64Store { memarg } => self.store(memarg, None),
+            Operator::I32Store8 { memarg } | Operator::I64Store8 { memarg } => self.store(memarg, Some(I8)),
+            Operator::I32Store16 { memarg } | Operator::I64Store16 { memarg } => {
+                self.store(memarg, Some(I16))
+            }
+            Operator::I64Store32 { memarg } => self.store(memarg, Some(I32)),
+            _ => return Ok(false),
+        }?;
+        Ok(true)
+    }
+
+    fn load(&mut self, memarg: &MemArg, access: Type, result: Type, widen: Widen) -> Result<(), Failure> {
+        let index = self.pop()?;
+        let (address, offset, flags) = self.effective_address(memarg, index)?;
+        let ins = self.builder.ins();
+        let value = match (widen, access) {
+            (Widen::Zero, types::I8) => ins.uload8(result, flags, address, offset),
+            (Widen::Sign, types::I8) => ins.sload8(result, flags, address, offset),
+            (Widen::Zero, types::I16) => ins.uload16(result, flags, address, offset),
+            (Widen::Sign, types::I16) => ins.sload16(result, flags, address, offset),
+            (Widen::Zero, types::I32) => ins.uload32(flags, address, offset),
+            (Widen::Sign, types::I32) => ins.sload32(flags, address, offset),
+            _ => ins.load(access, flags, address, offset),
+        };
+        self.push(value);
+        Ok(())
+    }
+
+    fn store(&mut self, memarg: &MemArg, narrow: Option<Type>) -> Result<(), Failure> {
+        let (value, index) = (self.pop()?, self.pop()?);
+        let (address, offset, flags) = self.effective_address(memarg, index)?;
+        let ins = self.builder.ins();
+        match narrow {
+            Some(types::I8) => ins.istore8(flags, value, address, offset),
+            Some(types::I16) => ins.istore16(flags, value, address, offset),
+            Some(_) => ins.istore32(flags, value, address, offset),
+            None => ins.store(flags, value, address, offset),
+        };
+        Ok(())
+    }
+
+    /// The address of an access as Cranelift wants it: a base value and an offset for the instruction.
+    fn effective_address(
+        &mut self,
+        memarg: &MemArg,
+        index: Value,
+    ) -> Result<(Value, i32, MemFlagsData), Failure> {
+        let memory = self.memory(memarg.memory)?;
+        let index = self.extend(index);
+        // The memory's base is the constant and the offset stays with the instruction, so accesses to several fields of
+        // a structure share the addition. Both fold into one displacement if their sum has 31 bits; else the
+        // sum is the constant.
+        let displacement = memory.base.checked_add(memarg.offset).and_then(|sum| i32::try_from(sum).ok());
+        let (base, offset) = match displacement {
+            Some(_) => (memory.base, memarg.offset as i32),
+            None => (memory.base.wrapping_add(memarg.offset), 0),
+        };
+        let base = self.constant(base);
+        let address = self.builder.ins().iadd(index, base);
+        let region = self.memory_region(memarg.memory);
+        let flags = MemFlagsData::new()
+            .with_endianness(Endianness::Little)
+            .with_trap_code(Some(TrapCode::HEAP_OUT_OF_BOUNDS))
+            .with_alias_region(Some(region));
+        Ok((address, offset, flags))
+    }
+
+    fn memory_region(&mut self, memory: u32) -> AliasRegion {
+        if memory == 0 {
+            return self.regions.memory;
+        }
+        let region = AliasRegionData { user_id: REGION + memory, description: "memory".into() };
+        self.builder.func.dfg.alias_regions.insert(region)
+    }
+
+    fn memory(&self, index: u32) -> Result<MemoryPlan, Failure> {
+        let memory = self.environment.plan.memories.get(index as usize).copied();
+        memory.ok_or_else(|| unexpected("an unknown memory", self.offset))
+    }
+
+    /// The memory's current size in bytes.
+    fn memory_bytes(&mut self, memory: &MemoryPlan) -> Result<Value, Failure> {
+        if memory.bytes == memory.max_bytes {
+            return Ok(self.constant(memory.bytes));
+        }
+        let flags = self.context_flags();
+        self.load_context(memory.descriptor + offset_of!(MemoryDescriptor, bytes) as u64, flags)
+    }
+
+    pub(super) fn memory_size(&mut self, index: u32) -> Result<(), Failure> {
+        let memory = self.memory(index)?;
+        let bytes = self.memory_bytes(&memory)?;
+        let pages = self.builder.ins().ushr_imm_u(bytes, i64::from(WASM_PAGE.trailing_zeros()));
+        let pages = self.builder.ins().ireduce(types::I32, pages);
+        self.push(pages);
+        Ok(())
+    }
+
+    pub(super) fn memory_grow(&mut self, index: u32) -> Result<(), Failure> {
+        let memory = self.memory(index)?;
+        let delta = self.pop()?;
+        let delta = self.extend(delta);
+        let descriptor = self.constant(memory.descriptor);
+        let old = self.call_builtin(Builtin::MemoryGrow, &[descriptor, delta])?;
+        let old = old.ok_or_else(|| unexpected("a builtin without a result", self.offset))?;
+        // Failure is all ones in 64 bits, and so in 32.
+        let old = self.builder.ins().ireduce(types::I32, old);
+        self.push(old);
+        Ok(())
+    }
+
+    pub(super) fn memory_copy(&mut self, to: u32, from: u32) -> Result<(), Failure> {
+        let (to, from) = (self.memory(to)?, self.memory(from)?);
+        let (length, source, destination) = self.pop_range()?;
+        let source = self.checked_range(&from, source, length)?;
+        let destination = self.checked_range(&to, destination, length)?;
+        self.call_builtin(Builtin::Copy, &[destination, source, length])?;
+        Ok(())
+    }
+
+    pub(super) fn memory_fill(&mut self, index: u32) -> Result<(), Failure> {
+        let memory = self.memory(index)?;
+        let (length, byte, destination) = (self.pop()?, self.pop()?, self.pop()?);
+        let (length, destination) = (self.extend(length), self.extend(destination));
+        let destination = self.checked_range(&memory, destination, length)?;
+        let byte = self.builder.ins().band_imm_u(byte, 0xff);
+        self.call_builtin(Builtin::Fill, &[destination, byte, length])?;
+        Ok(())
+    }
+
+    pub(super) fn memory_init(&mut self, segment: u32, index: u32) -> Result<(), Failure> {
+        let memory = self.memory(index)?;
+        let segment = self.environment.plan.data.get(segment as usize).copied().flatten();
+        let (length, source, destination) = self.pop_range()?;
+        let source = self.checked_segment_range(segment, source, length, TrapCode::HEAP_OUT_OF_BOUNDS)?;
+        let destination = self.checked_range(&memory, destination, length)?;
+        if let Some(segment) = segment {
+            let contents = self.rodata_address(segment.rodata);
+            let source = self.builder.ins().iadd(contents, source);
+            self.call_builtin(Builtin::Copy, &[destination, source, length])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn data_drop(&mut self, segment: u32) -> Result<(), Failure> {
+        let segment = self.environment.plan.data.get(segment as usize).copied().flatten();
+        self.drop_segment(segment)
+    }
+
+    /// Sets a segment's length to zero.
+    pub(super) fn drop_segment(&mut self, segment: Option<SegmentPlan>) -> Result<(), Failure> {
+        if let Some(segment) = segment {
+            let zero = self.constant(0);
+            let flags = self.context_flags();
+            let (base, offset) = self.context_address(segment.length)?;
+            self.builder.ins().store(flags, zero, base, offset);
+        }
+        Ok(())
+    }
+
+    /// Pops length, source and destination, all zero-extended.
+    pub(super) fn pop_range(&mut self) -> Result<(Value, Value, Value), Failure> {
+        let (length, source, destination) = (self.pop()?, self.pop()?, self.pop()?);
+        Ok((self.extend(length), self.extend(source), self.extend(destination)))
+    }
+
+    /// Traps unless `start + length` bytes are inside `memory`; the address of the first.
+    fn checked_range(&mut self, memory: &MemoryPlan, start: Value, length: Value) -> Result<Value, Failure> {
+        let bytes = self.memory_bytes(memory)?;
+        self.check_range(start, length, bytes, TrapCode::HEAP_OUT_OF_BOUNDS);
+        let base = self.constant(memory.base);
+        Ok(self.builder.ins().iadd(start, base))
+    }
+
+    /// Traps unless `start + length` elements are inside the segment (a dropped one has none); `start`.
+    pub(super) fn checked_segment_range(
+        &mut self,
+        segment: Option<SegmentPlan>,
+        start: Value,
+        length: Value,
+        trap: TrapCode,
+    ) -> Result<Value, Failure> {
+        let limit = match segment {
+            Some(segment) => {
+                let flags = self.context_flags();
+                self.load_context(segment.length, flags)?
+            }
+            None => self.constant(0),
+        };
+        self.check_range(start, length, limit, trap);
+        Ok(start)
+    }
+
+    /// Traps when `start + length > limit`. The operands come from 32 bits, so the sum cannot overflow.
+    pub(super) fn check_range(&mut self, start: Value, length: Value, limit: Value, trap: TrapCode) {
+        let end = self.builder.ins().iadd(start, length);
+        let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, limit);
+        self.builder.ins().trapnz(outside, trap);
+    }
+}

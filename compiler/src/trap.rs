@@ -1,0 +1,111 @@
+//! The kinds of WebAssembly traps, and how compiled code marks the instructions that raise them.
+
+use std::fmt;
+
+use cranelift_codegen::ir::TrapCode;
+use serde::{Deserialize, Serialize};
+
+/// Why a guest trapped. `Display` writes the wording of the WebAssembly specification's tests and of Wasmtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum TrapKind {
+    /// `unreachable` was executed.
+    Unreachable = 1,
+    /// An access outside of a linear memory.
+    MemoryOutOfBounds = 2,
+    /// An integer was divided by zero.
+    IntegerDivideByZero = 3,
+    /// The quotient of the smallest integer and -1.
+    IntegerOverflow = 4,
+    /// A float that is NaN or out of range was truncated to an integer.
+    InvalidConversionToInteger = 5,
+    /// An indirect call of a function that has another type.
+    IndirectCallTypeMismatch = 6,
+    /// An indirect call of a null reference.
+    UninitializedElement = 7,
+    /// An access outside of a table, by an indirect call too.
+    TableOutOfBounds = 8,
+    /// The guest's stack is used up. No instruction is marked with it: the guard page tells.
+    StackExhausted = 9,
+}
+
+impl TrapKind {
+    /// Every kind.
+    pub const ALL: [TrapKind; 9] = [
+        TrapKind::Unreachable,
+        TrapKind::MemoryOutOfBounds,
+        TrapKind::IntegerDivideByZero,
+        TrapKind::IntegerOverflow,
+        TrapKind::InvalidConversionToInteger,
+        TrapKind::IndirectCallTypeMismatch,
+        TrapKind::UninitializedElement,
+        TrapKind::TableOutOfBounds,
+        TrapKind::StackExhausted,
+    ];
+
+    /// The kind with this number, as artifacts hold it.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// The kind that an instruction marked with `code` raises.
+    pub(crate) fn of_code(code: TrapCode) -> Option<Self> {
+        Some(match code {
+            UNREACHABLE => TrapKind::Unreachable,
+            TABLE_OUT_OF_BOUNDS => TrapKind::TableOutOfBounds,
+            NULL_ELEMENT => TrapKind::UninitializedElement,
+            TYPE_MISMATCH => TrapKind::IndirectCallTypeMismatch,
+            TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
+            TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
+            TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
+            TrapCode::BAD_CONVERSION_TO_INTEGER => TrapKind::InvalidConversionToInteger,
+            TrapCode::STACK_OVERFLOW => TrapKind::StackExhausted,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for TrapKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TrapKind::Unreachable => "wasm `unreachable` instruction executed",
+            TrapKind::MemoryOutOfBounds => "out of bounds memory access",
+            TrapKind::IntegerDivideByZero => "integer divide by zero",
+            TrapKind::IntegerOverflow => "integer overflow",
+            TrapKind::InvalidConversionToInteger => "invalid conversion to integer",
+            TrapKind::IndirectCallTypeMismatch => "indirect call type mismatch",
+            TrapKind::UninitializedElement => "uninitialized element",
+            TrapKind::TableOutOfBounds => "undefined element: out of bounds table access",
+            TrapKind::StackExhausted => "call stack exhausted",
+        })
+    }
+}
+
+pub(crate) const UNREACHABLE: TrapCode = TrapCode::unwrap_user(1);
+pub(crate) const TABLE_OUT_OF_BOUNDS: TrapCode = TrapCode::unwrap_user(2);
+pub(crate) const NULL_ELEMENT: TrapCode = TrapCode::unwrap_user(3);
+pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_ours_and_of_cranelift_has_its_own_kind() {
+        let ours = [UNREACHABLE, TABLE_OUT_OF_BOUNDS, NULL_ELEMENT, TYPE_MISMATCH];
+        let codes = ours.iter().chain(TrapCode::non_user_traps());
+        let mut kinds: Vec<_> = codes.map(|code| TrapKind::of_code(*code).unwrap() as u8).collect();
+        kinds.sort_unstable();
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(5)), None);
+    }
+
+    #[test]
+    fn numbers_round_trip() {
+        for kind in TrapKind::ALL {
+            assert_eq!(TrapKind::from_number(kind as u8), Some(kind));
+        }
+        assert_eq!(TrapKind::from_number(0), None);
+        assert_eq!(TrapKind::from_number(10), None);
+    }
+}

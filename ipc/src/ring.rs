@@ -1,0 +1,78 @@
+//! The shared-memory queues between an instance and the supervisor.
+//!
+//! Two single-producer, single-consumer queues of [`SLOTS`] fixed-size slots. The instance submits host calls,
+//! the supervisor completes them. Indices only grow (wrapping at 2^32) and are masked when used; each lives on a
+//! cache line of its own. Payloads lie in the arena ([`crate::job::ARENA_OFFSET`]), which the instance manages:
+//! a submission names ranges of it, and the supervisor checks every range before it copies.
+//!
+//! After a submission the instance writes 8 bytes to its doorbell (an eventfd). The supervisor wakes the
+//! instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::interface::ARGS_MAX;
+
+/// Slots of each queue; a power of two.
+pub const SLOTS: usize = 64;
+
+/// An index alone on its cache line.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Index(pub core::sync::atomic::AtomicU32);
+
+/// The four indices. `*_tail` is the next slot its producer writes, `*_head` the next its consumer reads.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Indices {
+    /// Written by the instance.
+    pub submission_tail: Index,
+    /// Written by the supervisor.
+    pub submission_head: Index,
+    /// Written by the supervisor; the instance waits on it.
+    pub completion_tail: Index,
+    /// Written by the instance.
+    pub completion_head: Index,
+}
+
+/// One host call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Submission {
+    /// A [`crate::interface::FunctionId`].
+    pub function: u32,
+    /// Comes back in the completion.
+    pub sequence: u32,
+    /// One word per [`crate::interface::Arg`] of the function: a value, or [`pack_range`] of arena bytes.
+    pub args: [u64; ARGS_MAX],
+    /// Zero.
+    pub reserved: [u64; 5],
+}
+
+/// The answer to a [`Submission`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Completion {
+    /// Of the submission.
+    pub sequence: u32,
+    /// The WASI error number; 0 for success.
+    pub errno: u32,
+    /// How many bytes of the `Out` or `ScatterOut` range were written.
+    pub written: u64,
+    /// Zero.
+    pub reserved: [u64; 6],
+}
+
+const _: () = {
+    assert!(SLOTS.is_power_of_two());
+    assert!(size_of::<Submission>() == 128 && size_of::<Completion>() == 64);
+};
+
+/// Offset and length of arena bytes in one word.
+pub const fn pack_range(offset: u32, length: u32) -> u64 {
+    (offset as u64) << 32 | length as u64
+}
+
+/// The inverse of [`pack_range`]: offset, length.
+pub const fn unpack_range(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}

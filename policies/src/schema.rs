@@ -1,0 +1,509 @@
+//! The schema: which keys there are, what they take, and which values widen what was there before.
+//!
+//! docs/policy.md describes the same keys; a test compares the two.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipc::control::layer;
+use ipc::interface::FunctionId;
+use ipc::layout;
+
+use crate::document::{Table, Value};
+use crate::error::Error;
+use crate::filter::DefaultAction;
+use crate::rule::{self, Rule};
+use crate::sections::{
+    Filesystem, MemoryExceeded, NAMESPACES, Sections, SpeculationControl, all_host_functions,
+};
+use crate::units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};
+
+/// The version of the schema that this program reads.
+pub(crate) const VERSION: i64 = 1;
+
+/// Largest memory limit: every memory of a module at its largest.
+const MEMORY_MAX: u64 = layout::MEMORIES_MAX << 32;
+/// Largest duration: a thousand years, so that additions to a clock never overflow.
+const DURATION_MAX: Duration = Duration::from_secs(1000 * 366 * 86_400);
+/// Largest number of descriptors of a guest.
+const OPEN_FILES_MAX: u32 = 1 << 16;
+
+pub(crate) const TOP: &[&str] = &[
+    "version",
+    "extends",
+    "description",
+    "allow_dangerous",
+    "dangerous_reason",
+    "seccomp",
+    "namespaces",
+    "landlock",
+    "speculation",
+    "limits",
+    "wasi",
+    "host_calls",
+    "require",
+];
+pub(crate) const SECCOMP: &[&str] = &["default_action", "deny", "allow"];
+pub(crate) const LANDLOCK: &[&str] = &["enabled"];
+pub(crate) const SPECULATION: &[&str] =
+    &["indirect_branch", "store_bypass", "core_scheduling", "timestamp_counter", "code_sharing"];
+pub(crate) const LIMITS: &[&str] =
+    &["memory", "memory_exceeded", "wall_time", "cpu_time", "stack", "output", "host_calls", "open_files"];
+pub(crate) const WASI: &[&str] =
+    &["filesystem", "clocks", "clock_resolution", "random", "stdio", "args", "env"];
+pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny"];
+pub(crate) const REQUIRE: &[&str] = &["layers"];
+
+/// Decides whether a value may take the place of the one before.
+pub(crate) struct Guard {
+    /// The profile that is extended; `None` for a profile that stands alone and may set anything.
+    pub(crate) base: Option<&'static str>,
+    /// Whether the policy may give more than its base.
+    pub(crate) may_widen: bool,
+}
+
+impl Guard {
+    fn check(&self, value: &Value<'_>, wider: bool, was: impl FnOnce() -> String) -> Result<(), Error> {
+        match self.base {
+            Some(base) if wider && !self.may_widen => Err(Error::Widens {
+                at: value.at(),
+                key: value.key.clone(),
+                value: value.written(),
+                base,
+                was: was(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A grant: true gives more than false.
+    fn grant(&self, table: &Table<'_>, key: &str, slot: &mut bool) -> Result<(), Error> {
+        if let Some(value) = table.get(key) {
+            let new = value.boolean()?;
+            self.check(&value, new && !*slot, || slot.to_string())?;
+            *slot = new;
+        }
+        Ok(())
+    }
+
+    /// A wall: false gives more than true.
+    fn wall(&self, table: &Table<'_>, key: &str, layers: &mut u64, bit: u64) -> Result<(), Error> {
+        if let Some(value) = table.get(key) {
+            let on = value.boolean()?;
+            self.check(&value, !on && *layers & bit != 0, || "true".to_owned())?;
+            *layers = if on { *layers | bit } else { *layers & !bit };
+        }
+        Ok(())
+    }
+}
+
+/// Applies every section of the document to `sections`.
+pub(crate) fn apply(
+    root: &Table<'_>,
+    guard: &Guard,
+    base: &[Rule],
+    sections: &mut Sections,
+) -> Result<(), Error> {
+    if let Some(table) = root.section("seccomp")? {
+        seccomp(&table, guard, base, sections)?;
+    }
+    if let Some(table) = root.section("namespaces")? {
+        let keys: Vec<&str> = NAMESPACES.iter().map(|(key, _)| *key).collect();
+        table.only(&keys)?;
+        for (key, bit) in NAMESPACES {
+            guard.wall(&table, key, &mut sections.layers, *bit)?;
+        }
+    }
+    if let Some(table) = root.section("landlock")? {
+        table.only(LANDLOCK)?;
+        guard.wall(&table, "enabled", &mut sections.layers, layer::LANDLOCK)?;
+    }
+    if let Some(table) = root.section("speculation")? {
+        speculation(&table, sections)?;
+    }
+    if let Some(table) = root.section("limits")? {
+        limits(&table, guard, sections)?;
+    }
+    if let Some(table) = root.section("wasi")? {
+        wasi(&table, guard, sections)?;
+    }
+    if let Some(table) = root.section("host_calls")? {
+        host_calls(&table, guard, sections)?;
+    }
+    // Last: it is checked against the layers that the sections above have settled.
+    match root.section("require")? {
+        Some(table) => require(&table, guard, sections)?,
+        // A layer that the policy may and does switch off cannot stay required by inheritance.
+        None => sections.required &= sections.layers,
+    }
+    Ok(())
+}
+
+/// Calls that would undo the architecture if an instance had them, whatever a policy's reason is.
+const FORBIDDEN: &[(&[&str], &str)] = &[
+    (
+        &["mmap", "mremap", "mprotect", "pkey_mprotect", "munmap", "mseal", "remap_file_pages"],
+        "map code or undo the call gate",
+    ),
+    (
+        &["clone", "clone3", "fork", "vfork", "execve", "execveat", "setsid"],
+        "become more than one process, or another one",
+    ),
+    (
+        &[
+            "seccomp",
+            "prctl",
+            "capset",
+            "prlimit64",
+            "unshare",
+            "setns",
+            "setresuid",
+            "setresgid",
+            "setgroups",
+        ],
+        "change its own confinement",
+    ),
+    (
+        &["rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "signalfd4"],
+        "hide refused calls from the report",
+    ),
+    (&["recvmsg", "sendmsg"], "receive or pass on file descriptors"),
+    (&["wait4", "kill", "tgkill", "pidfd_send_signal", "ptrace"], "act on other processes"),
+];
+
+fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Sections) -> Result<(), Error> {
+    table.only(SECCOMP)?;
+    if let Some(value) = table.get("default_action") {
+        sections.seccomp.default_action =
+            value.one_of(&[("trap", DefaultAction::Trap), ("kill", DefaultAction::Kill)])?;
+    }
+    let rules = &mut sections.seccomp.allow;
+    if let Some(list) = table.get("deny") {
+        for value in list.array()? {
+            let syscall = rule::syscall(&value)?;
+            if !rules.iter().any(|rule| rule.syscall == syscall) {
+                return Err(Error::NothingToDeny {
+                    at: value.at(),
+                    syscall: syscall.name().to_owned(),
+                    base: guard.base.unwrap_or("(none)"),
+                });
+            }
+            rules.retain(|rule| rule.syscall != syscall);
+        }
+    }
+    if let Some(list) = table.get("allow") {
+        rule::rules(&list, rules, |call, rule| {
+            let name = rule.syscall.name();
+            guard.check(call, true, || format!("no such rule for {name}"))?;
+            if guard.base.is_none() {
+                return Ok(());
+            }
+            if let Some((_, consequence)) = FORBIDDEN.iter().find(|(names, _)| names.contains(&name)) {
+                return Err(Error::Forbidden { at: call.at(), syscall: name.to_owned(), consequence });
+            }
+            if !base.iter().any(|base| base.syscall == rule.syscall) {
+                return Err(Error::BeyondBase { at: call.at(), syscall: name.to_owned() });
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn speculation(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
+    table.only(SPECULATION)?;
+    for (key, slot) in [
+        ("indirect_branch", &mut sections.speculation.indirect_branch),
+        ("store_bypass", &mut sections.speculation.store_bypass),
+    ] {
+        if let Some(value) = table.get(key) {
+            *slot = value
+                .one_of(&[("host", SpeculationControl::Host), ("disable", SpeculationControl::Disable)])?;
+            enforced(&value, *slot == SpeculationControl::Host, "\"host\"")?;
+        }
+    }
+    if let Some(value) = table.get("core_scheduling") {
+        sections.speculation.core_scheduling = value.boolean()?;
+        enforced(&value, !sections.speculation.core_scheduling, "false")?;
+    }
+    if let Some(value) = table.get("timestamp_counter") {
+        sections.speculation.timestamp_counter = value.boolean()?;
+        enforced(&value, sections.speculation.timestamp_counter, "true")?;
+    }
+    if let Some(value) = table.get("code_sharing") {
+        let per_tenant = value.one_of(&[("tenant", true), ("none", false)])?;
+        enforced(&value, per_tenant, "\"tenant\"")?;
+    }
+    Ok(())
+}
+
+fn enforced(value: &Value<'_>, enforced: bool, instead: &'static str) -> Result<(), Error> {
+    if enforced {
+        return Ok(());
+    }
+    Err(Error::NotEnforced { at: value.at(), key: value.key.clone(), value: value.written(), instead })
+}
+
+fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
+    table.only(LIMITS)?;
+    let limits = &mut sections.limits;
+    if let Some(value) = table.get("memory") {
+        let new = size(&value)?;
+        if new > MEMORY_MAX {
+            return Err(value.out_of_range(format!("at most {}", format_size(MEMORY_MAX))));
+        }
+        guard.check(&value, new > limits.memory, || format_size(limits.memory))?;
+        limits.memory = new;
+    }
+    if let Some(value) = table.get("memory_exceeded") {
+        limits.memory_exceeded =
+            value.one_of(&[("fail", MemoryExceeded::Fail), ("kill", MemoryExceeded::Kill)])?;
+    }
+    for (key, slot) in [("wall_time", &mut limits.wall_time), ("cpu_time", &mut limits.cpu_time)] {
+        if let Some(value) = table.get(key) {
+            let new = unless_unlimited(&value, duration)?;
+            if new.is_some_and(|new| new.is_zero()) {
+                return Err(value.out_of_range("more than 0, or \"unlimited\"".to_owned()));
+            }
+            guard
+                .check(&value, widens(new, *slot), || slot.map_or("unlimited".to_owned(), format_duration))?;
+            *slot = new;
+        }
+    }
+    if let Some(value) = table.get("stack") {
+        let new = size(&value)?;
+        if new == 0 || new > layout::STACK_MAX || new % layout::PAGE != 0 {
+            return Err(value.out_of_range(format!(
+                "a multiple of {} from {} to {} bytes",
+                layout::PAGE,
+                layout::PAGE,
+                layout::STACK_MAX
+            )));
+        }
+        guard.check(&value, new > limits.stack, || format_size(limits.stack))?;
+        limits.stack = new;
+    }
+    if let Some(value) = table.get("output") {
+        let new = unless_unlimited(&value, size)?;
+        guard.check(&value, widens(new, limits.output), || {
+            limits.output.map_or("unlimited".to_owned(), format_size)
+        })?;
+        limits.output = new;
+    }
+    if let Some(value) = table.get("host_calls") {
+        let new = unless_unlimited(&value, count)?;
+        guard.check(&value, widens(new, limits.host_calls), || {
+            limits.host_calls.map_or("unlimited".to_owned(), |n| n.to_string())
+        })?;
+        limits.host_calls = new;
+    }
+    if let Some(value) = table.get("open_files") {
+        let range = || format!("3 to {OPEN_FILES_MAX}");
+        let new = u32::try_from(count(&value)?).map_err(|_| value.out_of_range(range()))?;
+        if !(3..=OPEN_FILES_MAX).contains(&new) {
+            return Err(value.out_of_range(range()));
+        }
+        guard.check(&value, new > limits.open_files, || limits.open_files.to_string())?;
+        limits.open_files = new;
+    }
+    Ok(())
+}
+
+fn widens<T: PartialOrd>(new: Option<T>, old: Option<T>) -> bool {
+    match (new, old) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(new), Some(old)) => new > old,
+    }
+}
+
+fn unless_unlimited<'d, T>(
+    value: &Value<'d>,
+    parse: impl FnOnce(&Value<'d>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    if value.as_string() == Some("unlimited") { Ok(None) } else { parse(value).map(Some) }
+}
+
+fn size(value: &Value<'_>) -> Result<u64, Error> {
+    match value.as_string() {
+        Some(text) => parse_size(text).ok_or_else(|| value.malformed(SIZE_FORM)),
+        None => u64::try_from(value.integer_or(SIZE_FORM)?)
+            .map_err(|_| value.out_of_range("0 or more".to_owned())),
+    }
+}
+
+fn duration(value: &Value<'_>) -> Result<Duration, Error> {
+    let text = value.as_string().ok_or_else(|| value.wrong_type(DURATION_FORM))?;
+    let duration = parse_duration(text).ok_or_else(|| value.malformed(DURATION_FORM))?;
+    if duration > DURATION_MAX {
+        return Err(value.out_of_range("at most 1000 years".to_owned()));
+    }
+    Ok(duration)
+}
+
+fn count(value: &Value<'_>) -> Result<u64, Error> {
+    u64::try_from(value.integer_or("a number")?).map_err(|_| value.out_of_range("0 or more".to_owned()))
+}
+
+fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
+    table.only(WASI)?;
+    let wasi = &mut sections.wasi;
+    if let Some(value) = table.get("filesystem") {
+        let new = value.one_of(&FILESYSTEM)?;
+        guard.check(&value, new > wasi.filesystem, || filesystem_name(wasi.filesystem).to_owned())?;
+        wasi.filesystem = new;
+    }
+    if let Some(value) = table.get("clock_resolution") {
+        let new = duration(&value)?;
+        if new.is_zero() || new > Duration::from_secs(3600) {
+            return Err(value.out_of_range("1ns to 1h".to_owned()));
+        }
+        // A finer clock gives more.
+        guard.check(&value, new < wasi.clock_resolution, || format_duration(wasi.clock_resolution))?;
+        wasi.clock_resolution = new;
+    }
+    for (key, slot) in [
+        ("clocks", &mut wasi.clocks),
+        ("random", &mut wasi.random),
+        ("stdio", &mut wasi.stdio),
+        ("args", &mut wasi.args),
+        ("env", &mut wasi.env),
+    ] {
+        guard.grant(table, key, slot)?;
+    }
+    Ok(())
+}
+
+const FILESYSTEM: [(&str, Filesystem); 3] =
+    [("none", Filesystem::None), ("read-only", Filesystem::ReadOnly), ("read-write", Filesystem::ReadWrite)];
+
+pub(crate) fn filesystem_name(filesystem: Filesystem) -> &'static str {
+    match filesystem {
+        Filesystem::None => "none",
+        Filesystem::ReadOnly => "read-only",
+        Filesystem::ReadWrite => "read-write",
+    }
+}
+
+/// A host function by its name, with or without the name of its module.
+fn host_function(value: &Value<'_>) -> Result<FunctionId, Error> {
+    let written = value.string()?;
+    all_host_functions()
+        .find(|function| {
+            let declaration = function.declaration();
+            match written.rsplit_once('.') {
+                Some((module, name)) => declaration.module == module && declaration.name == name,
+                None => declaration.name == written,
+            }
+        })
+        .ok_or_else(|| value.unknown(all_host_functions().map(|function| function.declaration().name)))
+}
+
+fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
+    table.only(HOST_CALLS)?;
+    let allowed = &mut sections.host_calls;
+    if let Some(list) = table.get("allow") {
+        let mut new = BTreeSet::new();
+        if list.as_string().is_some() {
+            list.one_of(&[("all", ())])?;
+            new.extend(all_host_functions());
+            guard.check(&list, !new.is_subset(allowed), || format!("{} host calls", allowed.len()))?;
+        } else {
+            for value in list.array()? {
+                let function = host_function(&value)?;
+                guard.check(&value, !allowed.contains(&function), || "no such host call".to_owned())?;
+                new.insert(function);
+            }
+        }
+        *allowed = new;
+    }
+    if let Some(list) = table.get("deny") {
+        for value in list.array()? {
+            allowed.remove(&host_function(&value)?);
+        }
+    }
+    Ok(())
+}
+
+fn require(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
+    table.only(REQUIRE)?;
+    let Some(list) = table.get("layers") else {
+        sections.required &= sections.layers;
+        return Ok(());
+    };
+    let choices: Vec<(&'static str, u64)> = layer::ALL.iter().map(|(bit, name)| (*name, *bit)).collect();
+    let mut required = 0;
+    for value in list.array()? {
+        let bit = value.one_of(&choices)?;
+        if sections.layers & bit == 0 {
+            return Err(Error::RequiresWhatIsOff {
+                at: value.at(),
+                layer: value.as_string().unwrap_or_default().to_owned(),
+            });
+        }
+        required |= bit;
+    }
+    let dropped = sections.required & sections.layers & !required;
+    guard.check(&list, dropped != 0, || {
+        let names: Vec<&str> =
+            layer::ALL.iter().filter(|(bit, _)| dropped & bit != 0).map(|(_, name)| *name).collect();
+        format!("also {}", names.join(", "))
+    })?;
+    sections.required = required;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
+        vec![
+            ("seccomp", SECCOMP.to_vec()),
+            ("namespaces", NAMESPACES.iter().map(|(key, _)| *key).collect()),
+            ("landlock", LANDLOCK.to_vec()),
+            ("speculation", SPECULATION.to_vec()),
+            ("limits", LIMITS.to_vec()),
+            ("wasi", WASI.to_vec()),
+            ("host_calls", HOST_CALLS.to_vec()),
+            ("require", REQUIRE.to_vec()),
+        ]
+    }
+
+    /// A profile that extends nothing starts from closed values, which are no use to anybody: it must set every key.
+    #[test]
+    fn the_default_profile_sets_every_key() {
+        let text = include_str!("../profiles/default.toml");
+        let document = toml::de::DeTable::parse(text).unwrap();
+        let root = document.get_ref();
+        for (section, keys) in sections() {
+            let table = root[section].get_ref().as_table().unwrap();
+            for key in keys.into_iter().filter(|key| *key != "deny") {
+                assert!(table.contains_key(key), "[{section}] {key}");
+            }
+        }
+    }
+
+    /// Every section and key has its place in the reference, and every constant of conditions.
+    #[test]
+    fn the_reference_has_every_key() {
+        let reference = include_str!("../../docs/policy.md");
+        for key in TOP.iter().filter(|key| !sections().iter().any(|(section, _)| section == *key)) {
+            assert!(reference.contains(&format!("| `{key}` |")), "{key}");
+        }
+        for (section, keys) in sections() {
+            let (_, text) =
+                reference.split_once(&format!("\n## `[{section}]`")).unwrap_or_else(|| panic!("[{section}]"));
+            let text = text.split("\n## ").next().unwrap();
+            for key in keys {
+                assert!(text.contains(&format!("| `{key}` |")), "[{section}] {key}");
+            }
+        }
+        for name in crate::condition::constants() {
+            assert!(reference.contains(&format!("| `{name}` |")), "{name}");
+        }
+        for (_, name) in layer::ALL {
+            assert!(reference.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}

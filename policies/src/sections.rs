@@ -1,0 +1,187 @@
+//! The checked contents of a policy, section by section.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ipc::control::layer;
+use ipc::interface::{FUNCTIONS, FunctionId};
+
+use crate::filter::DefaultAction;
+use crate::rule::Rule;
+
+/// `[seccomp]`: the system calls of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seccomp {
+    /// What happens to every other call.
+    pub default_action: DefaultAction,
+    /// What is allowed.
+    pub allow: Vec<Rule>,
+}
+
+/// What a growth of memory beyond the limit does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryExceeded {
+    /// `memory.grow` answers -1, as WebAssembly has it.
+    Fail,
+    /// The job ends with the memory limit as its outcome.
+    Kill,
+}
+
+/// `[limits]`: what a job may use. `None` is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Bytes of all linear memories together.
+    pub memory: u64,
+    /// What a growth beyond it does.
+    pub memory_exceeded: MemoryExceeded,
+    /// Wall-clock time.
+    pub wall_time: Option<Duration>,
+    /// CPU time, user and system.
+    pub cpu_time: Option<Duration>,
+    /// Bytes of guest stack, a multiple of the page size.
+    pub stack: u64,
+    /// Bytes written to stdout and stderr together.
+    pub output: Option<u64>,
+    /// Host calls over the ring.
+    pub host_calls: Option<u64>,
+    /// Descriptors of the guest (stdio, preopened directories, opened files) at one time.
+    pub open_files: u32,
+}
+
+/// `wasi.filesystem`: what may be done below preopened directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Filesystem {
+    /// No directory is passed on.
+    None,
+    /// Directories are passed on for reading only.
+    ReadOnly,
+    /// Each directory as the host app passed it.
+    ReadWrite,
+}
+
+/// `[wasi]`: what the guest is told and given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wasi {
+    /// Files and directories.
+    pub filesystem: Filesystem,
+    /// Clock readings.
+    pub clocks: bool,
+    /// Readings are rounded down to a multiple of this.
+    pub clock_resolution: Duration,
+    /// Random bytes.
+    pub random: bool,
+    /// The job's stdin, stdout and stderr; without, they read as empty and swallow what is written.
+    pub stdio: bool,
+    /// The job's arguments; without, the guest sees none.
+    pub args: bool,
+    /// The job's environment; without, the guest sees none.
+    pub env: bool,
+}
+
+/// How a speculation control of the processor is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpeculationControl {
+    /// As the host has it.
+    Host,
+    /// The speculation is disabled for the instance.
+    Disable,
+}
+
+/// `[speculation]`: what is done about speculative execution, besides one process per instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Speculation {
+    /// Indirect branch speculation (`PR_SPEC_INDIRECT_BRANCH`).
+    pub indirect_branch: SpeculationControl,
+    /// Speculative store bypass (`PR_SPEC_STORE_BYPASS`).
+    pub store_bypass: SpeculationControl,
+    /// Core scheduling: no foreign process on the sibling thread.
+    pub core_scheduling: bool,
+    /// `rdtsc` works in the instance (`PR_SET_TSC`).
+    pub timestamp_counter: bool,
+}
+
+/// Everything that a policy says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Sections {
+    pub(crate) seccomp: Seccomp,
+    /// Bits of `ipc::control::layer` that the policy switches.
+    pub(crate) layers: u64,
+    pub(crate) speculation: Speculation,
+    pub(crate) limits: Limits,
+    pub(crate) wasi: Wasi,
+    pub(crate) host_calls: BTreeSet<FunctionId>,
+    pub(crate) required: u64,
+}
+
+/// The key in `[namespaces]` (or `[landlock]`) and the layer that it switches.
+pub(crate) const NAMESPACES: &[(&str, u64)] = &[
+    ("user", layer::USER_NAMESPACE),
+    ("mount", layer::MOUNT_NAMESPACE),
+    ("pid", layer::PID_NAMESPACE),
+    ("net", layer::NET_NAMESPACE),
+    ("ipc", layer::IPC_NAMESPACE),
+    ("uts", layer::UTS_NAMESPACE),
+    ("cgroup", layer::CGROUP_NAMESPACE),
+    ("empty_root", layer::EMPTY_ROOT),
+];
+
+/// All layers.
+pub(crate) fn all_layers() -> u64 {
+    layer::ALL.iter().fold(0, |all, (bit, _)| all | bit)
+}
+
+impl Sections {
+    /// The starting point of a profile that extends nothing: every wall up, nothing granted.
+    pub(crate) fn closed() -> Self {
+        Self {
+            seccomp: Seccomp { default_action: DefaultAction::Trap, allow: Vec::new() },
+            layers: all_layers(),
+            speculation: Speculation {
+                indirect_branch: SpeculationControl::Host,
+                store_bypass: SpeculationControl::Host,
+                core_scheduling: false,
+                timestamp_counter: true,
+            },
+            limits: Limits {
+                memory: 0,
+                memory_exceeded: MemoryExceeded::Fail,
+                wall_time: Some(Duration::ZERO),
+                cpu_time: Some(Duration::ZERO),
+                stack: 0,
+                output: Some(0),
+                host_calls: Some(0),
+                open_files: 0,
+            },
+            wasi: Wasi {
+                filesystem: Filesystem::None,
+                clocks: false,
+                clock_resolution: Duration::from_secs(1),
+                random: false,
+                stdio: false,
+                args: false,
+                env: false,
+            },
+            host_calls: BTreeSet::new(),
+            required: all_layers(),
+        }
+    }
+}
+
+/// Every host function.
+pub(crate) fn all_host_functions() -> impl Iterator<Item = FunctionId> {
+    (0..FUNCTIONS.len() as u32).filter_map(FunctionId::from_number)
+}
+
+impl Wasi {
+    /// Whether the grants of `[wasi]` leave this function any use.
+    ///
+    /// Only what is answered inside the instance is refused by name. The others have something to answer without
+    /// the grant: no arguments, no environment, empty streams, no directory to start from, or a read-only one.
+    pub(crate) fn grants(&self, function: FunctionId) -> bool {
+        match function {
+            FunctionId::clock_res_get | FunctionId::clock_time_get => self.clocks,
+            FunctionId::random_get => self.random,
+            _ => true,
+        }
+    }
+}

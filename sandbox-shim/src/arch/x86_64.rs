@@ -1,0 +1,137 @@
+//! x86-64: system calls, bulk copies, the stack switch, and what a signal frame looks like.
+
+use core::arch::{asm, naked_asm};
+use core::ffi::c_void;
+
+/// Makes a system call. The result is as the kernel gives it: `-errno` on failure.
+///
+/// # Safety
+/// As for the call that `number` names with these arguments.
+#[inline(always)]
+pub unsafe fn syscall(number: u32, args: [u64; 6]) -> i64 {
+    let result: i64;
+    // SAFETY: the caller vouches for the call; the kernel clobbers rcx and r11 and nothing else.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as u64 => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// Copies bytes; the ranges may overlap.
+///
+/// # Safety
+/// Both ranges must be mapped with the access they need.
+#[inline]
+pub unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) {
+    if (to as usize).wrapping_sub(from as usize) >= bytes {
+        // SAFETY: by the contract; a forward copy is right because `to` does not lie inside `from`'s range.
+        unsafe {
+            asm!("rep movsb", inout("rcx") bytes => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack, preserves_flags));
+        }
+    } else {
+        // SAFETY: by the contract. `bytes` is not 0 here, so the last bytes' addresses exist. Eight bytes at a time
+        // from the end, then the rest: reading a word before writing it, at descending addresses, is right
+        // because `to > from`. The direction flag is restored.
+        unsafe {
+            asm!("std",
+                "lea rdi, [rdi + rcx - 8]", "lea rsi, [rsi + rcx - 8]",
+                "mov {rest}, rcx", "shr rcx, 3", "rep movsq",
+                "add rdi, 7", "add rsi, 7",
+                "mov rcx, {rest}", "and rcx, 7", "rep movsb",
+                "cld",
+                rest = out(reg) _, inout("rcx") bytes => _, inout("rdi") to => _, inout("rsi") from => _,
+                options(nostack));
+        }
+    }
+}
+
+/// Sets bytes.
+///
+/// # Safety
+/// The range must be mapped and writable.
+#[inline]
+pub unsafe fn fill(to: *mut u8, byte: u8, bytes: usize) {
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("rep stosb", inout("rcx") bytes => _, inout("rdi") to => _, in("al") byte,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// Runs `trampoline(code, values)` on the guest's stack and comes back.
+///
+/// The frame pointer is 0 there, which ends the chain that a backtrace walks.
+///
+/// # Safety
+/// `trampoline` must be a trampoline of the mapped artifact and `code` the code it was made for, `values`
+/// their values, and `stack_top` the 16-byte aligned top of a mapped stack that nothing uses.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn call_on_stack(trampoline: u64, code: u64, values: *mut [u64; 2], stack_top: u64) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "mov rbx, rsp",
+        "mov rsp, rcx",
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "xor ebp, ebp",
+        "call rax",
+        "mov rsp, rbx",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+/// The registers of interrupted code that the shim looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted {
+    /// Program counter.
+    pub pc: u64,
+    /// Frame pointer.
+    pub frame: u64,
+    /// Arguments of the system call that was refused, if it was one.
+    pub syscall_args: [u64; 6],
+}
+
+// Offset of the general registers in `struct ucontext` and their order: arch/x86/include/uapi/asm/sigcontext.h
+// (`struct sigcontext_64`) behind uc_flags, uc_link and uc_stack.
+const REGISTERS: usize = 40;
+const R8: usize = 0;
+const R9: usize = 1;
+const R10: usize = 2;
+const RDI: usize = 8;
+const RSI: usize = 9;
+const RBP: usize = 10;
+const RDX: usize = 12;
+const RIP: usize = 16;
+
+/// Reads the interrupted registers from the `ucontext` that the kernel passes to a signal handler.
+///
+/// # Safety
+/// `ucontext` must be the third argument of a signal handler that was installed with `SA_SIGINFO`.
+pub unsafe fn interrupted(ucontext: *const c_void) -> Interrupted {
+    // SAFETY: by the contract the kernel wrote a `ucontext` there, which holds all 23 registers.
+    let register = |index: usize| unsafe { ucontext.cast::<u8>().add(REGISTERS + 8 * index).cast::<u64>().read() };
+    Interrupted {
+        pc: register(RIP),
+        frame: register(RBP),
+        syscall_args: [RDI, RSI, RDX, R10, R8, R9].map(register),
+    }
+}
+
+/// Stops for good without a system call: the fallback when even ending failed.
+pub fn abort() -> ! {
+    // SAFETY: `ud2` raises SIGILL; nothing after it runs.
+    unsafe { asm!("ud2", options(noreturn)) }
+}
+
+/// A hint that this is a spin loop.
+pub fn relax() {
+    core::hint::spin_loop();
+}

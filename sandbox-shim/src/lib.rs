@@ -1,0 +1,28 @@
+//! What runs inside an instance: entry, traps, local host calls, the ring client.
+//!
+//! The shim is linked into the zygote's binary and is the only code of ours that shares an address space
+//! with a guest. It needs no standard library, allocates nothing, takes no lock and keeps its state in the
+//! instance context, in the shared memory and in [`state`]. It protects nobody but the guest from itself:
+//! the checks here give WebAssembly's semantics (errors instead of crashes); confinement does not depend
+//! on them, because the supervisor believes nothing that this process says.
+//!
+//! * [`entry`]: from the job header to the guest's first instruction, and the ways back.
+//! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
+//! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
+//! * [`ring_client`]: submit, wait.
+//! * [`growth`]: `memory.grow`, `table.grow`, and the bulk builtins.
+//! * [`signals`]: faults and refused system calls.
+//! * [`arch`]: everything that depends on the processor.
+#![no_std]
+
+pub mod arch;
+pub mod entry;
+pub mod growth;
+pub mod guest_memory;
+pub mod host_call;
+pub mod local;
+pub mod marshal;
+pub mod ring_client;
+pub mod signals;
+pub mod state;
+pub mod vdso;

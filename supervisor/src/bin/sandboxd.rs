@@ -1,0 +1,111 @@
+//! `sandboxd`: runs confined WebAssembly jobs for clients on a Unix socket.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use supervisor::daemon::{self, Bounds, Listener};
+use supervisor::{Config, Supervisor};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Run confined WebAssembly jobs for clients on a Unix socket.
+#[derive(Debug, Parser)]
+#[command(name = "sandboxd", version)]
+struct Options {
+    /// Socket to listen on [default: /run/sandboxd/sandboxd.sock for root, else $XDG_RUNTIME_DIR/sandboxd.sock].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Directory of the artifact cache [default: $SANDBOXD_STATE_DIR, else sandboxd in the user's cache directory].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Number of shards, each a thread with its own zygotes [default: one per processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    shards: Option<u16>,
+    /// Connections at the same time; further ones are refused.
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().connections, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_connections: u32,
+    /// Jobs at the same time; further ones wait.
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().jobs, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_jobs: u32,
+}
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("no socket: XDG_RUNTIME_DIR is not set; give a path with --socket")]
+    NoSocket,
+    #[error("cannot start the event loop: {0}")]
+    Runtime(#[source] std::io::Error),
+    #[error("cannot handle signals: {0}")]
+    Signals(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] daemon::ListenError),
+    #[error(transparent)]
+    Supervisor(#[from] supervisor::Error),
+    #[error(transparent)]
+    Policy(#[from] policies::Error),
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("sandboxd: {}", ipc::protocol::one_line(&error.to_string())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line on stderr. `eprintln!` would panic when nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn run(options: Options) -> Result<(), Error> {
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .build()
+        .map_err(Error::Runtime)?;
+    let result = runtime.block_on(serve(options));
+    // A module may be being read from a file system that does not answer; nobody waits for it any more.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(options: Options) -> Result<(), Error> {
+    // Before the socket exists, so that no signal can leave it behind.
+    let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
+        .into_iter()
+        .map(signal)
+        .collect::<Result<Vec<Signal>, _>>()
+        .map_err(Error::Signals)?;
+    let path = options.socket.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
+    let listener = Listener::bind(&path)?;
+    let mut config = Config { state_dir: daemon::state_dir(options.state_dir), ..Config::default() };
+    if let Some(shards) = options.shards {
+        config.shards = usize::from(shards);
+    }
+    let supervisor = Supervisor::start(config)?;
+    say(&format!("listening on {}", path.display()));
+    let bounds = Bounds { connections: options.max_connections, jobs: options.max_jobs };
+    let end = async move {
+        std::future::poll_fn(|context| match ends.iter_mut().any(|s| s.poll_recv(context).is_ready()) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        })
+        .await;
+    };
+    Ok(daemon::serve(listener, supervisor, bounds, end).await?)
+}
+
+/// Every job holds descriptors of its client: the usual soft limit of 1024 is soon reached. Best effort: with a
+/// lower limit clients get an error that names it.
+fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}

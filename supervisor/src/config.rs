@@ -1,0 +1,46 @@
+//! How a supervisor is set up.
+
+use std::path::PathBuf;
+
+/// Configuration of a [`crate::Supervisor`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where artifacts are cached. `None`: nothing is kept, every load compiles.
+    pub state_dir: Option<PathBuf>,
+    /// Shards: threads that run jobs, each with its own root zygote. At least 1.
+    pub shards: usize,
+    /// How modules are compiled.
+    pub compile: compiler::Options,
+    /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
+    pub module_zygotes: usize,
+    /// User and group id on the host that instances run as when the supervisor runs as root. An ordinary user's
+    /// instances run as that user, in a user namespace where it has no rights.
+    pub sandbox_id: u32,
+}
+
+impl Config {
+    /// The usual place for cached artifacts: `$XDG_CACHE_HOME/sandboxd`, else `$HOME/.cache/sandboxd`; for root
+    /// `/var/cache/sandboxd`. `None` if neither is known.
+    pub fn default_state_dir() -> Option<PathBuf> {
+        if nix::unistd::geteuid().is_root() {
+            return Some(PathBuf::from("/var/cache/sandboxd"));
+        }
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("sandboxd"))
+    }
+}
+
+impl Default for Config {
+    /// No cache, one shard, a baseline of 32 module zygotes, instances of root as user 65534.
+    fn default() -> Self {
+        Self {
+            state_dir: None,
+            shards: 1,
+            compile: compiler::Options::default(),
+            module_zygotes: 32,
+            sandbox_id: 65534,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One client, from hello to end.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use ipc::channel::{Channel, ChannelError};
+use ipc::protocol::{
+    ClientHello, Descriptors, ErrorKind, ErrorReply, Frame, ModuleId, ModuleSource, ProtocolError, Request,
+    Response, ServerHello, Status, decode,
+};
+use ipc::report::{Outcome, Report};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Counted, Shared, request};
+use crate::{HostReport, Module};
+
+/// A frame that has begun must be complete within this time or twice it; so must a hello.
+const FRAME_TIME: Duration = Duration::from_secs(10);
+/// Modules that a connection may have loaded.
+const MODULES_MAX: usize = 256;
+/// Characters to which names of functions are cut if a report does not fit a frame otherwise.
+const NAME_MAX: usize = 200;
+
+/// Why a connection ends, other than by the client's will.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("a frame has not been completed in time")]
+    Stalled,
+    #[error("a request came while another was being served; wait for the answer, or use a second connection")]
+    Busy,
+}
+
+impl From<ProtocolError> for End {
+    fn from(error: ProtocolError) -> Self {
+        End::Channel(error.into())
+    }
+}
+
+/// Serves a client until it leaves or breaks the rules; or tells it why it is not served.
+pub(super) async fn serve(stream: UnixStream, shared: &Shared, refusal: Option<String>) {
+    let peer = stream.peer_cred().map(|c| c.uid());
+    let mut channel = Channel::new(stream);
+    let peer = match (peer, refusal) {
+        (Ok(peer), None) => peer,
+        (_, refusal) => {
+            let reason = refusal.unwrap_or_else(|| String::from("its credentials cannot be read"));
+            tell(&mut channel, &ServerHello::refuse(&reason).to_bytes()).await;
+            return;
+        }
+    };
+    match greet(&mut channel).await {
+        Ok(true) => {}
+        // Refused by version, or gone.
+        Ok(false) => return,
+        Err(error) => {
+            tell(&mut channel, &ServerHello::refuse(&error.to_string()).to_bytes()).await;
+            return;
+        }
+    }
+    let mut connection = Connection { peer, shared, modules: HashMap::new(), next_module: 0 };
+    if let Err(error) = connection.requests(&mut channel).await {
+        let reply = Response::Error(ErrorReply::new(ErrorKind::Protocol, error));
+        // The client may be gone, or not reading: no matter.
+        let _ = timeout(FRAME_TIME, channel.send(&reply, &[])).await;
+    }
+}
+
+/// A last word to a client that may not listen.
+async fn tell(channel: &mut Channel, payload: &[u8]) {
+    let _ = timeout(FRAME_TIME, channel.send_frame(payload)).await;
+}
+
+/// Agrees on a version; false if there is none, which the client has been told.
+async fn greet(channel: &mut Channel) -> Result<bool, End> {
+    let Some(frame) = timeout(FRAME_TIME, channel.receive()).await.map_err(|_| End::Stalled)?? else {
+        return Ok(false);
+    };
+    let version = ClientHello::from_bytes(&frame.payload)?.agree();
+    channel.send_frame(&ServerHello::answer(version).to_bytes()).await?;
+    Ok(version.is_some())
+}
+
+/// The next frame; `None` when the client has left.
+async fn next_frame(channel: &mut Channel) -> Result<Option<Frame>, End> {
+    loop {
+        let was_in_frame = channel.in_frame();
+        match timeout(FRAME_TIME, channel.receive()).await {
+            Ok(frame) => return Ok(frame?),
+            Err(_) if was_in_frame => return Err(End::Stalled),
+            // A client may be silent as long as it likes between two frames.
+            Err(_) => {}
+        }
+    }
+}
+
+struct Connection<'s> {
+    /// User id of the client.
+    peer: u32,
+    shared: &'s Shared,
+    modules: HashMap<u32, Module>,
+    next_module: u32,
+}
+
+impl Connection<'_> {
+    async fn requests(&mut self, channel: &mut Channel) -> Result<(), End> {
+        while let Some(frame) = next_frame(channel).await? {
+            let mut descriptors = Descriptors::new(frame.descriptors);
+            let response = match decode(&frame.payload)? {
+                Request::Run(run) => {
+                    let prepared = request::prepare(run, descriptors)?;
+                    let (cancel, cancelled) = oneshot::channel();
+                    let work = self.run(prepared, cancelled);
+                    match attend(channel, work, Some(cancel)).await? {
+                        Some(report) => report.map(|r| Response::Report(Box::new(r))),
+                        None => return Ok(()),
+                    }
+                }
+                Request::Load(ModuleSource { file, format }) => {
+                    let file = descriptors.take(file)?;
+                    descriptors.finish()?;
+                    if self.modules.len() >= MODULES_MAX {
+                        let message = format!("a connection may have {MODULES_MAX} modules loaded");
+                        Err(ErrorReply::new(ErrorKind::Module, message))
+                    } else {
+                        match attend(channel, request::load(file, format, self.shared), None).await? {
+                            Some(module) => module.map(|m| Response::Loaded(self.keep(m))),
+                            None => return Ok(()),
+                        }
+                    }
+                }
+                other => {
+                    descriptors.finish()?;
+                    match other {
+                        // The job had ended when the request was sent.
+                        Request::Cancel => continue,
+                        Request::Unload(id) => self.unload(id),
+                        Request::Status => Ok(self.status()),
+                        Request::Doctor => doctor().await,
+                        Request::Run(_) | Request::Load(_) => continue,
+                    }
+                }
+            };
+            let response = response.unwrap_or_else(Response::Error);
+            answer(channel, response).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(
+        &self,
+        prepared: request::Prepared,
+        mut cancelled: oneshot::Receiver<()>,
+    ) -> Result<Report, ErrorReply> {
+        let begin = async {
+            let job = request::job(prepared, self.peer, &self.modules, self.shared).await?;
+            match self.shared.job_permits.acquire().await {
+                Ok(permit) => Ok((job, permit)),
+                Err(closed) => Err(ErrorReply::new(ErrorKind::Internal, closed)),
+            }
+        };
+        // Compiling and waiting for a place can take long.
+        let (job, _permit) = tokio::select! {
+            biased;
+            begun = begin => begun?,
+            () = wished(&mut cancelled) => {
+                return Err(ErrorReply::new(ErrorKind::Cancelled, "cancelled before the job began"));
+            }
+        };
+        let _counted = Counted::new(&self.shared.jobs);
+        let report = self.shared.supervisor.run_until(job, wished(&mut cancelled)).await;
+        report.map_err(|e| ErrorReply::new(ErrorKind::Job, e))
+    }
+
+    fn keep(&mut self, module: Module) -> ModuleId {
+        // Ids are not used again, so that a client's mistake cannot run the wrong module; after 2^32 they are.
+        while self.modules.contains_key(&self.next_module) {
+            self.next_module = self.next_module.wrapping_add(1);
+        }
+        let id = self.next_module;
+        self.next_module = id.wrapping_add(1);
+        self.modules.insert(id, module);
+        ModuleId(id)
+    }
+
+    fn unload(&mut self, ModuleId(id): ModuleId) -> Result<Response, ErrorReply> {
+        match self.modules.remove(&id) {
+            Some(_) => Ok(Response::Unloaded),
+            None => Err(request::RequestError::NoSuchModule(id).into()),
+        }
+    }
+
+    fn status(&self) -> Response {
+        use std::sync::atomic::Ordering::Relaxed;
+        Response::Status(Status {
+            version: String::from(env!("CARGO_PKG_VERSION")),
+            connections: self.shared.connections.load(Relaxed),
+            jobs: self.shared.jobs.load(Relaxed),
+        })
+    }
+}
+
+/// Ready when the client has asked for the end of its job.
+async fn wished(cancelled: &mut oneshot::Receiver<()>) {
+    // A sender that is dropped unused is no wish.
+    if cancelled.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Does work for a client while watching its connection. `None`: the client is gone and the work was dropped
+/// unfinished, which ends whatever it had started.
+async fn attend<T>(
+    channel: &mut Channel,
+    work: impl Future<Output = T>,
+    mut cancel: Option<oneshot::Sender<()>>,
+) -> Result<Option<T>, End> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut work => return Ok(Some(result)),
+            frame = next_frame(channel) => {
+                let Some(frame) = frame? else { return Ok(None) };
+                match decode(&frame.payload)? {
+                    Request::Cancel => {
+                        Descriptors::new(frame.descriptors).finish()?;
+                        if let Some(cancel) = cancel.take() {
+                            // An error means that the job has just ended.
+                            let _ = cancel.send(());
+                        }
+                    }
+                    _ => return Err(End::Busy),
+                }
+            }
+        }
+    }
+}
+
+async fn doctor() -> Result<Response, ErrorReply> {
+    let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
+    let report = tokio::task::spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
+    serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
+}
+
+/// Sends a response; a report that is too long for a frame loses the tails of its names.
+async fn answer(channel: &mut Channel, response: Response) -> Result<(), End> {
+    match channel.send(&response, &[]).await {
+        Err(ChannelError::Protocol(ProtocolError::MessageTooLong(_))) => {}
+        result => return Ok(result?),
+    }
+    let Response::Report(mut report) = response else {
+        let message = "the answer does not fit a frame";
+        let reply = ErrorReply::new(ErrorKind::Internal, message);
+        return Ok(channel.send(&Response::Error(reply), &[]).await?);
+    };
+    if let Outcome::Trapped(trap) = &mut report.outcome {
+        for name in trap.backtrace.iter_mut().filter_map(|f| f.name.as_mut()) {
+            *name = name.chars().take(NAME_MAX).collect();
+        }
+    }
+    Ok(channel.send(&Response::Report(report), &[]).await?)
+}

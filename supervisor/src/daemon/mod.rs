@@ -1,0 +1,142 @@
+//! The daemon: jobs over a Unix socket.
+//!
+//! One thread serves all connections; the supervisor below it does its work on threads of its own. A connection
+//! runs one job at a time, and whatever the daemon does for a client (reading a module, compiling, running), it watches
+//! the connection while doing it: when the client goes away, the work is dropped, and with it the instance.
+//!
+//! * [`listener`]: the socket, and the right to serve it.
+//! * `connection`: one client, from hello to end.
+//! * `request`: from a request and its descriptors to a job of the supervisor.
+//!
+//! Who may connect: the user that the daemon runs as, and root. The socket's mode says so, and the
+//! credentials of every peer are checked again. Clients are not trusted beyond that: they can ask for jobs, and
+//! the daemon never opens a path on their word.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use policies::Policy;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::{Config, Supervisor};
+
+mod connection;
+pub mod listener;
+mod request;
+
+pub use listener::{ListenError, Listener};
+
+/// Where artifacts are cached, by the daemon and by `sandboxctl` without one: as the user says, else
+/// `$SANDBOXD_STATE_DIR`, else [`Config::default_state_dir`].
+pub fn state_dir(given: Option<PathBuf>) -> Option<PathBuf> {
+    let from_environment =
+        || std::env::var_os("SANDBOXD_STATE_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
+    given.or_else(from_environment).or_else(Config::default_state_dir)
+}
+
+/// Bounds of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at the same time; further ones are refused with a message.
+    pub connections: u32,
+    /// Jobs at the same time; further ones wait.
+    pub jobs: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: 512, jobs: 256 }
+    }
+}
+
+/// What all connections share.
+struct Shared {
+    supervisor: Supervisor,
+    bounds: Bounds,
+    /// A permit per running job.
+    job_permits: Semaphore,
+    connections: AtomicU32,
+    jobs: AtomicU32,
+    /// The built-in policies, parsed once.
+    policies: HashMap<String, Arc<Policy>>,
+}
+
+/// Counts something for as long as it lives.
+struct Counted<'c>(&'c AtomicU32);
+
+impl<'c> Counted<'c> {
+    fn new(counter: &'c AtomicU32) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves clients until `end` is ready. Then all connections are closed and their jobs cancelled; the socket is
+/// gone when this returns.
+///
+/// # Errors
+/// A built-in policy that does not parse, which only a broken build can have.
+pub async fn serve(
+    listener: Listener,
+    supervisor: Supervisor,
+    bounds: Bounds,
+    end: impl Future<Output = ()>,
+) -> Result<(), policies::Error> {
+    let mut policies = HashMap::new();
+    for name in Policy::names() {
+        policies.insert(name.to_string(), Arc::new(Policy::builtin(name)?));
+    }
+    let shared = Rc::new(Shared {
+        supervisor,
+        bounds,
+        job_permits: Semaphore::new(bounds.jobs as usize),
+        connections: AtomicU32::new(0),
+        jobs: AtomicU32::new(0),
+        policies,
+    });
+    // Connections live on this thread: everything they share needs no lock.
+    LocalSet::new().run_until(accept_until(&listener, &shared, end)).await;
+    Ok(())
+}
+
+async fn accept_until(listener: &Listener, shared: &Rc<Shared>, end: impl Future<Output = ()>) {
+    let mut end = std::pin::pin!(end);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut end => break,
+            // Only to forget tasks that are done: what went wrong in a connection has been told to its client.
+            Some(_) = connections.join_next() => {}
+            stream = listener.accept() => {
+                let shared = Rc::clone(shared);
+                connections.spawn_local(async move { connect(stream, &shared).await });
+            }
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// Lets a client in, or says why not.
+async fn connect(stream: UnixStream, shared: &Shared) {
+    let counted = Counted::new(&shared.connections);
+    let refusal = if shared.connections.load(Ordering::Relaxed) > shared.bounds.connections {
+        Some(format!("it serves {} connections already, its maximum", shared.bounds.connections))
+    } else {
+        listener::check_peer(&stream).err().map(|e| e.to_string())
+    };
+    connection::serve(stream, shared, refusal).await;
+    drop(counted);
+}

@@ -1,0 +1,311 @@
+//! From a request and its descriptors to a job of the supervisor.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc::job::STRINGS_BYTES;
+use ipc::protocol::{
+    Descriptor, Descriptors, EntryRequest, ErrorKind, ErrorReply, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
+    ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, one_line,
+};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use policies::Policy;
+
+use super::Shared;
+use crate::{Entry, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
+
+/// Bytes of the name of a tenant.
+const TENANT_MAX: usize = 64;
+
+/// What is wrong with a request that follows the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestError {
+    /// The module's descriptor is not a file.
+    #[error("the module must be a regular file or a memfd that is open for reading, not {0}")]
+    ModuleNotFile(&'static str),
+    /// The module's file is too large.
+    #[error("the module has {0} bytes; at most {MODULE_BYTES_MAX} are read")]
+    ModuleTooLarge(u64),
+    /// The module's file cannot be read.
+    #[error("the module cannot be read: {0}")]
+    ModuleUnreadable(#[source] std::io::Error),
+    /// The module is not loaded.
+    #[error("module {0} is not loaded on this connection")]
+    NoSuchModule(u32),
+    /// Too many directories.
+    #[error("{0} directories; a job may have {PREOPENS_MAX}")]
+    TooManyPreopens(usize),
+    /// A directory is something else.
+    #[error("the descriptor for {guest_path:?} is not a directory but {found}")]
+    NotADirectory {
+        /// The name in the guest.
+        guest_path: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A descriptor cannot be examined.
+    #[error("a file descriptor of the request cannot be examined: {0}")]
+    Stat(#[source] nix::Error),
+    /// Arguments and environment are too long.
+    #[error("arguments and environment have {0} bytes; a job may have {STRINGS_BYTES}")]
+    StringsTooLong(usize),
+    /// The name of the tenant is not usable.
+    #[error("the tenant's name must be 1 to {TENANT_MAX} letters, digits, '.', '_' or '-'")]
+    Tenant,
+}
+
+impl RequestError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            RequestError::ModuleNotFile(_)
+            | RequestError::ModuleTooLarge(_)
+            | RequestError::ModuleUnreadable(_)
+            | RequestError::NoSuchModule(_) => ErrorKind::Module,
+            RequestError::Stat(_) => ErrorKind::Internal,
+            _ => ErrorKind::Job,
+        }
+    }
+}
+
+impl From<RequestError> for ErrorReply {
+    fn from(error: RequestError) -> Self {
+        ErrorReply::new(error.kind(), &error)
+    }
+}
+
+/// A request whose descriptors have been sorted out: each is owned under its purpose.
+pub(super) struct Prepared {
+    request: RunRequest,
+    module_file: Option<OwnedFd>,
+    stdio: [Option<OwnedFd>; 3],
+    directories: Vec<OwnedFd>,
+}
+
+/// Gives every descriptor to the part of the request that names it. An error breaks the protocol.
+pub(super) fn prepare(request: RunRequest, mut descriptors: Descriptors) -> Result<Prepared, ProtocolError> {
+    let module_file = match request.module {
+        ModuleRef::Given(source) => Some(descriptors.take(source.file)?),
+        ModuleRef::Loaded(_) => None,
+    };
+    let mut take = |d: Option<Descriptor>| d.map(|d| descriptors.take(d)).transpose();
+    let [stdin, stdout, stderr] = request.stdio;
+    let stdio = [take(stdin)?, take(stdout)?, take(stderr)?];
+    let directories =
+        request.preopens.iter().map(|p| descriptors.take(p.directory)).collect::<Result<_, _>>()?;
+    descriptors.finish()?;
+    Ok(Prepared { request, module_file, stdio, directories })
+}
+
+/// The job that a request asks for. Loads the module if it comes with the request.
+pub(super) async fn job(
+    prepared: Prepared,
+    peer: u32,
+    modules: &HashMap<u32, Module>,
+    shared: &Shared,
+) -> Result<Job, ErrorReply> {
+    let Prepared { request, module_file, stdio, directories } = prepared;
+    let tenant = tenant(peer, request.tenant.as_deref())?;
+    let preopens = preopens(&request, directories)?;
+    let strings = request.args.iter().chain(&request.env).map(|s| s.len() + 1).sum();
+    if strings > STRINGS_BYTES {
+        return Err(RequestError::StringsTooLong(strings).into());
+    }
+    let policy = policy(&request.policy, shared)?;
+    let module = match (request.module, module_file) {
+        (ModuleRef::Loaded(ModuleId(id)), _) => {
+            modules.get(&id).cloned().ok_or(RequestError::NoSuchModule(id))?
+        }
+        (ModuleRef::Given(source), Some(file)) => load(file, source.format, shared).await?,
+        (ModuleRef::Given(_), None) => {
+            return Err(ErrorReply::new(ErrorKind::Internal, "the module's descriptor is lost"));
+        }
+    };
+    let entry = match request.entry {
+        EntryRequest::Command => Entry::Command,
+        EntryRequest::Export { name, args } => Entry::Export { name, args },
+        EntryRequest::Invoke { name, args } => {
+            invoke::entry(&module, &name, &args).map_err(|e| ErrorReply::new(ErrorKind::Job, e))?
+        }
+    };
+    let limits = JobLimits {
+        memory: request.limits.memory,
+        wall_time: request.limits.wall_time_ns.map(Duration::from_nanos),
+    };
+    Ok(Job { module, entry, policy, args: request.args, env: request.env, stdio, preopens, limits, tenant })
+}
+
+/// Reads and loads a module.
+pub(super) async fn load(file: OwnedFd, format: ModuleFormat, shared: &Shared) -> Result<Module, ErrorReply> {
+    // The file may lie on a slow or hostile file system, and this thread serves everybody.
+    let bytes = tokio::task::spawn_blocking(move || read_module(File::from(file)))
+        .await
+        .map_err(|e| ErrorReply::new(ErrorKind::Internal, e))??;
+    let source = match format {
+        ModuleFormat::Wasm => ModuleSource::Wasm(bytes),
+        ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
+    };
+    shared.supervisor.load(source).await.map_err(|e| ErrorReply::new(ErrorKind::Module, e))
+}
+
+/// The whole file, from its beginning, wherever its offset is. A file that changes meanwhile gives a mixture,
+/// which is checked like any other bytes.
+fn read_module(file: File) -> Result<Vec<u8>, RequestError> {
+    let stat = fstat(&file).map_err(RequestError::Stat)?;
+    if file_type(&stat) != SFlag::S_IFREG {
+        return Err(RequestError::ModuleNotFile(type_name(&stat)));
+    }
+    let size = stat.st_size as u64;
+    if size > MODULE_BYTES_MAX {
+        return Err(RequestError::ModuleTooLarge(size));
+    }
+    let mut bytes = vec![0; size as usize];
+    let mut at = 0;
+    while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at as u64) {
+            Ok(0) => break,
+            Ok(n) => at += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(RequestError::ModuleUnreadable(error)),
+        }
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}
+
+fn policy(request: &PolicyRequest, shared: &Shared) -> Result<Arc<Policy>, ErrorReply> {
+    match request {
+        PolicyRequest::Named(name) => match shared.policies.get(name) {
+            Some(policy) => Ok(Arc::clone(policy)),
+            // It knows what to say about a name that there is not.
+            None => Policy::builtin(name).map(Arc::new).map_err(|e| ErrorReply::new(ErrorKind::Policy, e)),
+        },
+        PolicyRequest::Text { name, toml } => Policy::parse(toml, &one_line(name))
+            .map(Arc::new)
+            .map_err(|e| ErrorReply::new(ErrorKind::Policy, e)),
+    }
+}
+
+/// One trust domain per user, unless the user divides it further. Users never share one.
+fn tenant(peer: u32, name: Option<&str>) -> Result<String, RequestError> {
+    let Some(name) = name else { return Ok(format!("uid-{peer}")) };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > TENANT_MAX || !name.chars().all(allowed) {
+        return Err(RequestError::Tenant);
+    }
+    Ok(format!("uid-{peer}/{name}"))
+}
+
+fn preopens(request: &RunRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preopen>, RequestError> {
+    if directories.len() > PREOPENS_MAX {
+        return Err(RequestError::TooManyPreopens(directories.len()));
+    }
+    let preopen = |(directory, p): (OwnedFd, &ipc::protocol::PreopenRequest)| {
+        let stat = fstat(&directory).map_err(RequestError::Stat)?;
+        if file_type(&stat) != SFlag::S_IFDIR {
+            let guest_path = p.guest_path.chars().take(256).collect();
+            return Err(RequestError::NotADirectory { guest_path, found: type_name(&stat) });
+        }
+        Ok(Preopen { directory, guest_path: p.guest_path.clone(), read_only: p.read_only })
+    };
+    directories.into_iter().zip(&request.preopens).map(preopen).collect()
+}
+
+fn file_type(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+fn type_name(stat: &FileStat) -> &'static str {
+    match file_type(stat) {
+        SFlag::S_IFREG => "a regular file",
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFIFO => "a pipe",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFCHR => "a character device",
+        SFlag::S_IFBLK => "a block device",
+        _ => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn file(contents: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("temporary file");
+        file.write_all(contents).expect("write");
+        file
+    }
+
+    #[test]
+    fn a_module_is_read_from_its_beginning() {
+        assert_eq!(read_module(file(b"\0asm")).expect("bytes"), b"\0asm");
+        assert_eq!(read_module(file(b"")).expect("bytes"), b"");
+    }
+
+    #[test]
+    fn what_is_no_readable_file_is_no_module() {
+        let (reader, _writer) = std::io::pipe().expect("pipe");
+        let pipe = File::from(OwnedFd::from(reader));
+        assert!(matches!(read_module(pipe), Err(RequestError::ModuleNotFile("a pipe"))));
+        let null = File::open("/dev/null").expect("open");
+        assert!(matches!(read_module(null), Err(RequestError::ModuleNotFile("a character device"))));
+        let directory = File::open("/").expect("open");
+        assert!(matches!(read_module(directory), Err(RequestError::ModuleNotFile("a directory"))));
+        let write_only = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(write_only.path(), b"x").expect("write");
+        let handle = File::options().write(true).open(write_only.path()).expect("open");
+        assert!(matches!(read_module(handle), Err(RequestError::ModuleUnreadable(_))));
+        let sparse = tempfile::tempfile().expect("file");
+        sparse.set_len(MODULE_BYTES_MAX + 1).expect("sparse");
+        assert!(matches!(read_module(sparse), Err(RequestError::ModuleTooLarge(_))));
+    }
+
+    #[test]
+    fn tenants_of_different_users_never_meet() {
+        assert_eq!(tenant(7, None).expect("tenant"), "uid-7");
+        assert_eq!(tenant(7, Some("a.b")).expect("tenant"), "uid-7/a.b");
+        for name in ["", "a/b", "a b", "é", &"x".repeat(TENANT_MAX + 1)] {
+            assert!(matches!(tenant(7, Some(name)), Err(RequestError::Tenant)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_must_be_one() {
+        use ipc::protocol::{ModuleSource, PreopenRequest};
+        let request = RunRequest {
+            module: ModuleRef::Given(ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm }),
+            entry: EntryRequest::Command,
+            policy: PolicyRequest::Named("default".into()),
+            args: vec![],
+            env: vec![],
+            stdio: [None; 3],
+            preopens: vec![PreopenRequest {
+                directory: Descriptor(1),
+                guest_path: "/d".into(),
+                read_only: false,
+            }],
+            limits: Default::default(),
+            tenant: None,
+        };
+        let duplicate = |f: &File| f.as_fd().try_clone_to_owned().expect("dup");
+        let (regular, root) = (file(b""), File::open("/").expect("open"));
+        let prepared =
+            prepare(request.clone(), Descriptors::new(vec![duplicate(&regular), duplicate(&regular)]))
+                .expect("descriptors");
+        let error = preopens(&prepared.request, prepared.directories).expect_err("not a directory");
+        assert_eq!(error.to_string(), r#"the descriptor for "/d" is not a directory but a regular file"#);
+        let prepared =
+            prepare(request.clone(), Descriptors::new(vec![duplicate(&regular), duplicate(&root)]))
+                .expect("descriptors");
+        assert_eq!(preopens(&prepared.request, prepared.directories).expect("preopens").len(), 1);
+        let missing = prepare(request, Descriptors::new(vec![duplicate(&regular)]));
+        assert!(matches!(missing, Err(ProtocolError::NoSuchDescriptor { index: 1, count: 1 })));
+    }
+}

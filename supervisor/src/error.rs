@@ -1,0 +1,174 @@
+//! What can go wrong that is not the guest's doing.
+
+use std::io;
+use std::path::PathBuf;
+
+use ipc::control::Step;
+
+/// An error of the supervisor. The guest's own ends (traps, violations, limits) are outcomes, not errors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The module was refused.
+    #[error("module refused: {0}")]
+    Compile(#[from] compiler::Error),
+    /// The artifact was refused.
+    #[error("artifact refused: {0}; compile the module again with this version")]
+    Artifact(#[from] compiler::ArtifactError),
+    /// A policy problem.
+    #[error(transparent)]
+    Policy(#[from] policies::Error),
+    /// The module has no such export.
+    #[error("the module has no exported function \"{name}\"; it exports {available}")]
+    NoSuchExport {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        available: String,
+    },
+    /// Wrong arguments for an export.
+    #[error("export \"{name}\" takes {expected}, but was given {given}")]
+    WrongArguments {
+        /// The export.
+        name: String,
+        /// Its parameter types.
+        expected: String,
+        /// The types given.
+        given: String,
+    },
+    /// An export whose types cannot cross.
+    #[error("export \"{name}\" has {what}, which cannot be passed from outside")]
+    UnsupportedSignature {
+        /// The export.
+        name: String,
+        /// What is unsupported.
+        what: String,
+    },
+    /// The job's strings do not fit.
+    #[error("{what} take {bytes} bytes with their terminators; at most {limit} fit")]
+    TooManyStrings {
+        /// Arguments or environment.
+        what: &'static str,
+        /// Their size.
+        bytes: usize,
+        /// What fits.
+        limit: usize,
+    },
+    /// A string with a zero byte.
+    #[error("{what} {index} contains a zero byte")]
+    ZeroByte {
+        /// Argument or environment entry.
+        what: &'static str,
+        /// Which.
+        index: usize,
+    },
+    /// A WASI set-up problem.
+    #[error(transparent)]
+    Wasi(#[from] crate::wasi::WasiError),
+    /// A host call that the policy does not grant.
+    #[error("the module imports {function}, which policy \"{policy}\" does not grant; allow it under [host_calls] or choose another policy")]
+    HostCallNotGranted {
+        /// The function.
+        function: &'static str,
+        /// The policy.
+        policy: String,
+    },
+    /// A layer that the policy requires is not available.
+    #[error("policy \"{policy}\" requires the layer {layer}, which this host does not offer: {reason}; run `sandboxctl doctor`, or take it out of the policy's [require]")]
+    LayerMissing {
+        /// The policy.
+        policy: String,
+        /// The layer.
+        layer: String,
+        /// Why it is missing.
+        reason: String,
+    },
+    /// A zygote could not do a step.
+    #[error("the {who} zygote could not {}: {}{}", .step.what(), io::Error::from_raw_os_error(*.errno), hint(*.step, *.errno))]
+    ZygoteStep {
+        /// Root or module.
+        who: &'static str,
+        /// The step.
+        step: Step,
+        /// The error number.
+        errno: i32,
+    },
+    /// An instance could not do a step before it ran any guest code.
+    #[error("the instance could not {}: {}", .step.what(), io::Error::from_raw_os_error(*.errno))]
+    InstanceStep {
+        /// The step.
+        step: Step,
+        /// The error number.
+        errno: i32,
+    },
+    /// A zygote died or closed its socket.
+    #[error("the {who} zygote died{detail}; its instances are gone, the next job starts a new one")]
+    ZygoteDied {
+        /// Root or module.
+        who: &'static str,
+        /// What is known.
+        detail: String,
+    },
+    /// A zygote said something that it must not say.
+    #[error("the {who} zygote broke the protocol: {what}")]
+    ZygoteProtocol {
+        /// Root or module.
+        who: &'static str,
+        /// What.
+        what: String,
+    },
+    /// A system call of the supervisor failed.
+    #[error("could not {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+    /// Id maps of the user namespace.
+    #[error("could not write {path}: {source}; the user namespace of the zygote cannot be set up")]
+    IdMap {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
+    /// The cache directory.
+    #[error("artifact cache {path}: could not {what}: {source}")]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+    /// The supervisor is stopping.
+    #[error("the supervisor has stopped")]
+    Stopped,
+}
+
+/// What to do about a step that failed, where that is known.
+fn hint(step: Step, errno: i32) -> &'static str {
+    match (step, errno) {
+        (Step::UnshareUser, libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {
+            "; user namespaces are switched off or used up for this user: see `sandboxctl doctor` (sysctl \
+             user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        }
+        (Step::Landlock, libc::ENOSYS | libc::EOPNOTSUPP) => {
+            "; the kernel has no Landlock or it is not enabled: boot with lsm=landlock,… (Linux 5.13)"
+        }
+        (Step::Seal, libc::ENOSYS) => "; mseal needs Linux 6.10",
+        _ => "",
+    }
+}
+
+/// Wraps a failed system call.
+pub(crate) fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// The same for `nix`.
+pub(crate) fn errno(what: &'static str) -> impl Fn(nix::errno::Errno) -> Error {
+    move |source| Error::System { what, source: source.into() }
+}

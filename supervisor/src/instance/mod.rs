@@ -1,0 +1,320 @@
+//! One instance, from its shared memory to its report.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+use ipc::job::{JobHeader, STRINGS_BYTES, VALUES_MAX, job_flags};
+use ipc::layout::STACK_TOP;
+use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
+use policies::Filesystem;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Error, errno, system};
+use crate::job::{Entry, Job, Preopen};
+use crate::module::{EntryPoint, Module};
+use crate::wasi::{WasiConfig, WasiContext};
+use crate::zygote::module::{ModuleZygote, Spawned};
+
+mod outcome;
+mod serve;
+mod shared_memory;
+
+use outcome::{Ending, Evidence};
+use serve::{Ended, Server};
+use shared_memory::{RawValue, SharedMemory};
+
+/// Writable memory of an instance besides what the artifact maps and the guest's stack: the zygote's own image and
+/// room for the kernel's rounding, bytes.
+const OWN_DATA: u64 = 1 << 20;
+
+/// Kills the process behind a pidfd.
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: takes no memory of ours: the third argument, a siginfo, is null.
+    let killed = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<u8>(), 0)
+    };
+    if killed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// An instance that is killed when this is dropped.
+struct Alive(OwnedFd);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // Fails only if it is dead already.
+        let _ = kill(self.0.as_fd());
+    }
+}
+
+/// What the shard adds to a job.
+#[derive(Debug)]
+pub(crate) struct Confined<'c> {
+    /// The zygote that holds the job's artifact under the job's policy.
+    pub(crate) zygote: &'c ModuleZygote,
+    /// Layers in force.
+    pub(crate) layers: u64,
+    /// Layers that are not.
+    pub(crate) missing: Vec<MissingLayer>,
+}
+
+/// Effective limits of one job.
+struct Limits {
+    memory: u64,
+    wall_time: Option<Duration>,
+    cpu_seconds: u64,
+    stack: u64,
+    calls: Option<u64>,
+}
+
+impl Limits {
+    fn of(job: &Job) -> Self {
+        let policy = job.policy.limits();
+        Self {
+            memory: job.limits.memory.map_or(policy.memory, |m| m.min(policy.memory)),
+            wall_time: [job.limits.wall_time, policy.wall_time].into_iter().flatten().min(),
+            // RLIMIT_CPU counts whole seconds.
+            cpu_seconds: policy.cpu_time.map_or(0, |t| t.as_secs_f64().ceil().max(1.0) as u64),
+            stack: policy.stack,
+            calls: policy.host_calls,
+        }
+    }
+}
+
+/// Runs a job in an instance of its own. `cancel` ends it from outside.
+pub(crate) async fn run(
+    mut job: Job,
+    confined: &Confined<'_>,
+    cancel: impl Future<Output = ()>,
+) -> Result<Report, Error> {
+    let started = Instant::now();
+    let limits = Limits::of(&job);
+    let module = job.module.clone();
+    let entry = module.entry_point(&job.entry)?;
+    let metadata = module.artifact().metadata();
+    let policy = job.policy.name().to_owned();
+    let report = |outcome, usage| Report {
+        outcome,
+        usage,
+        policy: policy.clone(),
+        layers: layer_names(confined.layers),
+        missing_layers: confined.missing.clone(),
+    };
+    let initial_memory = module.initial_memory();
+    if initial_memory > limits.memory {
+        let limit = LimitReached { limit: Limit::Memory, value: limits.memory };
+        return Ok(report(Outcome::LimitReached(limit), Usage::default()));
+    }
+    if let Some(kind) = metadata.start_trap {
+        let trap = ipc::report::Trap { message: kind.to_string(), backtrace: Vec::new() };
+        return Ok(report(Outcome::Trapped(trap), Usage::default()));
+    }
+    let (args, env) = granted_strings(&mut job)?;
+    let clock_resolution_ns = job.policy.wasi().clock_resolution.as_nanos().clamp(1, u64::MAX.into()) as u64;
+    let monotonic_offset = monotonic_offset()?;
+    let mut wasi = WasiContext::new(WasiConfig {
+        stdio: if job.policy.wasi().stdio { mem::take(&mut job.stdio) } else { [None, None, None] },
+        preopens: granted_preopens(&mut job),
+        max_handles: job.policy.limits().open_files,
+        max_output_bytes: job.policy.limits().output,
+        clock_resolution_ns,
+        monotonic_offset,
+    })?;
+
+    let shared = SharedMemory::new()?;
+    let doorbell = doorbell()?;
+    let (args_bytes, env_bytes) = (strings_bytes(&args), strings_bytes(&env));
+    if args_bytes + env_bytes > STRINGS_BYTES
+        || !shared.write_strings(args.iter().chain(&env).map(Vec::as_slice))
+    {
+        let bytes = args_bytes + env_bytes;
+        return Err(Error::TooManyStrings { what: "arguments and environment", bytes, limit: STRINGS_BYTES });
+    }
+    shared.write_values(&entry.values);
+    let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
+    shared.write_job(&JobHeader {
+        go: 0,
+        flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 },
+        data_limit: metadata
+            .data_bytes
+            .saturating_sub(initial_memory)
+            .saturating_add(limits.memory)
+            .saturating_add(limits.stack + OWN_DATA),
+        memory_limit: limits.memory,
+        cpu_limit: limits.cpu_seconds,
+        start_code: entry.start.map_or(0, |e| e.code),
+        start_trampoline: entry.start.map_or(0, |e| e.trampoline),
+        init_code: entry.init.map_or(0, |e| e.code),
+        init_trampoline: entry.init.map_or(0, |e| e.trampoline),
+        entry_code: entry.entry.code,
+        entry_trampoline: entry.entry.trampoline,
+        memory: module.memory_descriptor(),
+        initial_memory,
+        parameters: entry.values.len() as u32,
+        results: entry.results.len() as u32,
+        args_count: args.len() as u32,
+        args_bytes: args_bytes as u32,
+        env_count: env.len() as u32,
+        env_bytes: env_bytes as u32,
+        clock_resolution: clock_resolution_ns,
+        monotonic_offset,
+        random_seed: random_seed()?,
+    });
+    // Before the fork, so that the child never has to wait.
+    shared.go();
+
+    let Spawned { pidfd, mut death } = confined.zygote.spawn(shared.file(), doorbell.get_ref().as_fd()).await?;
+    let alive = Alive(pidfd);
+    let calls = Cell::new(0);
+    let server = Server {
+        shared: &shared,
+        doorbell: &doorbell,
+        policy: &job.policy,
+        calls_max: limits.calls,
+        calls: &calls,
+    };
+    let ending = {
+        let mut serving = pin!(server.run(&mut wasi));
+        let mut cancel = pin!(cancel);
+        tokio::select! {
+            biased;
+            dead = &mut death => Ok(dead),
+            () = &mut cancel => Err(Ending::Cancelled),
+            () = sleep(limits.wall_time, started) => Err(Ending::Limit(LimitReached {
+                limit: Limit::WallTime,
+                value: limits.wall_time.map_or(0, |t| t.as_nanos() as u64),
+            })),
+            ended = &mut serving => Err(match ended {
+                Ended::Violation(violation) => Ending::Violation(violation),
+                Ended::Limit(limit) => Ending::Limit(limit),
+            }),
+        }
+    };
+    let (ending, dead) = match ending {
+        Ok(dead) => (Ending::None, dead),
+        Err(ending) => {
+            // Fails only if the instance is dead by now, which the zygote tells next.
+            let _ = kill(alive.0.as_fd());
+            (ending, death.await)
+        }
+    };
+    let death = dead.map_err(|_| confined.zygote.died())?;
+    let record = shared.exit_record();
+    let results = entry.results_from(&shared.values(entry.results.len()));
+    let usage = Usage {
+        wall_ns: started.elapsed().as_nanos() as u64,
+        cpu_us: death.cpu_us,
+        peak_memory_bytes: death.peak_bytes,
+        wasm_memory_bytes: record.memory_bytes,
+        refused_grows: record.refused_grows,
+        host_calls: calls.get(),
+        local_host_calls: record.local_calls,
+        output_bytes: wasi.output_bytes(),
+    };
+    let outcome = outcome::outcome(Evidence {
+        ending,
+        death,
+        record: &record,
+        module: &module,
+        policy: job.policy.name(),
+        stack_bottom: STACK_TOP - limits.stack,
+        cpu_limit_seconds: limits.cpu_seconds,
+        memory_limit: limits.memory,
+        results,
+    })?;
+    Ok(report(outcome, usage))
+}
+
+/// Ends at the limit after `started`; never without one.
+async fn sleep(limit: Option<Duration>, started: Instant) {
+    match limit.and_then(|limit| started.checked_add(limit)) {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn layer_names(layers: u64) -> Vec<String> {
+    let all = ipc::control::layer::ALL.iter();
+    all.filter(|(bit, _)| layers & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
+}
+
+/// Directories, as far as the policy grants them.
+fn granted_preopens(job: &mut Job) -> Vec<Preopen> {
+    let mut preopens = mem::take(&mut job.preopens);
+    match job.policy.wasi().filesystem {
+        Filesystem::None => preopens.clear(),
+        Filesystem::ReadOnly => preopens.iter_mut().for_each(|p| p.read_only = true),
+        Filesystem::ReadWrite => {}
+    }
+    preopens
+}
+
+/// Arguments and environment, as far as the policy grants them.
+fn granted_strings(job: &mut Job) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), Error> {
+    let wasi = job.policy.wasi();
+    let args = if wasi.args { mem::take(&mut job.args) } else { Vec::new() };
+    let env = if wasi.env { mem::take(&mut job.env) } else { Vec::new() };
+    for (what, strings) in [("argument", &args), ("environment entry", &env)] {
+        if let Some(index) = strings.iter().position(|s| s.contains(&0)) {
+            return Err(Error::ZeroByte { what, index });
+        }
+    }
+    Ok((args, env))
+}
+
+fn strings_bytes(strings: &[Vec<u8>]) -> usize {
+    strings.iter().map(|s| s.len() + 1).sum()
+}
+
+/// The eventfd with which an instance calls.
+fn doorbell() -> Result<AsyncFd<OwnedFd>, Error> {
+    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+    // SAFETY: takes no pointer; the result is checked before it is owned.
+    let fd = unsafe {
+        let fd = libc::eventfd(0, flags);
+        if fd < 0 {
+            return Err(Error::System { what: "create a doorbell", source: io::Error::last_os_error() });
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    // SAFETY: the value owns its descriptor and keeps it as long as it is registered.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+        .map_err(|e| system("watch a doorbell")(e.into()))
+}
+
+fn random_seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0u8; 32];
+    // SAFETY: 32 writable bytes; requests of up to 256 bytes are never cut short (getrandom(2)).
+    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    if filled == seed.len() as isize {
+        Ok(seed)
+    } else {
+        Err(Error::System { what: "get random bytes for the instance's seed", source: io::Error::last_os_error() })
+    }
+}
+
+/// What makes a guest's monotonic clock start near zero, so that it does not tell how long the host is up.
+fn monotonic_offset() -> Result<u64, Error> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_err(errno("read the monotonic clock"))?;
+    let nanoseconds = (now.tv_sec() as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec() as u64);
+    Ok(nanoseconds.wrapping_neg())
+}
+
+impl EntryPoint {
+    /// The results, typed.
+    fn results_from(&self, raw: &[RawValue]) -> Vec<Value> {
+        self.results.iter().zip(raw).map(|(kind, [low, _])| kind.value(*low)).collect()
+    }
+}
+
+/// Whether a module exports what the job asks for, without running anything.
+pub(crate) fn check_entry(module: &Module, entry: &Entry) -> Result<(), Error> {
+    module.entry_point(entry).map(|_| ())
+}
+
+const _: () = assert!(VALUES_MAX >= 1000, "WebAssembly functions may have 1000 parameters");

@@ -1,0 +1,157 @@
+//! From what is known of a dead instance to the one outcome of its job.
+//!
+//! The kernel's wait status and the supervisor's own decisions are facts; the exit record is the instance's own
+//! word and only fills in what does not matter for safety: a hostile instance can lie about how *it* ended.
+
+use ipc::control::Step;
+use ipc::job::{BACKTRACE_MAX, ExitRecord, exit_kind};
+use ipc::layout::STACK_REGION_BASE;
+use ipc::report::{Frame, Limit, LimitReached, Outcome, Trap, Value, Violation};
+use nix::sys::signal::Signal;
+
+use crate::error::Error;
+use crate::module::Module;
+use crate::zygote::module::Death;
+
+/// Why the supervisor ended an instance.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// It did not.
+    None,
+    /// The instance broke a rule of the ring.
+    Violation(Violation),
+    /// A limit.
+    Limit(LimitReached),
+    /// The host app asked for it.
+    Cancelled,
+}
+
+/// What is known.
+#[derive(Debug)]
+pub(crate) struct Evidence<'e> {
+    pub(crate) ending: Ending,
+    pub(crate) death: Death,
+    pub(crate) record: &'e ExitRecord,
+    pub(crate) module: &'e Module,
+    pub(crate) policy: &'e str,
+    /// Lowest address of the guest's stack.
+    pub(crate) stack_bottom: u64,
+    /// Limits, for reports of those that the kernel enforces.
+    pub(crate) cpu_limit_seconds: u64,
+    pub(crate) memory_limit: u64,
+    /// Results of the entry point, if it returned.
+    pub(crate) results: Vec<Value>,
+}
+
+/// The outcome. An error means that the instance never got to its job.
+pub(crate) fn outcome(evidence: Evidence<'_>) -> Result<Outcome, Error> {
+    let record = evidence.record;
+    let status = evidence.death.status;
+    let exited = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    match evidence.ending {
+        Ending::Violation(violation) => return Ok(Outcome::Violated(violation)),
+        Ending::Limit(limit) if exited.is_none() || limit.limit != Limit::WallTime => {
+            return Ok(Outcome::LimitReached(limit));
+        }
+        Ending::Cancelled if exited.is_none() => return Ok(Outcome::Cancelled),
+        // The instance ended by itself before the signal reached it.
+        Ending::None | Ending::Limit(_) | Ending::Cancelled => {}
+    }
+    let Some(code) = exited else {
+        return Ok(killed(&evidence, libc::WTERMSIG(status)));
+    };
+    Ok(match record.kind {
+        exit_kind::RETURNED if code == 0 => Outcome::Exited { code: 0, results: evidence.results },
+        exit_kind::PROC_EXIT if code == (record.code & 0xff) as i32 => {
+            Outcome::Exited { code: record.code, results: Vec::new() }
+        }
+        exit_kind::MEMORY_LIMIT => {
+            Outcome::LimitReached(LimitReached { limit: Limit::Memory, value: evidence.memory_limit })
+        }
+        exit_kind::FAULT => fault(&evidence),
+        exit_kind::SETUP_FAILED => return Err(setup_failed(record.code, record.signal as i32)),
+        // Before the ring is mapped, the exit status is the step.
+        exit_kind::NONE if code == Step::MapRing as i32 => return Err(setup_failed(code as u32, 0)),
+        kind => Outcome::Violated(Violation::Died {
+            how: format!("it exited with status {code} and left a record of kind {kind} that does not fit"),
+        }),
+    })
+}
+
+fn setup_failed(step: u32, errno: i32) -> Error {
+    Error::InstanceStep { step: Step::from_number(step).unwrap_or(Step::MapRing), errno }
+}
+
+fn killed(evidence: &Evidence<'_>, signal: i32) -> Outcome {
+    let name = || Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.to_string());
+    match signal {
+        libc::SIGSYS => Outcome::Violated(syscall(evidence)),
+        libc::SIGKILL | libc::SIGXCPU
+            if evidence.cpu_limit_seconds > 0
+                && evidence.death.cpu_us >= evidence.cpu_limit_seconds.saturating_mul(1_000_000) =>
+        {
+            let value = evidence.cpu_limit_seconds.saturating_mul(1_000_000_000);
+            Outcome::LimitReached(LimitReached { limit: Limit::CpuTime, value })
+        }
+        _ => Outcome::Violated(Violation::Died { how: format!("it was killed by {}", name()) }),
+    }
+}
+
+/// `AUDIT_ARCH_*` values (linux/audit.h).
+const ARCH_X86_64: u32 = 0xC000_003E;
+const ARCH_I386: u32 = 0x4000_0003;
+/// Marks x32 system call numbers (arch/x86/include/uapi/asm/unistd.h).
+const X32_BIT: u64 = 0x4000_0000;
+
+fn syscall(evidence: &Evidence<'_>) -> Violation {
+    let record = evidence.record;
+    let number = record.syscall;
+    let known = |sysno: Option<String>| sysno.unwrap_or_else(|| "unknown".to_owned());
+    let (arch, name) = match (record.kind, record.arch) {
+        (exit_kind::SYSCALL, ARCH_X86_64) if number & X32_BIT != 0 => {
+            let sysno = syscalls::x86_64::Sysno::new((number & !X32_BIT) as usize);
+            ("x32", known(sysno.map(|s| s.name().to_owned())))
+        }
+        (exit_kind::SYSCALL, ARCH_X86_64) => {
+            ("x86_64", known(syscalls::x86_64::Sysno::new(number as usize).map(|s| s.name().to_owned())))
+        }
+        (exit_kind::SYSCALL, ARCH_I386) => {
+            ("i386", known(syscalls::x86::Sysno::new(number as usize).map(|s| s.name().to_owned())))
+        }
+        // The kernel says that a call was refused; the record that should say which was not written.
+        _ => ("unknown", "unknown".to_owned()),
+    };
+    Violation::Syscall { number, name, arch: arch.to_owned(), policy: evidence.policy.to_owned() }
+}
+
+fn fault(evidence: &Evidence<'_>) -> Outcome {
+    let record = evidence.record;
+    let in_guard = (STACK_REGION_BASE..evidence.stack_bottom).contains(&record.address);
+    let message = match evidence.module.artifact().trap_at(record.pc) {
+        _ if record.signal == libc::SIGSEGV as u32 && in_guard => "call stack exhausted".to_owned(),
+        Some(kind) => kind.to_string(),
+        None => {
+            let signal = Signal::try_from(record.signal as i32).map_or("unknown", |s| s.as_str());
+            return Outcome::Violated(Violation::Fault {
+                signal: signal.to_owned(),
+                pc: record.pc,
+                address: record.address,
+            });
+        }
+    };
+    Outcome::Trapped(Trap { message, backtrace: backtrace(evidence) })
+}
+
+/// WebAssembly frames of the recorded program counters. Addresses that are no function's are left out: the record is
+/// the instance's word.
+fn backtrace(evidence: &Evidence<'_>) -> Vec<Frame> {
+    let record = evidence.record;
+    let length = usize::try_from(record.backtrace_len).unwrap_or(BACKTRACE_MAX).min(BACKTRACE_MAX);
+    let artifact = evidence.module.artifact();
+    let callers = record.backtrace.iter().take(length).map(|address| artifact.symbolize_return(*address));
+    std::iter::once(artifact.symbolize(record.pc))
+        .chain(callers)
+        .flatten()
+        .map(|frame| Frame { function: frame.function, name: Some(frame.name), offset: Some(frame.wasm_offset) })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! Serving one instance's host calls until something ends the job.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use ipc::report::{Limit, LimitReached, Violation};
+use ipc::ring::{Completion, SLOTS};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::shared_memory::SharedMemory;
+use crate::hostcall::{Answer, HostCall};
+use crate::wasi::WasiContext;
+
+/// Calls that are answered in a row before other jobs of the shard get their turn.
+const TURN: u32 = 64;
+
+/// Why serving ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The instance broke a rule.
+    Violation(Violation),
+    /// A limit was reached.
+    Limit(LimitReached),
+}
+
+/// One instance's host calls.
+#[derive(Debug)]
+pub(crate) struct Server<'s> {
+    pub(crate) shared: &'s SharedMemory,
+    pub(crate) doorbell: &'s AsyncFd<OwnedFd>,
+    pub(crate) policy: &'s policies::Policy,
+    /// Calls that may be made.
+    pub(crate) calls_max: Option<u64>,
+    /// Calls served so far.
+    pub(crate) calls: &'s std::cell::Cell<u64>,
+}
+
+impl Server<'_> {
+    /// Serves until the instance must be ended. Dropping the future at any point leaves nothing behind.
+    pub(crate) async fn run(&self, wasi: &mut WasiContext) -> Ended {
+        let indices = self.shared.indices();
+        // Private copies of the indices that this side writes: the instance cannot move them.
+        let (mut head, mut completed) = (0u32, 0u32);
+        loop {
+            let tail = indices.submission_tail.0.load(Ordering::Acquire);
+            let waiting = tail.wrapping_sub(head);
+            if waiting as usize > SLOTS {
+                return broken(format!("submission index {tail} with {head} served: more than {SLOTS} in flight"));
+            }
+            if waiting == 0 {
+                if let Err(error) = wait(self.doorbell).await {
+                    return broken(format!("doorbell: {error}"));
+                }
+                continue;
+            }
+            let submission = self.shared.submission(head);
+            head = head.wrapping_add(1);
+            indices.submission_head.0.store(head, Ordering::Release);
+            let call = match HostCall::check(&submission, self.shared.arena()) {
+                Ok(call) => call,
+                Err(violation) => return Ended::Violation(violation),
+            };
+            if !self.policy.allows_host_call(call.function) {
+                let name = call.declaration().name;
+                return broken(format!("host call {name}, which policy \"{}\" does not grant", self.policy.name()));
+            }
+            if let Some(limit) = self.count() {
+                return Ended::Limit(limit);
+            }
+            let (errno, written) = match wasi.call(&call).await {
+                Answer::Done { errno, written } => (errno, written),
+                Answer::Limit(limit) => return Ended::Limit(limit),
+            };
+            let unread = completed.wrapping_sub(indices.completion_head.0.load(Ordering::Acquire));
+            if unread as usize >= SLOTS {
+                return broken(format!("{unread} completions not taken"));
+            }
+            self.shared.write_completion(
+                completed,
+                &Completion {
+                    sequence: call.sequence,
+                    errno: u32::from(errno),
+                    written: written as u64,
+                    reserved: [0; 6],
+                },
+            );
+            completed = completed.wrapping_add(1);
+            indices.completion_tail.0.store(completed, Ordering::Release);
+            self.shared.wake();
+            if completed.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn count(&self) -> Option<LimitReached> {
+        let calls = self.calls.get() + 1;
+        match self.calls_max {
+            Some(max) if calls > max => Some(LimitReached { limit: Limit::HostCalls, value: max }),
+            _ => {
+                self.calls.set(calls);
+                None
+            }
+        }
+    }
+}
+
+fn broken(rule: String) -> Ended {
+    Ended::Violation(Violation::Ring { rule })
+}
+
+/// Waits for the doorbell and resets it.
+async fn wait(doorbell: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    doorbell
+        .async_io(Interest::READABLE, |fd| {
+            let mut count = [0u8; 8];
+            // SAFETY: `count` is 8 writable bytes.
+            let read = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
+            if read < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        })
+        .await
+}

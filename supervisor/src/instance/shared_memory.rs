@@ -1,0 +1,162 @@
+//! The supervisor's view of one instance's shared memory. The other side can change every byte at any time:
+//! what is read here is copied first.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+use ipc::job::{
+    ARENA_BYTES, ARENA_OFFSET, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, INDICES_OFFSET, JOB_OFFSET, JobHeader,
+    RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET,
+};
+use ipc::ring::{Completion, Indices, SLOTS, Submission};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::error::{Error, errno};
+use crate::hostcall::{SharedRegion, copy_shared};
+
+/// A value of the entry point as it lies in the shared memory.
+pub(crate) type RawValue = [u64; 2];
+
+/// One ring, mapped.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    file: OwnedFd,
+    start: NonNull<u8>,
+}
+
+impl SharedMemory {
+    /// Zeroed shared memory of a size that nobody can change any more.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let file = memfd_create(c"ring", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map_err(errno("create a ring's memory file"))?;
+        nix::unistd::ftruncate(&file, RING_BYTES as i64).map_err(errno("size a ring's memory file"))?;
+        // Without the seals a process below could cut the file short and have the supervisor fault.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal a ring's memory file"))?;
+        let length = NonZeroUsize::new(RING_BYTES).unwrap_or(NonZeroUsize::MIN);
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }
+            .map_err(errno("map a ring"))?
+            .cast();
+        Ok(Self { file, start })
+    }
+
+    /// The descriptor, for the zygote.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    fn at<T>(&self, offset: usize) -> *mut T {
+        debug_assert!(offset + size_of::<T>() <= RING_BYTES);
+        // SAFETY: every offset in this file is a constant of `ipc::job` or bounded below one, inside the mapping.
+        unsafe { self.start.as_ptr().add(offset).cast() }
+    }
+
+    /// Writes the job. Its `go` must be 0; [`go`](Self::go) starts it.
+    pub(crate) fn write_job(&self, job: &JobHeader) {
+        // SAFETY: the header's place in the mapping; the instance reads it only after `go`.
+        unsafe { self.at::<JobHeader>(JOB_OFFSET).write_volatile(*job) };
+    }
+
+    /// Writes strings; `false` if they do not fit.
+    pub(crate) fn write_strings<'s>(&self, strings: impl Iterator<Item = &'s [u8]>) -> bool {
+        // SAFETY: the strings' region lies in the mapping, which lives as long as `self`.
+        let region = unsafe { SharedRegion::new(self.at(STRINGS_OFFSET), STRINGS_BYTES) };
+        let mut at = 0;
+        for string in strings {
+            if at + string.len() + 1 > STRINGS_BYTES {
+                return false;
+            }
+            // The memory is fresh and zero: the terminator is there.
+            at += region.write(at, string) + 1;
+        }
+        true
+    }
+
+    /// Writes the arguments of the entry point.
+    pub(crate) fn write_values(&self, values: &[RawValue]) {
+        for (i, value) in values.iter().take(VALUES_MAX).enumerate() {
+            // SAFETY: `i < VALUES_MAX`, so the place lies in the mapping.
+            unsafe { self.at::<RawValue>(VALUES_OFFSET + i * size_of::<RawValue>()).write_volatile(*value) };
+        }
+    }
+
+    /// A copy of the results of the entry point.
+    pub(crate) fn values(&self, count: usize) -> Vec<RawValue> {
+        (0..count.min(VALUES_MAX))
+            // SAFETY: `i < VALUES_MAX`, so the place lies in the mapping; any bytes are a value.
+            .map(|i| unsafe { self.at::<RawValue>(VALUES_OFFSET + i * size_of::<RawValue>()).read_volatile() })
+            .collect()
+    }
+
+    /// Starts the job, whether the instance is parked already or not there yet.
+    pub(crate) fn go(&self) {
+        let word = self.at::<u32>(JOB_OFFSET + std::mem::offset_of!(JobHeader, go));
+        // SAFETY: an aligned word of the mapping.
+        unsafe { std::sync::atomic::AtomicU32::from_ptr(word) }.store(1, Ordering::Release);
+        futex_wake(word);
+    }
+
+    /// The queue indices. Each is read and written atomically.
+    pub(crate) fn indices(&self) -> &Indices {
+        // SAFETY: aligned, inside the mapping, and made of atomics only, so the other side's writes are no data race.
+        unsafe { &*self.at::<Indices>(INDICES_OFFSET) }
+    }
+
+    /// A copy of the submission at `index`.
+    pub(crate) fn submission(&self, index: u32) -> Submission {
+        let slot = index as usize % SLOTS;
+        let mut copy = Submission::default();
+        // SAFETY: `slot < SLOTS`, so the source lies in the mapping; `copy` is private and any bytes are a value.
+        unsafe {
+            let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot * size_of::<Submission>());
+            copy_shared((&raw mut copy).cast(), from, size_of::<Submission>());
+        }
+        copy
+    }
+
+    /// Writes the completion at `index`.
+    pub(crate) fn write_completion(&self, index: u32, completion: &Completion) {
+        let slot = index as usize % SLOTS;
+        let to = self.at::<Completion>(COMPLETIONS_OFFSET + slot * size_of::<Completion>());
+        // SAFETY: `slot < SLOTS`, so the place lies in the mapping.
+        unsafe { to.write_volatile(*completion) };
+    }
+
+    /// Wakes the instance that waits for a completion.
+    pub(crate) fn wake(&self) {
+        futex_wake(self.indices().completion_tail.0.as_ptr());
+    }
+
+    /// The arena.
+    pub(crate) fn arena(&self) -> SharedRegion<'_> {
+        // SAFETY: the arena lies in the mapping, which lives as long as `self`.
+        unsafe { SharedRegion::new(self.at(ARENA_OFFSET), ARENA_BYTES) }
+    }
+
+    /// A copy of the exit record.
+    pub(crate) fn exit_record(&self) -> ExitRecord {
+        // SAFETY: the record lies in the mapping; it is plain integers, so any bytes are a value. The instance is
+        // dead, but even a torn copy would only be a wrong report of a hostile instance about itself.
+        unsafe { self.at::<ExitRecord>(EXIT_OFFSET).read_volatile() }
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, to which nothing refers any more: every view borrows `self`.
+        let _ = unsafe { munmap(self.start.cast(), RING_BYTES) };
+    }
+}
+
+fn futex_wake(word: *mut u32) {
+    // SAFETY: FUTEX_WAKE does not touch the word; a failure would mean an unmapped address, which it is not.
+    let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
+    debug_assert!(woken >= 0, "{}", io::Error::last_os_error());
+}

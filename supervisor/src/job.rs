@@ -1,0 +1,84 @@
+//! What a host app asks for.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc::report::Value;
+use policies::Policy;
+
+use crate::module::Module;
+
+/// Which function of the module a job runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// The command convention: `_start`, without parameters or results.
+    Command,
+    /// An exported function with typed arguments. `_initialize` runs first if the module exports it.
+    Export {
+        /// The export's name.
+        name: String,
+        /// One value per parameter.
+        args: Vec<Value>,
+    },
+}
+
+/// A directory that the guest may use.
+#[derive(Debug)]
+pub struct Preopen {
+    /// The directory. Opened by the host app: the supervisor never opens a path on a client's word.
+    pub directory: OwnedFd,
+    /// Its name in the guest.
+    pub guest_path: String,
+    /// Whether the guest may only read below it.
+    pub read_only: bool,
+}
+
+/// Limits of one job. They never widen those of the policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobLimits {
+    /// Bytes of all linear memories together.
+    pub memory: Option<u64>,
+    /// Wall-clock time.
+    pub wall_time: Option<Duration>,
+}
+
+/// One job.
+#[derive(Debug)]
+pub struct Job {
+    /// The module, loaded by the same supervisor.
+    pub module: Module,
+    /// What runs.
+    pub entry: Entry,
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Argument strings, with the program's name first.
+    pub args: Vec<Vec<u8>>,
+    /// Environment, each `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+    /// Descriptors 0, 1 and 2 of the guest; `None` reads as empty and swallows what is written.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// Directories, from descriptor 3 on.
+    pub preopens: Vec<Preopen>,
+    /// Narrower limits than the policy's.
+    pub limits: JobLimits,
+    /// The trust domain. Jobs of different tenants share nothing, not even code pages.
+    pub tenant: String,
+}
+
+impl Job {
+    /// A job that runs the module's `_start` with no arguments, nothing to read, nowhere to write.
+    pub fn command(module: Module, policy: Arc<Policy>) -> Self {
+        Self {
+            module,
+            entry: Entry::Command,
+            policy,
+            args: Vec::new(),
+            env: Vec::new(),
+            stdio: [None, None, None],
+            preopens: Vec::new(),
+            limits: JobLimits::default(),
+            tenant: String::from("default"),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! The supervisor of sandboxd: loads modules, runs jobs, reports. As a library inside a host app, or as the
+//! daemon ([`daemon`]).
+//!
+//! ```no_run
+//! # async fn example(wasm: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use supervisor::{Config, Job, ModuleSource, Supervisor};
+//!
+//! let supervisor = Supervisor::start(Config::default())?;
+//! let module = supervisor.load(ModuleSource::Wasm(wasm)).await?;
+//! let policy = Arc::new(policies::Policy::builtin("default")?);
+//! let report = supervisor.run(Job::command(module, policy)).await?;
+//! println!("{:?}", report.outcome);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Theory of operation
+//!
+//! A [`Supervisor`] owns one thread per shard ([`shard`]), each with a single-threaded runtime, a root zygote
+//! and the module zygotes below it ([`zygote`]). A job goes to one shard and stays there: its instance is forked
+//! from a module zygote of that shard, its host calls are served on that thread ([`instance`], [`wasi`]). Shards
+//! share nothing on the job's path.
+//!
+//! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
+//! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
+//! are checked by [`compiler::artifact`] before anything is mapped.
+
+mod cache;
+mod config;
+pub mod daemon;
+mod error;
+pub mod host;
+pub mod hostcall;
+mod instance;
+pub mod invoke;
+mod job;
+mod module;
+mod shard;
+mod supervisor;
+mod wasi;
+mod zygote;
+
+pub use config::Config;
+pub use error::Error;
+pub use host::HostReport;
+pub use ipc::report::{Outcome, Report, Value};
+pub use job::{Entry, Job, JobLimits, Preopen};
+pub use module::{Module, ModuleSource};
+pub use supervisor::Supervisor;

@@ -1,0 +1,342 @@
+//! A loaded module: a checked artifact in sealed memory, ready to be mapped by zygotes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use compiler::{Artifact, ValType};
+use compiler::metadata::{Entry as CompiledEntry, ExportItem};
+use ipc::report::Value;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::error::{Error, errno, system};
+use crate::job::Entry;
+
+/// Where a module comes from.
+#[derive(Clone, Debug)]
+pub enum ModuleSource {
+    /// WebAssembly, binary or text.
+    Wasm(Vec<u8>),
+    /// An artifact that `sandboxc` or `sandboxctl compile` made.
+    Artifact(Vec<u8>),
+}
+
+/// A loaded module. Cheap to clone; all clones are the same module.
+#[derive(Clone, Debug)]
+pub struct Module(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    artifact: Artifact<View>,
+    /// Identifies the artifact's bytes.
+    hash: blake3::Hash,
+    /// The artifact in sealed memory, once per tenant: tenants share no page.
+    images: Mutex<Images>,
+    cached: bool,
+    cache_problem: Option<String>,
+}
+
+#[derive(Debug)]
+struct Images {
+    first: Option<Arc<Image>>,
+    by_tenant: HashMap<String, Arc<Image>>,
+}
+
+impl Module {
+    /// Checks an image and makes it a module. `cached` tells whether it came from the cache.
+    pub(crate) fn new(image: Image, cached: bool, cache_problem: Option<String>) -> Result<Self, Error> {
+        let artifact = Artifact::parse(image.view()?)?;
+        let hash = blake3::hash(artifact.bytes());
+        let images = Mutex::new(Images { first: Some(Arc::new(image)), by_tenant: HashMap::new() });
+        Ok(Self(Arc::new(Inner { artifact, hash, images, cached, cache_problem })))
+    }
+
+    /// The checked artifact.
+    pub(crate) fn artifact(&self) -> &Artifact<View> {
+        &self.0.artifact
+    }
+
+    /// Whether the artifact came from the cache, so that nothing was compiled.
+    pub fn was_cached(&self) -> bool {
+        self.0.cached
+    }
+
+    /// Why the artifact could not be kept in the cache, if it could not.
+    pub fn cache_problem(&self) -> Option<&str> {
+        self.0.cache_problem.as_deref()
+    }
+
+    pub(crate) fn hash(&self) -> blake3::Hash {
+        self.0.hash
+    }
+
+    /// The tenant's own copy of the artifact in sealed memory.
+    pub(crate) fn image_for(&self, tenant: &str) -> Result<Arc<Image>, Error> {
+        // A poisoned lock only means that another thread panicked between two complete states.
+        let mut images = self.0.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = images.by_tenant.get(tenant) {
+            return Ok(Arc::clone(image));
+        }
+        let image = match (images.first.take(), images.by_tenant.values().next()) {
+            (Some(first), _) => first,
+            (None, Some(other)) => Arc::new(Image::from_bytes(other.view()?.as_ref())?),
+            (None, None) => return Err(Error::Stopped),
+        };
+        images.by_tenant.insert(tenant.to_owned(), Arc::clone(&image));
+        Ok(image)
+    }
+
+    /// Bytes of all linear memories at the start.
+    pub(crate) fn initial_memory(&self) -> u64 {
+        let pages = self.0.artifact.metadata().memories.iter().map(|m| m.min_pages);
+        pages.fold(0u64, u64::saturating_add).saturating_mul(ipc::layout::WASM_PAGE)
+    }
+
+    /// Address of the descriptor of memory 0, or 0.
+    pub(crate) fn memory_descriptor(&self) -> u64 {
+        self.0.artifact.metadata().memories.first().map_or(0, |m| m.descriptor)
+    }
+
+    /// What runs, checked against the module's exports.
+    pub(crate) fn entry_point(&self, entry: &Entry) -> Result<EntryPoint, Error> {
+        let (name, args) = match entry {
+            Entry::Command => ("_start", &[][..]),
+            Entry::Export { name, args } => (name.as_str(), args.as_slice()),
+        };
+        let function = self.function(name)?;
+        let metadata = self.0.artifact.metadata();
+        let given: Vec<ValType> = args.iter().map(ValueKind::of).map(|k| k.0).collect();
+        if given != function.params {
+            return Err(Error::WrongArguments {
+                name: name.to_owned(),
+                expected: type_list(&function.params),
+                given: type_list(&given),
+            });
+        }
+        let raw = |v: &Value| raw_value(v).ok_or_else(|| unsupported(name, "a reference argument that is not null"));
+        let values = args.iter().map(raw).collect::<Result<Vec<_>, _>>()?;
+        let kind = |t: &ValType| ValueKind::new(*t).ok_or_else(|| unsupported(name, "a result of another type"));
+        let results = function.results.iter().map(kind).collect::<Result<Vec<_>, _>>()?;
+        Ok(EntryPoint {
+            start: metadata.start,
+            init: self.initialiser(entry)?,
+            entry: function.entry,
+            values: values.into_iter().map(|low| [low, 0]).collect(),
+            results,
+        })
+    }
+
+    /// A reactor's initialiser, which runs before an export is called.
+    fn initialiser(&self, entry: &Entry) -> Result<Option<CompiledEntry>, Error> {
+        const NAME: &str = "_initialize";
+        match (entry, self.function(NAME)) {
+            (Entry::Command, _) | (_, Err(_)) => Ok(None),
+            (Entry::Export { name, .. }, _) if name == NAME => Ok(None),
+            (_, Ok(f)) if f.params.is_empty() && f.results.is_empty() => Ok(Some(f.entry)),
+            (_, Ok(_)) => Err(unsupported(NAME, "parameters or results")),
+        }
+    }
+
+    /// The exported function called `name`.
+    fn function(&self, name: &str) -> Result<Function<'_>, Error> {
+        match self.0.artifact.export(name) {
+            Some(ExportItem::Function { entry, params, results }) => Ok(Function { entry: *entry, params, results }),
+            _ => Err(Error::NoSuchExport { name: name.to_owned(), available: self.exported_functions() }),
+        }
+    }
+
+    /// Parameter and result types of an exported function.
+    pub fn function_type(&self, name: &str) -> Result<(&[ValType], &[ValType]), Error> {
+        self.function(name).map(|f| (f.params, f.results))
+    }
+
+    fn exported_functions(&self) -> String {
+        const SHOWN: usize = 8;
+        let names: Vec<&str> = self
+            .0
+            .artifact
+            .metadata()
+            .exports
+            .iter()
+            .filter(|e| matches!(e.item, ExportItem::Function { .. }))
+            .map(|e| e.name.as_str())
+            .collect();
+        match names.len() {
+            0 => "no function".to_owned(),
+            n if n <= SHOWN => names.join(", "),
+            n => format!("{}, and {} more", names[..SHOWN].join(", "), n - SHOWN),
+        }
+    }
+}
+
+fn unsupported(name: &str, what: &str) -> Error {
+    Error::UnsupportedSignature { name: name.to_owned(), what: what.to_owned() }
+}
+
+fn type_list(types: &[ValType]) -> String {
+    let names: Vec<String> = types.iter().map(ToString::to_string).collect();
+    format!("({})", names.join(", "))
+}
+
+/// An exported function.
+struct Function<'m> {
+    entry: CompiledEntry,
+    params: &'m [ValType],
+    results: &'m [ValType],
+}
+
+/// Where a job starts.
+#[derive(Debug)]
+pub(crate) struct EntryPoint {
+    /// The module's start function.
+    pub(crate) start: Option<CompiledEntry>,
+    /// Its initialiser.
+    pub(crate) init: Option<CompiledEntry>,
+    /// What the job asks for.
+    pub(crate) entry: CompiledEntry,
+    /// Arguments as they lie in the shared memory.
+    pub(crate) values: Vec<[u64; 2]>,
+    pub(crate) results: Vec<ValueKind>,
+}
+
+/// A value type that can cross between host app and guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ValueKind(ValType);
+
+impl ValueKind {
+    fn new(kind: ValType) -> Option<Self> {
+        matches!(
+            kind,
+            ValType::I32 | ValType::I64 | ValType::F32 | ValType::F64 | ValType::FuncRef | ValType::ExternRef
+        )
+        .then_some(Self(kind))
+    }
+
+    fn of(value: &Value) -> Self {
+        Self(match value {
+            Value::I32(_) => ValType::I32,
+            Value::I64(_) => ValType::I64,
+            Value::F32(_) => ValType::F32,
+            Value::F64(_) => ValType::F64,
+            Value::FuncRef(_) => ValType::FuncRef,
+            Value::ExternRef(_) => ValType::ExternRef,
+        })
+    }
+
+    /// The value that `raw` holds. References are the compiler's: 0 is null, an external one is its number plus 1.
+    pub(crate) fn value(self, raw: u64) -> Value {
+        match self.0 {
+            ValType::I32 => Value::I32(raw as i32),
+            ValType::I64 => Value::I64(raw as i64),
+            ValType::F32 => Value::F32(raw as u32),
+            ValType::F64 => Value::F64(raw),
+            ValType::FuncRef => Value::FuncRef(raw != 0),
+            ValType::ExternRef => Value::ExternRef(raw.checked_sub(1).map(|n| n as u32)),
+        }
+    }
+}
+
+/// `None` for a function reference that is not null: the host has none to give.
+fn raw_value(value: &Value) -> Option<u64> {
+    Some(match *value {
+        Value::I32(v) => u64::from(v as u32),
+        Value::I64(v) => v as u64,
+        Value::F32(bits) => u64::from(bits),
+        Value::F64(bits) => bits,
+        Value::FuncRef(false) | Value::ExternRef(None) => 0,
+        Value::FuncRef(true) => return None,
+        Value::ExternRef(Some(n)) => u64::from(n) + 1,
+    })
+}
+
+/// An artifact's bytes in a memory file that nobody can change any more.
+#[derive(Debug)]
+pub(crate) struct Image {
+    file: File,
+    length: usize,
+}
+
+impl Image {
+    /// A sealed copy of `bytes`.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let mut file = Self::file()?;
+        file.write_all(bytes).map_err(system("write an artifact's memory file"))?;
+        Self::seal(file, bytes.len())
+    }
+
+    /// A sealed copy of what `source` still holds, exactly `length` bytes.
+    pub(crate) fn from_reader(source: &mut impl Read, length: usize) -> Result<Self, Error> {
+        let mut file = Self::file()?;
+        let copied = io::copy(&mut source.take(length as u64), &mut file)
+            .map_err(system("copy an artifact into its memory file"))?;
+        if copied != length as u64 {
+            let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(Error::System { what: "copy an artifact into its memory file", source });
+        }
+        Self::seal(file, length)
+    }
+
+    fn file() -> Result<File, Error> {
+        memfd_create(c"artifact", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map(File::from)
+            .map_err(errno("create an artifact's memory file"))
+    }
+
+    fn seal(file: File, length: usize) -> Result<Self, Error> {
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal an artifact's memory file"))?;
+        Ok(Self { file, length })
+    }
+
+    /// The bytes, mapped for as long as the view lives.
+    pub(crate) fn view(&self) -> Result<View, Error> {
+        let Some(length) = NonZeroUsize::new(self.length) else {
+            return Ok(View { start: NonNull::dangling(), length: 0 });
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &self.file, 0) }
+            .map_err(errno("map an artifact's memory file"))?
+            .cast();
+        Ok(View { start, length: self.length })
+    }
+}
+
+impl AsFd for Image {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// An image's bytes, mapped read-only.
+#[derive(Debug)]
+pub(crate) struct View {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: the mapping belongs to this value and is only ever read.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `length` mapped bytes (or none), which the seals keep from ever changing or shrinking.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: the mapping of `Image::view`; every borrow of its bytes borrows `self`.
+            let _ = unsafe { munmap(self.start.cast(), self.length) };
+        }
+    }
+}

@@ -1,0 +1,540 @@
+//! WASI preview 1: the host calls that need the supervisor.
+//!
+//! The semantics are those of Wasmtime 48 where a guest can see them; the specification is
+//! <https://github.com/WebAssembly/WASI/blob/wasi-0.1/preview1/docs.md>. A call comes as a [`HostCall`], whose
+//! ranges are checked but whose bytes the guest can still change: what is interpreted is copied out first, and
+//! payloads go between the shared memory and the kernel without being looked at.
+//!
+//! Authority comes from descriptors alone. A guest has the three standard streams, the directories that the host
+//! app opened for it, and what it opened below those.
+
+mod descriptors;
+mod directories;
+mod errno;
+mod files;
+mod metadata;
+mod paths;
+mod poll;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::os::fd::OwnedFd;
+
+use ipc::interface::FunctionId;
+use ipc::report::{Limit, LimitReached};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use self::descriptors::{Descriptor, Descriptors};
+use self::directories::{OpenDirectory, OpenOptions, Opened};
+use self::errno::Errno;
+use self::metadata::NewTimes;
+use self::paths::{Place, TrailingSlash, locate, read_path};
+use self::poll::{GuestClocks, poll_oneoff};
+use self::streams::{Direction, Stream};
+use self::types::{
+    EVENT_BYTES, FdStat, FileStat, SUBSCRIPTION_BYTES, fdflags, flags16, follows_symlinks, fstflags, oflags,
+    prestat_directory, rights,
+};
+use crate::hostcall::{Answer, HostCall, SharedRegion};
+use crate::job::Preopen;
+
+/// What a guest gets.
+#[derive(Debug)]
+pub struct WasiConfig {
+    /// Descriptors 0, 1 and 2. `None` reads as empty and swallows what is written.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// Directories, from descriptor 3 on.
+    pub preopens: Vec<Preopen>,
+    /// Descriptors open at a time, standard streams and preopened directories included.
+    pub max_handles: u32,
+    /// Bytes that may be written to standard output and standard error together.
+    pub max_output_bytes: Option<u64>,
+    /// The guest's clocks read multiples of this many nanoseconds.
+    pub clock_resolution_ns: u64,
+    /// Added (wrapping) to `CLOCK_MONOTONIC` in nanoseconds as the guest sees it.
+    pub monotonic_offset: u64,
+}
+
+/// Why a guest cannot get what the host app passed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WasiError {
+    /// More descriptors than the guest may have.
+    #[error(
+        "the job passes {passed} descriptors but its policy allows {max}: raise the limit of open handles or pass \
+         fewer directories"
+    )]
+    TooManyHandles {
+        /// Standard streams and directories.
+        passed: usize,
+        /// The limit.
+        max: u32,
+    },
+    /// A preopened descriptor could not be examined.
+    #[error("examining the directory for guest path `{guest_path}`: {source}")]
+    ExaminePreopen {
+        /// The guest's name of it.
+        guest_path: String,
+        /// The reason.
+        source: nix::errno::Errno,
+    },
+    /// A preopened descriptor is something else.
+    #[error("the descriptor for guest path `{guest_path}` is not a directory: pass an open directory")]
+    PreopenIsNoDirectory {
+        /// The guest's name of it.
+        guest_path: String,
+    },
+}
+
+/// The WASI state of one instance. Dropping it closes everything that the guest had open; so does nothing else,
+/// and a [`call`](Self::call) that is dropped before it completes leaves nothing behind.
+#[derive(Debug)]
+pub struct WasiContext {
+    table: Descriptors,
+    clocks: GuestClocks,
+    output_bytes: u64,
+    max_output_bytes: Option<u64>,
+}
+
+/// Why a call has no result.
+#[derive(Debug, PartialEq)]
+enum Stop {
+    Errno(Errno),
+    Limit(LimitReached),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+impl From<nix::errno::Errno> for Stop {
+    fn from(errno: nix::errno::Errno) -> Self {
+        Self::Errno(errno.into())
+    }
+}
+
+impl WasiContext {
+    /// The state at the start of a guest.
+    pub fn new(config: WasiConfig) -> Result<Self, WasiError> {
+        let passed = config.stdio.len().saturating_add(config.preopens.len());
+        let mut table = Descriptors::new(config.max_handles);
+        let full = |_: Errno| WasiError::TooManyHandles { passed, max: config.max_handles };
+        let [input, output, error] = config.stdio;
+        table.insert(Descriptor::Input(Stream::new(input, Direction::In))).map_err(full)?;
+        table.insert(Descriptor::Output(Stream::new(output, Direction::Out))).map_err(full)?;
+        table.insert(Descriptor::Output(Stream::new(error, Direction::Out))).map_err(full)?;
+        for Preopen { directory, guest_path, read_only } in config.preopens {
+            match nix::sys::stat::fstat(&directory) {
+                Err(source) => return Err(WasiError::ExaminePreopen { guest_path, source }),
+                Ok(found) if found.st_mode & libc::S_IFMT != libc::S_IFDIR => {
+                    return Err(WasiError::PreopenIsNoDirectory { guest_path });
+                }
+                Ok(_) => {}
+            }
+            let directory = OpenDirectory::preopened(directory, guest_path, read_only);
+            table.insert(Descriptor::Directory(directory)).map_err(full)?;
+        }
+        let clocks =
+            GuestClocks { resolution: config.clock_resolution_ns, monotonic_offset: config.monotonic_offset };
+        Ok(Self { table, clocks, output_bytes: 0, max_output_bytes: config.max_output_bytes })
+    }
+
+    /// Bytes written to standard output and standard error so far.
+    pub fn output_bytes(&self) -> u64 {
+        self.output_bytes
+    }
+
+    /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
+    /// blocking the thread; that takes a tokio runtime with its I/O driver enabled.
+    pub async fn call(&mut self, call: &HostCall<'_>) -> Answer {
+        match self.serve(call).await {
+            Ok(written) => Answer::Done { errno: 0, written },
+            Err(Stop::Errno(errno)) => Answer::Done { errno: errno as u16, written: 0 },
+            Err(Stop::Limit(limit)) => Answer::Limit(limit),
+        }
+    }
+
+    /// Returns the bytes written to the variable-length output.
+    async fn serve(&mut self, call: &HostCall<'_>) -> Result<usize, Stop> {
+        let done = match call.function {
+            FunctionId::fd_read => return Ok(self.fd_read(call).await?),
+            FunctionId::fd_pread => return Ok(self.fd_pread(call)?),
+            FunctionId::fd_readdir => return Ok(self.fd_readdir(call).await?),
+            FunctionId::fd_prestat_dir_name => return Ok(self.fd_prestat_dir_name(call)?),
+            FunctionId::path_readlink => return Ok(self.path_readlink(call)?),
+            FunctionId::poll_oneoff => return Ok(self.poll_oneoff(call).await?),
+            FunctionId::fd_write => return self.fd_write(call).await,
+
+            FunctionId::fd_advise => self.fd_advise(call),
+            FunctionId::fd_allocate => self.fd_allocate(call).await,
+            FunctionId::fd_close => self.table.remove(call.value32(0)).map(drop),
+            FunctionId::fd_datasync => match self.table.file(call.value32(0)) {
+                Ok(file) => file.data_sync().await,
+                Err(errno) => Err(errno),
+            },
+            FunctionId::fd_fdstat_get => self.fd_fdstat_get(call),
+            FunctionId::fd_fdstat_set_flags => self.fd_fdstat_set_flags(call),
+            FunctionId::fd_fdstat_set_rights => self.fd_fdstat_set_rights(call),
+            FunctionId::fd_filestat_get => self.fd_filestat_get(call),
+            FunctionId::fd_filestat_set_size => {
+                self.table.file(call.value32(0)).and_then(|file| file.set_size(call.value(1)))
+            }
+            FunctionId::fd_filestat_set_times => self.fd_filestat_set_times(call),
+            FunctionId::fd_prestat_get => self.fd_prestat_get(call),
+            FunctionId::fd_pwrite => self.fd_pwrite(call),
+            FunctionId::fd_renumber => self.table.renumber(call.value32(0), call.value32(1)),
+            FunctionId::fd_seek => self.fd_seek(call),
+            FunctionId::fd_sync => match self.table.file(call.value32(0)) {
+                Ok(file) => file.sync().await,
+                Err(errno) => Err(errno),
+            },
+            FunctionId::fd_tell => self.fd_tell(call),
+            FunctionId::path_create_directory => self.path_create_directory(call),
+            FunctionId::path_filestat_get => self.path_filestat_get(call),
+            FunctionId::path_filestat_set_times => self.path_filestat_set_times(call),
+            FunctionId::path_link => self.path_link(call),
+            FunctionId::path_open => self.path_open(call),
+            FunctionId::path_remove_directory => self.path_remove(call, UnlinkatFlags::RemoveDir),
+            FunctionId::path_rename => self.path_rename(call),
+            FunctionId::path_symlink => self.path_symlink(call),
+            FunctionId::path_unlink_file => self.path_remove(call, UnlinkatFlags::NoRemoveDir),
+            FunctionId::proc_raise => Err(Errno::NotSupported),
+            FunctionId::sock_accept
+            | FunctionId::sock_recv
+            | FunctionId::sock_send
+            | FunctionId::sock_shutdown => self.table.get(call.value32(0)).and(Err(Errno::NotSocket)),
+
+            // Answered inside the instance: only one that is taken over sends them here.
+            FunctionId::args_get
+            | FunctionId::args_sizes_get
+            | FunctionId::environ_get
+            | FunctionId::environ_sizes_get
+            | FunctionId::clock_res_get
+            | FunctionId::clock_time_get
+            | FunctionId::proc_exit
+            | FunctionId::random_get
+            | FunctionId::sched_yield => Err(Errno::NotImplemented),
+        };
+        done?;
+        Ok(0)
+    }
+
+    async fn fd_read(&mut self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let into = call.region(1);
+        let count = match self.table.get_mut(call.value32(0))? {
+            Descriptor::File(file) => file.read(into)?,
+            Descriptor::Input(stream) => stream.read(into).await?,
+            Descriptor::Output(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+        };
+        write_count(call.region(2), count);
+        Ok(count)
+    }
+
+    fn fd_pread(&self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let count = match self.table.get(call.value32(0))? {
+            Descriptor::File(file) => file.read_at(call.region(1), call.value(2))?,
+            Descriptor::Input(_) => return Err(Errno::NotSeekable),
+            Descriptor::Output(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+        };
+        write_count(call.region(3), count);
+        Ok(count)
+    }
+
+    async fn fd_write(&mut self, call: &HostCall<'_>) -> Result<usize, Stop> {
+        let from = call.region(1);
+        let count = match self.table.get_mut(call.value32(0))? {
+            Descriptor::File(file) => file.write(from)?,
+            Descriptor::Output(stream) => {
+                let left = self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
+                let fits = from.prefix(usize::try_from(left).unwrap_or(usize::MAX));
+                let count = stream.write(fits).await?;
+                self.output_bytes = self.output_bytes.saturating_add(count as u64);
+                if let Some(value) = self.max_output_bytes
+                    && count == fits.len()
+                    && count < from.len()
+                {
+                    return Err(Stop::Limit(LimitReached { limit: Limit::Output, value }));
+                }
+                count
+            }
+            Descriptor::Input(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor.into()),
+        };
+        write_count(call.region(2), count);
+        Ok(0)
+    }
+
+    fn fd_pwrite(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let count = match self.table.get(call.value32(0))? {
+            Descriptor::File(file) => file.write_at(call.region(1), call.value(2))?,
+            Descriptor::Output(_) => return Err(Errno::NotSeekable),
+            Descriptor::Input(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+        };
+        write_count(call.region(3), count);
+        Ok(())
+    }
+
+    fn fd_advise(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        self.table.file(call.value32(0))?.advise(call.value(1), call.value(2), call.value32(3))
+    }
+
+    async fn fd_allocate(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        self.table.file(call.value32(0))?.allocate(call.value(1), call.value(2)).await
+    }
+
+    fn fd_fdstat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let of_stream = |stream: &Stream, right| FdStat {
+            file_type: stream.file_type(),
+            flags: 0,
+            rights: right,
+            inheriting: right,
+        };
+        let stat = match self.table.get(call.value32(0))? {
+            Descriptor::Input(stream) => of_stream(stream, rights::FD_READ),
+            Descriptor::Output(stream) => of_stream(stream, rights::FD_WRITE),
+            Descriptor::Directory(directory) => directory.stat(),
+            Descriptor::File(file) => file.stat(),
+        };
+        call.region(1).write(0, &stat.to_bytes());
+        Ok(())
+    }
+
+    fn fd_fdstat_set_flags(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let flags = flags16(call.value32(1), fdflags::ALL)?;
+        self.table.file_mut(call.value32(0))?.set_flags(flags)
+    }
+
+    /// Rights are what a descriptor can do; they cannot be given up, as in Wasmtime.
+    fn fd_fdstat_set_rights(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        if (call.value(1) | call.value(2)) & !rights::ALL != 0 {
+            return Err(Errno::Invalid);
+        }
+        match self.table.get(call.value32(0))? {
+            Descriptor::Directory(_) | Descriptor::File(_) => Err(Errno::NotSupported),
+            Descriptor::Input(_) | Descriptor::Output(_) => Err(Errno::BadDescriptor),
+        }
+    }
+
+    fn fd_filestat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let stat = match self.table.get(call.value32(0))? {
+            Descriptor::Input(stream) | Descriptor::Output(stream) => FileStat {
+                device: 0,
+                inode: 0,
+                file_type: stream.file_type(),
+                links: 0,
+                size: 0,
+                accessed: 0,
+                modified: 0,
+                changed: 0,
+            },
+            Descriptor::Directory(directory) => metadata::stat(directory.as_fd())?,
+            Descriptor::File(file) => metadata::stat(file.as_fd())?,
+        };
+        call.region(1).write(0, &stat.to_bytes());
+        Ok(())
+    }
+
+    fn fd_filestat_set_times(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let flags = flags16(call.value32(3), fstflags::ALL)?;
+        let times = NewTimes::parse(call.value(1), call.value(2), flags)?;
+        match self.table.get(call.value32(0))? {
+            Descriptor::Directory(directory) => {
+                directory.check_writable()?;
+                times.set(directory.as_fd())
+            }
+            Descriptor::File(file) => {
+                file.check_writable()?;
+                times.set(file.as_fd())
+            }
+            Descriptor::Input(_) | Descriptor::Output(_) => Err(Errno::BadDescriptor),
+        }
+    }
+
+    fn fd_prestat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let name = self.table.directory(call.value32(0))?.preopen_name().ok_or(Errno::BadDescriptor)?;
+        let length = u32::try_from(name.len()).map_err(|_| Errno::Overflow)?;
+        call.region(1).write(0, &prestat_directory(length));
+        Ok(())
+    }
+
+    fn fd_prestat_dir_name(&self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let Descriptor::Directory(directory) = self.table.get(call.value32(0))? else {
+            return Err(Errno::NotDirectory);
+        };
+        let name = directory.preopen_name().ok_or(Errno::NotDirectory)?;
+        let into = call.region(1);
+        if name.len() > into.len() {
+            return Err(Errno::NameTooLong);
+        }
+        Ok(into.write(0, name.as_bytes()))
+    }
+
+    async fn fd_readdir(&mut self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let Descriptor::Directory(directory) = self.table.get_mut(call.value32(0))? else {
+            return Err(Errno::BadDescriptor);
+        };
+        let count = directory.read_entries(call.region(1), call.value(2)).await?;
+        write_count(call.region(3), count);
+        Ok(count)
+    }
+
+    fn fd_seek(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
+        // The offset is signed.
+        let position = self.table.seekable(call.value32(0))?.seek(call.value(1) as i64, call.value32(2))?;
+        call.region(3).write(0, &position.to_le_bytes());
+        Ok(())
+    }
+
+    fn fd_tell(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let position = self.table.seekable(call.value32(0))?.position();
+        call.region(1).write(0, &position.to_le_bytes());
+        Ok(())
+    }
+
+    fn path_create_directory(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let directory = self.table.directory(call.value32(0))?;
+        let path = read_path(call.region(1))?;
+        directory.check_writable()?;
+        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::Ignored)?;
+        Ok(mkdirat(place.directory(), place.name(), Mode::from_bits_truncate(0o777))?)
+    }
+
+    fn path_filestat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let follow = follows_symlinks(call.value32(1))?;
+        let directory = self.table.directory(call.value32(0))?;
+        let path = read_path(call.region(2))?;
+        let stat = metadata::stat_at(directory.as_fd(), &path, follow)?;
+        call.region(3).write(0, &stat.to_bytes());
+        Ok(())
+    }
+
+    fn path_filestat_set_times(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let follow = follows_symlinks(call.value32(1))?;
+        let flags = flags16(call.value32(5), fstflags::ALL)?;
+        let times = NewTimes::parse(call.value(3), call.value(4), flags)?;
+        let directory = self.table.directory(call.value32(0))?;
+        let path = read_path(call.region(2))?;
+        directory.check_writable()?;
+        times.set(std::os::fd::AsFd::as_fd(&locate(directory.as_fd(), &path, follow)?))
+    }
+
+    fn path_link(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let follow = follows_symlinks(call.value32(1))?;
+        let (old_directory, new_directory) =
+            (self.table.directory(call.value32(0))?, self.table.directory(call.value32(3))?);
+        let (old_path, new_path) = (read_path(call.region(2))?, read_path(call.region(4))?);
+        old_directory.check_writable()?;
+        new_directory.check_writable()?;
+        if follow {
+            return Err(Errno::Invalid);
+        }
+        let old = Place::resolve(old_directory.as_fd(), &old_path, TrailingSlash::IsDirectory)?;
+        let new = Place::resolve(new_directory.as_fd(), &new_path, TrailingSlash::IsDirectory)?;
+        // Without AT_SYMLINK_FOLLOW a symbolic link is itself what gets a second name.
+        Ok(linkat(old.directory(), old.name(), new.directory(), new.name(), AtFlags::empty())?)
+    }
+
+    fn path_open(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let options = OpenOptions {
+            follow: follows_symlinks(call.value32(1))?,
+            oflags: flags16(call.value32(3), oflags::ALL)?,
+            rights: call.value(4),
+            fdflags: flags16(call.value32(6), fdflags::ALL)?,
+        };
+        if (call.value(4) | call.value(5)) & !rights::ALL != 0 {
+            return Err(Errno::Invalid);
+        }
+        let path = read_path(call.region(2))?;
+        let directory = match self.table.get(call.value32(0))? {
+            Descriptor::Directory(directory) => directory,
+            Descriptor::File(_) => return Err(Errno::NotDirectory),
+            Descriptor::Input(_) | Descriptor::Output(_) => return Err(Errno::BadDescriptor),
+        };
+        // Before the open, which may create or truncate.
+        self.table.check_room()?;
+        let number = self.table.insert(match directory.open(&path, options)? {
+            Opened::Directory(directory) => Descriptor::Directory(directory),
+            Opened::File(file) => Descriptor::File(file),
+        })?;
+        call.region(7).write(0, &number.to_le_bytes());
+        Ok(())
+    }
+
+    fn path_readlink(&self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let directory = self.table.directory(call.value32(0))?;
+        let path = read_path(call.region(1))?;
+        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::IsDirectory)?;
+        let target = nix::fcntl::readlinkat(place.directory(), place.name())?;
+        let target = target.into_string().map_err(|_| Errno::IllegalSequence)?;
+        if target.starts_with('/') {
+            // It would tell about the host, and cannot be followed anyway.
+            return Err(Errno::NotPermitted);
+        }
+        let count = call.region(2).write(0, target.as_bytes());
+        write_count(call.region(3), count);
+        Ok(count)
+    }
+
+    fn path_remove(&self, call: &HostCall<'_>, what: UnlinkatFlags) -> Result<(), Errno> {
+        let directory = self.table.directory(call.value32(0))?;
+        let path = read_path(call.region(1))?;
+        directory.check_writable()?;
+        let trailing_slash = match what {
+            UnlinkatFlags::RemoveDir => TrailingSlash::Ignored,
+            UnlinkatFlags::NoRemoveDir => TrailingSlash::IsDirectory,
+        };
+        let place = Place::resolve(directory.as_fd(), &path, trailing_slash)?;
+        Ok(unlinkat(place.directory(), place.name(), what)?)
+    }
+
+    fn path_rename(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let (old_directory, new_directory) =
+            (self.table.directory(call.value32(0))?, self.table.directory(call.value32(2))?);
+        let (old_path, new_path) = (read_path(call.region(1))?, read_path(call.region(3))?);
+        old_directory.check_writable()?;
+        new_directory.check_writable()?;
+        let old = Place::resolve(old_directory.as_fd(), &old_path, TrailingSlash::Ignored)?;
+        let new = Place::resolve(new_directory.as_fd(), &new_path, TrailingSlash::Ignored)?;
+        let slash = if old_path.ends_with('/') || new_path.ends_with('/') { "/" } else { "" };
+        // With a slash the kernel demands a directory; renameat(2) never follows the last component.
+        let old_name = format!("{}{slash}", old.name());
+        Ok(nix::fcntl::renameat(old.directory(), old_name.as_str(), new.directory(), new.name())?)
+    }
+
+    fn path_symlink(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let directory = self.table.directory(call.value32(1))?;
+        let (target, path) = (read_path(call.region(0))?, read_path(call.region(2))?);
+        directory.check_writable()?;
+        if target.starts_with('/') {
+            // We would not follow it, but another program that finds it might.
+            return Err(Errno::NotPermitted);
+        }
+        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::IsDirectory)?;
+        Ok(symlinkat(target.as_str(), place.directory(), place.name())?)
+    }
+
+    async fn poll_oneoff(&mut self, call: &HostCall<'_>) -> Result<usize, Errno> {
+        let (subscriptions, events) = (call.region(0), call.region(1));
+        let count = call.value32(2) as usize;
+        // The ranges are of the guest's making: they must have the lengths that the number demands.
+        if count == 0
+            || count.checked_mul(SUBSCRIPTION_BYTES) != Some(subscriptions.len())
+            || count.checked_mul(EVENT_BYTES) != Some(events.len())
+        {
+            return Err(Errno::Invalid);
+        }
+        let due = poll_oneoff(&mut self.table, self.clocks, subscriptions, events).await?;
+        call.region(3).write(0, &due.to_le_bytes());
+        Ok(due as usize * EVENT_BYTES)
+    }
+}
+
+/// Writes a `size` result. What it counts lies in the arena, so it fits.
+fn write_count(result: SharedRegion<'_>, count: usize) {
+    result.write(0, &(count as u32).to_le_bytes());
+}

@@ -1,0 +1,167 @@
+//! A module zygote: forks instances and tells of their deaths.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use ipc::control::{Command, Reply, command, reply};
+use tokio::sync::oneshot;
+
+use super::channel::Channel;
+use super::root::RootZygote;
+use crate::error::Error;
+
+/// How an instance ended, by its zygote's word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Death {
+    /// `wait4(2)` status.
+    pub(crate) status: i32,
+    /// User and system time, microseconds.
+    pub(crate) cpu_us: u64,
+    /// Peak resident memory, bytes.
+    pub(crate) peak_bytes: u64,
+}
+
+/// A forked instance.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    /// Its pidfd.
+    pub(crate) pidfd: OwnedFd,
+    /// Resolves when it is dead and reaped; an error when the zygote died first.
+    pub(crate) death: oneshot::Receiver<Death>,
+}
+
+#[derive(Debug, Default)]
+struct Expected {
+    /// Instances asked for, by id.
+    spawns: HashMap<u64, oneshot::Sender<Result<Spawned, Error>>>,
+    /// Living instances, by process id in the zygote's namespace.
+    deaths: HashMap<i32, oneshot::Sender<Death>>,
+    /// Why the zygote is no longer served.
+    lost: Option<String>,
+}
+
+/// A serving module zygote. Dropping the last handle ends it and its instances.
+#[derive(Debug)]
+pub(crate) struct ModuleZygote {
+    channel: Rc<Channel>,
+    pidfd: OwnedFd,
+    expected: Rc<RefCell<Expected>>,
+    next: Cell<u64>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl ModuleZygote {
+    /// Has `root` fork a module zygote for the artifact and waits until it serves. `command` says how it is confined.
+    pub(crate) async fn start(
+        root: &RootZygote,
+        command: Command,
+        filter: &[libc::sock_filter],
+        artifact: &impl AsFd,
+    ) -> Result<Self, Error> {
+        let command = Command { filter_len: filter.len() as u32, ..command };
+        let (channel, pidfd) = root.spawn_module(&command, filter, artifact).await?;
+        let (ready, _) = channel.receive().await?;
+        match ready.kind {
+            reply::READY if ready.layers == command.layers => {}
+            reply::FAILED => return Err(channel.failed(&ready)),
+            other => return Err(channel.broken(format!("reply {other} with layers {:#x} at start", ready.layers))),
+        }
+        let channel = Rc::new(channel);
+        let expected = Rc::new(RefCell::new(Expected::default()));
+        let reader = tokio::task::spawn_local(read(Rc::clone(&channel), Rc::clone(&expected)));
+        Ok(Self { channel, pidfd, expected, next: Cell::new(1), reader })
+    }
+
+    /// Whether it still serves.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.expected.borrow().lost.is_none()
+    }
+
+    /// Has an instance forked with this shared memory and doorbell.
+    pub(crate) async fn spawn(&self, ring: BorrowedFd<'_>, doorbell: BorrowedFd<'_>) -> Result<Spawned, Error> {
+        let id = self.next.get();
+        self.next.set(id.wrapping_add(1));
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut expected = self.expected.borrow_mut();
+            if let Some(detail) = &expected.lost {
+                return Err(Error::ZygoteDied { who: "module", detail: detail.clone() });
+            }
+            expected.spawns.insert(id, sender);
+        }
+        let command = Command { kind: command::SPAWN_INSTANCE, id, ..Command::default() };
+        if let Err(error) = self.channel.send(&command, &[], &[ring, doorbell]).await {
+            self.expected.borrow_mut().spawns.remove(&id);
+            return Err(error);
+        }
+        receiver.await.unwrap_or_else(|_| Err(self.died()))
+    }
+
+    /// The error for jobs that were in flight when the zygote died.
+    pub(crate) fn died(&self) -> Error {
+        let detail = self.expected.borrow().lost.clone().unwrap_or_default();
+        Error::ZygoteDied { who: "module", detail }
+    }
+}
+
+impl Drop for ModuleZygote {
+    fn drop(&mut self) {
+        self.reader.abort();
+        let _ = crate::instance::kill(self.pidfd.as_fd());
+    }
+}
+
+/// Hears what the zygote says until it is gone.
+async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>) {
+    let detail = loop {
+        match channel.receive().await {
+            Ok((reply, fd)) => {
+                if let Err(what) = hear(&mut expected.borrow_mut(), &channel, &reply, fd) {
+                    break format!(" (it broke the protocol: {what})");
+                }
+            }
+            Err(Error::ZygoteDied { detail, .. }) => break detail,
+            Err(error) => break format!(" ({error})"),
+        }
+    };
+    let mut expected = expected.borrow_mut();
+    expected.lost = Some(detail);
+    // Dropping the senders wakes everyone who waits.
+    expected.spawns.clear();
+    expected.deaths.clear();
+}
+
+fn hear(expected: &mut Expected, channel: &Channel, reply: &Reply, fd: Option<OwnedFd>) -> Result<(), String> {
+    match reply.kind {
+        reply::SPAWNED => {
+            let waiting = expected.spawns.remove(&reply.id).ok_or("an instance that nobody asked for")?;
+            let pidfd = fd.ok_or("a new process without its pidfd")?;
+            let (sender, death) = oneshot::channel();
+            if expected.deaths.insert(reply.pid, sender).is_some() {
+                return Err(format!("process {} forked twice", reply.pid));
+            }
+            if let Err(Ok(unwanted)) = waiting.send(Ok(Spawned { pidfd, death })) {
+                // The job was dropped meanwhile.
+                let _ = crate::instance::kill(unwanted.pidfd.as_fd());
+            }
+            Ok(())
+        }
+        reply::EXITED => {
+            let waiting = expected.deaths.remove(&reply.pid).ok_or("the death of an unknown process")?;
+            let _ = waiting.send(Death {
+                status: reply.status,
+                cpu_us: reply.user_us.saturating_add(reply.system_us),
+                peak_bytes: reply.peak_kib.saturating_mul(1024),
+            });
+            Ok(())
+        }
+        reply::FAILED => {
+            let waiting = expected.spawns.remove(&reply.id).ok_or("a failure that nobody waits for")?;
+            let _ = waiting.send(Err(channel.failed(reply)));
+            Ok(())
+        }
+        other => Err(format!("reply {other}")),
+    }
+}

@@ -1,0 +1,122 @@
+//! A root zygote.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Child;
+use std::{fs, io};
+
+use ipc::control::{Command, command, layer, reply};
+use tokio::sync::Mutex;
+
+use super::channel::{self, Channel};
+use super::image;
+use crate::error::Error;
+
+/// User and group id that instances see as their own. No other id is mapped, 0 least of all.
+const INSIDE_ID: u32 = 65534;
+
+/// A confined root zygote. Dropping it ends it and everything below it.
+#[derive(Debug)]
+pub(crate) struct RootZygote {
+    /// Requests and replies alternate: one request at a time.
+    channel: Mutex<Channel>,
+    process: Child,
+}
+
+/// What a root zygote confines itself with.
+#[derive(Debug)]
+pub(crate) struct Confinement<'c> {
+    /// The layers to put in force.
+    pub(crate) layers: u64,
+    /// Access rights that Landlock handles.
+    pub(crate) landlock: [u64; 3],
+    /// The base filter.
+    pub(crate) filter: &'c [libc::sock_filter],
+    /// Host user and group id of everything below, when this process may choose.
+    pub(crate) sandbox_id: u32,
+}
+
+impl RootZygote {
+    /// Starts one and waits until it is confined. Call it from a thread that lives as long as the zygote.
+    pub(crate) async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
+        let (channel, theirs) = channel::pair("root")?;
+        // From here on the value's destructor ends the process, whatever fails.
+        let mut zygote =
+            Self { process: image::start(theirs)?, channel: Mutex::new(channel) };
+        let pid = zygote.process.id();
+        let channel = zygote.channel.get_mut();
+        let filter_len = confinement.filter.len() as u32;
+        let confine = Command {
+            kind: command::CONFINE,
+            layers: confinement.layers,
+            landlock: confinement.landlock,
+            uid: INSIDE_ID,
+            gid: INSIDE_ID,
+            filter_len,
+            ..Command::default()
+        };
+        channel.send(&confine, confinement.filter, &[]).await?;
+        if confinement.layers & layer::USER_NAMESPACE != 0 {
+            expect(channel, reply::UNSHARED).await?;
+            map_ids(pid, confinement.sandbox_id)?;
+            let mapped = Command { kind: command::MAPPED, filter_len, ..Command::default() };
+            channel.send(&mapped, confinement.filter, &[]).await?;
+        }
+        let ready = expect(channel, reply::READY).await?.0;
+        if ready.layers != confinement.layers {
+            return Err(channel.broken(format!("layers {:#x} instead of {:#x}", ready.layers, confinement.layers)));
+        }
+        Ok(zygote)
+    }
+
+    /// Has a module zygote forked. Its own messages come over the returned channel; the descriptor is its pidfd.
+    pub(crate) async fn spawn_module(
+        &self,
+        command: &Command,
+        filter: &[libc::sock_filter],
+        artifact: &impl AsFd,
+    ) -> Result<(Channel, OwnedFd), Error> {
+        let (ours, theirs) = channel::pair("module")?;
+        let channel = self.channel.lock().await;
+        channel.send(command, filter, &[artifact.as_fd(), theirs.as_fd()]).await?;
+        drop(theirs);
+        let (reply, pidfd) = expect(&channel, reply::SPAWNED).await?;
+        if reply.id != command.id {
+            return Err(channel.broken(format!("spawned module {} instead of {}", reply.id, command.id)));
+        }
+        let pidfd = pidfd.ok_or_else(|| channel.broken("a new process without its pidfd".into()))?;
+        Ok((ours, pidfd))
+    }
+}
+
+impl Drop for RootZygote {
+    fn drop(&mut self) {
+        // Its children are in PID namespaces whose first process dies with it.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn expect(channel: &Channel, kind: u32) -> Result<(ipc::control::Reply, Option<OwnedFd>), Error> {
+    let (reply, fd) = channel.receive().await?;
+    match reply.kind {
+        k if k == kind => Ok((reply, fd)),
+        reply::FAILED => Err(channel.failed(&reply)),
+        other => Err(channel.broken(format!("reply {other} instead of {kind}"))),
+    }
+}
+
+/// Maps one user and one group id into the zygote's new user namespace (user_namespaces(7)). Root maps an
+/// unprivileged id; anybody else can map only himself.
+fn map_ids(pid: u32, sandbox_id: u32) -> Result<(), Error> {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let (outside_uid, outside_gid) =
+        if uid.is_root() { (sandbox_id, sandbox_id) } else { (uid.as_raw(), gid.as_raw()) };
+    let write = |file: &str, text: String| {
+        let path = PathBuf::from(format!("/proc/{pid}/{file}"));
+        fs::write(&path, text).map_err(|source: io::Error| Error::IdMap { path, source })
+    };
+    write("uid_map", format!("{INSIDE_ID} {outside_uid} 1\n"))?;
+    write("setgroups", if uid.is_root() { "allow" } else { "deny" }.to_owned())?;
+    write("gid_map", format!("{INSIDE_ID} {outside_gid} 1\n"))
+}

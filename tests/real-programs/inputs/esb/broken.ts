@@ -1,0 +1,2 @@
+import { nothing } from './not-there';
+const x: number = ;

@@ -1,0 +1,41 @@
+// std and os of the CLI: files, directories, timers, environment, exit status.
+import * as std from 'qjs:std';
+import * as os from 'qjs:os';
+
+const say = (...a) => std.out.puts(a.map(x => (typeof x === 'string' ? x : JSON.stringify(x))).join(' ') + '\n');
+say('args', scriptArgs.slice(1));
+say('env', std.getenv('COLOUR') ?? 'unset', std.getenv('NOT_SET') ?? 'unset');
+say('mkdir', os.mkdir('/data/one'), os.mkdir('/data/one') < 0);
+const f = std.open('/data/one/numbers.txt', 'w+');
+for (let i = 0; i < 5000; i++) f.printf('%05d %s\n', i, (i * i).toString(16));
+f.flush();
+say('tell', f.tell());
+f.seek(6 * 100, std.SEEK_SET);
+say('line', f.getline(), f.eof(), f.error());
+f.seek(0, std.SEEK_SET);
+let lines = 0, sum = 0;
+for (let l; (l = f.getline()) !== null;) { lines++; sum += parseInt(l); }
+say('lines', lines, sum, f.eof());
+f.close();
+const errorObject = {};
+say('missing', std.open('/data/nothing', 'r', errorObject), errorObject.errno > 0);
+say('outside', std.open('/etc/passwd', 'r') === null, std.loadFile('/etc/passwd') === null);
+const [st, err] = os.stat('/data/one/numbers.txt');
+say('stat', st.size, (st.mode & os.S_IFMT) === os.S_IFREG, err);
+say('rename', os.rename('/data/one/numbers.txt', '/data/renamed.txt'), os.rename('/data/missing', '/data/x') < 0);
+const [names] = os.readdir('/data');
+say('readdir', names.sort());
+say('load', std.loadFile('/data/renamed.txt').length);
+const fd = os.open('/data/raw.bin', os.O_RDWR | os.O_CREAT | os.O_TRUNC);
+const bytes = Uint8Array.from({ length: 1000 }, (_, i) => i * 7);
+say('write', os.write(fd, bytes.buffer, 0, 1000), os.seek(fd, 500, std.SEEK_SET));
+const back = new Uint8Array(10);
+say('read', os.read(fd, back.buffer, 0, 10), [...back], os.seek(fd, 0, std.SEEK_END));
+say('close', os.close(fd), os.close(fd) < 0);
+say('utimes', os.utimes('/data/raw.bin', 1e12, 1.5e12), os.stat('/data/raw.bin')[0].mtime);
+say('remove', os.remove('/data/renamed.txt'), os.remove('/data/one'), os.remove('/data/one') < 0);
+say('input', std.in.getline(), std.in.readAsString());
+std.err.puts('to stderr\n');
+let fired = [];
+os.setTimeout(() => { fired.push('later'); say('timers', fired); std.exit(42); }, 40);
+os.setTimeout(() => fired.push('sooner'), 5);

@@ -1,0 +1,107 @@
+//! The attacker: "guest code" that is native code of ours, loaded through the real path.
+//!
+//! This is what an instance looks like once the first wall is gone: arbitrary machine code runs inside it. Every
+//! confinement test starts from here.
+
+use std::sync::Arc;
+
+use compiler::RawModule;
+use ipc::layout::GATE_SYSCALL;
+use ipc::report::{Outcome, Report, Value};
+use policies::Policy;
+use supervisor::{Config, Entry, Job, Module, ModuleSource, Supervisor};
+
+/// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
+struct Weapon {
+    name: &'static str,
+    parameters: usize,
+    code: Vec<u8>,
+}
+
+fn weapons() -> Vec<Weapon> {
+    let shuffle: &[u8] = &[
+        0x48, 0x89, 0xf8, // mov rax, rdi
+        0x48, 0x89, 0xf7, // mov rdi, rsi
+        0x48, 0x89, 0xd6, // mov rsi, rdx
+        0x48, 0x89, 0xca, // mov rdx, rcx
+        0x4d, 0x89, 0xc2, // mov r10, r8
+        0x4d, 0x89, 0xc8, // mov r8, r9
+        0x45, 0x31, 0xc9, // xor r9d, r9d
+    ];
+    let syscall = [shuffle, &[0x0f, 0x05, 0xc3]].concat(); // syscall; ret
+    let through_gate = [
+        shuffle,
+        &[0x41, 0xbb], // mov r11d, GATE_SYSCALL
+        &(GATE_SYSCALL as u32).to_le_bytes(),
+        &[0x41, 0xff, 0xd3, 0xc3], // call r11; ret
+    ]
+    .concat();
+    let int80 = vec![
+        0x89, 0xf8, // mov eax, edi
+        0x89, 0xf3, // mov ebx, esi
+        0x49, 0x89, 0xca, // mov r10, rcx
+        0x89, 0xd1, // mov ecx, edx
+        0x44, 0x89, 0xd2, // mov edx, r10d
+        0x44, 0x89, 0xc6, // mov esi, r8d
+        0x44, 0x89, 0xcf, // mov edi, r9d
+        0xcd, 0x80, // int 0x80
+        0xc3,
+    ];
+    vec![
+        Weapon { name: "syscall", parameters: 6, code: syscall },
+        Weapon { name: "syscall-through-gate", parameters: 6, code: through_gate },
+        Weapon { name: "int80", parameters: 6, code: int80 },
+        // jmp rdi
+        Weapon { name: "jump", parameters: 1, code: vec![0xff, 0xe7] },
+        // mov rax, [rdi]; ret
+        Weapon { name: "peek", parameters: 1, code: vec![0x48, 0x8b, 0x07, 0xc3] },
+        // mov [rdi], rsi; ret
+        Weapon { name: "poke", parameters: 2, code: vec![0x48, 0x89, 0x37, 0xc3] },
+    ]
+}
+
+/// A supervisor with the attacker loaded.
+pub struct Attacker {
+    /// The supervisor.
+    pub supervisor: Supervisor,
+    module: Module,
+    policy: Arc<Policy>,
+}
+
+impl Attacker {
+    /// The attacker under a policy.
+    pub async fn under(policy: Policy) -> Self {
+        let mut code = Vec::new();
+        let mut functions = Vec::new();
+        for weapon in weapons() {
+            functions.push((weapon.name.to_owned(), code.len(), weapon.parameters, 1));
+            code.extend_from_slice(&weapon.code);
+            code.resize(code.len().next_multiple_of(16), 0xcc);
+        }
+        let artifact = RawModule { code, functions, memory_pages: 1 }.build().expect("the attacker's artifact");
+        let supervisor = Supervisor::start(Config::default()).expect("a supervisor");
+        let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
+        Self { supervisor, module, policy: Arc::new(policy) }
+    }
+
+    /// Runs one weapon in an instance of its own.
+    pub async fn attack(&self, weapon: &str, args: &[u64]) -> Report {
+        let parameters = weapons().iter().find(|w| w.name == weapon).expect("a known weapon").parameters;
+        let mut values: Vec<Value> = args.iter().map(|a| Value::I64(*a as i64)).collect();
+        values.resize(parameters, Value::I64(0));
+        let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        job.entry = Entry::Export { name: weapon.to_owned(), args: values };
+        self.supervisor.run(job).await.expect("a report")
+    }
+
+    /// What a weapon answered, if it came back.
+    pub async fn answer(&self, weapon: &str, args: &[u64]) -> Option<i64> {
+        match self.attack(weapon, args).await.outcome {
+            Outcome::Exited { results, .. } => match results.first() {
+                Some(Value::I64(answer)) => Some(*answer),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Looking at running instances from outside, as the kernel shows them in `/proc`.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// A process of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pid(pub i32);
+
+/// The three generations below a supervisor that runs one job.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The root zygote.
+    pub root: Pid,
+    /// The module zygote.
+    pub module: Pid,
+    /// The instance.
+    pub instance: Pid,
+}
+
+impl Family {
+    /// The processes below `supervisor`, which must run one job at this moment.
+    #[track_caller]
+    pub fn below(supervisor: u32) -> Self {
+        let only_child = |of: i32, what: &str| {
+            let children = children(of);
+            assert_eq!(children.len(), 1, "{what} below process {of}: {children:?}");
+            children[0]
+        };
+        let root = only_child(supervisor as i32, "root zygotes");
+        let module = only_child(root, "module zygotes");
+        let instance = only_child(module, "instances");
+        Self { root: Pid(root), module: Pid(module), instance: Pid(instance) }
+    }
+}
+
+/// Children of a process, of any of its threads.
+fn children(of: i32) -> Vec<i32> {
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            parent == Some(of)
+        })
+        .collect()
+}
+
+/// A line of `/proc/PID/maps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// As in `rwxp`.
+    pub protection: String,
+    /// File or kind.
+    pub name: String,
+}
+
+impl Pid {
+    fn path(self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.0)
+    }
+
+    /// Whether the process exists and is no zombie.
+    pub fn is_alive(self) -> bool {
+        fs::read_to_string(self.path("stat"))
+            .ok()
+            .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('Z')))
+            == Some(false)
+    }
+
+    /// The fields of `/proc/PID/status`.
+    pub fn status(self) -> BTreeMap<String, String> {
+        fs::read_to_string(self.path("status"))
+            .expect("status is readable for everybody")
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect()
+    }
+
+    /// Soft and hard value of a resource limit, as `/proc/PID/limits` prints them.
+    pub fn limit(self, name: &str) -> (String, String) {
+        let limits = fs::read_to_string(self.path("limits")).expect("limits are readable for everybody");
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a known limit");
+        let mut fields = line.split_whitespace().map(str::to_owned);
+        (fields.next().expect("soft"), fields.next().expect("hard"))
+    }
+
+    /// Whether this test may look into the process. Nobody but root may: it is not dumpable.
+    pub fn is_open_to_us(self) -> bool {
+        fs::read_dir(self.path("fd")).is_ok()
+    }
+
+    /// Descriptors and what they refer to.
+    pub fn descriptors(self) -> Vec<(i32, String)> {
+        let mut fds: Vec<(i32, String)> = fs::read_dir(self.path("fd"))
+            .expect("fd")
+            .map(|entry| {
+                let entry = entry.expect("entry");
+                let number = entry.file_name().to_str().and_then(|n| n.parse().ok()).expect("a number");
+                let target = fs::read_link(entry.path()).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
+                (number, target)
+            })
+            .collect();
+        fds.sort();
+        fds
+    }
+
+    /// The namespace of a kind, as in `net:[4026531840]`.
+    pub fn namespace(self, kind: &str) -> String {
+        let link = fs::read_link(self.path(&format!("ns/{kind}"))).expect("namespace");
+        link.to_string_lossy().into_owned()
+    }
+
+    /// A file of `/proc/PID` as bytes.
+    pub fn read(self, file: &str) -> std::io::Result<Vec<u8>> {
+        fs::read(self.path(file))
+    }
+
+    /// Names in the root directory of the process.
+    pub fn root_directory(self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("root/")).expect("root directory");
+        entries.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// What is mounted in its mount namespace.
+    pub fn mounts(self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("mountinfo")).expect("mountinfo");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Its mappings.
+    pub fn mappings(self) -> Vec<Mapping> {
+        fs::read_to_string(self.path("maps"))
+            .expect("maps")
+            .lines()
+            .map(|line| {
+                let mut fields = line.split_whitespace();
+                let (start, end) = fields.next().and_then(|range| range.split_once('-')).expect("range");
+                let protection = fields.next().expect("protection").to_owned();
+                Mapping {
+                    start: u64::from_str_radix(start, 16).expect("hex"),
+                    end: u64::from_str_radix(end, 16).expect("hex"),
+                    protection,
+                    name: fields.skip(3).collect::<Vec<_>>().join(" "),
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,75 @@
+//! `sandboxctl compile`, `doctor` and `version`.
+
+use whole_system_tests::{Daemon, Scratch, guests, run};
+
+#[test]
+fn an_artifact_runs_like_its_module() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    let output = run(scratch.sandboxctl().args(["compile", "hello.wasm", "-o", "hello.sbx"]));
+    output.expect_status(0);
+    assert_eq!((output.text(), output.stderr.as_str()), ("", ""));
+    assert_eq!(scratch.names(), ["hello.sbx", "hello.wasm"], "one file, and no temporary one");
+    assert_eq!(run(scratch.sandboxctl_run(None).arg("hello.sbx")).expect_status(0).text(), "hello\n");
+    let daemon = Daemon::start();
+    assert_eq!(
+        run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.sbx")).expect_status(0).text(),
+        "hello\n"
+    );
+
+    let first = std::fs::read(scratch.file("hello.sbx")).expect("read");
+    run(scratch.sandboxctl().args(["compile", "hello.wasm", "-o", "hello.sbx"])).expect_status(0);
+    assert!(std::fs::read(scratch.file("hello.sbx")).expect("read") == first, "the same bytes every time");
+}
+
+#[test]
+fn a_damaged_artifact_is_refused() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    run(scratch.sandboxctl().args(["compile", "hello.wasm", "-o", "a"])).expect_status(0);
+    let whole = std::fs::read(scratch.file("a")).expect("read");
+    for (name, bytes) in [
+        ("cut", whole[..whole.len() / 2].to_vec()),
+        ("header", [&whole[..4], &[0xff; 60], &whole[64..]].concat()),
+        ("short", whole[..10].to_vec()),
+    ] {
+        scratch.write(name, bytes);
+        run(scratch.sandboxctl_run(None).arg(name)).expect_own_error(&[name, "artifact"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_compiled_or_written_leaves_nothing() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    scratch.write("bad.wasm", b"\0asm\x01\0\0\0\x07");
+    let compile = |module: &str, to: &str| run(scratch.sandboxctl().args(["compile", module, "-o", to]));
+    compile("bad.wasm", "out").expect_own_error(&["bad.wasm"]);
+    compile("missing.wasm", "out").expect_own_error(&["missing.wasm", "No such file"]);
+    compile("hello.wasm", "no/such/directory").expect_own_error(&["no/such/directory", "No such file"]);
+    compile("hello.wasm", ".").expect_own_error(&["cannot write ."]);
+    assert_eq!(scratch.names(), ["bad.wasm", "hello.wasm"]);
+}
+
+#[test]
+fn the_doctor_names_every_layer() {
+    let scratch = Scratch::new();
+    let text = run(scratch.sandboxctl().arg("doctor"));
+    text.expect_status(0);
+    for layer in ipc::control::layer::ALL {
+        assert!(text.text().contains(layer.1), "{} is missing:\n{}", layer.1, text.text());
+    }
+    let json = run(scratch.sandboxctl().args(["doctor", "--json"]));
+    let report: serde_json::Value = serde_json::from_slice(&json.expect_status(0).stdout).expect("JSON");
+    assert!(report.is_object());
+}
+
+#[test]
+fn version_and_help_are_no_errors() {
+    let scratch = Scratch::new();
+    let version = run(scratch.sandboxctl().arg("version"));
+    assert!(version.expect_status(0).text().starts_with("sandboxctl "));
+    run(scratch.sandboxctl().arg("--version")).expect_status(0);
+    let help = run(scratch.sandboxctl().args(["run", "--help"]));
+    assert!(help.expect_status(0).text().contains("--policy"));
+}

@@ -1,0 +1,214 @@
+//! `sandboxctl run`: what the guest does comes out, the same through a daemon and without one.
+
+use std::process::Command;
+
+use whole_system_tests::{Daemon, Output, Scratch, assert_no_orphans, guests, run, run_with_input};
+
+/// Runs a test without a daemon and with one.
+fn both_ways(test: impl Fn(&Scratch, &dyn Fn(&[&str]) -> Command)) {
+    let scratch = Scratch::new();
+    let command = |daemon: Option<&Daemon>, arguments: &[&str]| {
+        let mut command = scratch.sandboxctl_run(daemon);
+        command.args(arguments);
+        command
+    };
+    test(&scratch, &|arguments| command(None, arguments));
+    let daemon = Daemon::start();
+    test(&scratch, &|arguments| command(Some(&daemon), arguments));
+    drop(daemon);
+    assert_no_orphans();
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_str(output.text().lines().last().expect("a line")).expect("JSON")
+}
+
+#[test]
+fn output_and_exit_status_come_back() {
+    both_ways(|scratch, ctl| {
+        scratch.module("hello.wasm", guests::HELLO);
+        let output = run(&mut ctl(&["hello.wasm"]));
+        assert_eq!(output.expect_status(0).text(), "hello\n");
+        assert_eq!(output.stderr, "");
+        scratch.write("hello.wat", guests::HELLO);
+        assert_eq!(run(&mut ctl(&["hello.wat"])).expect_status(0).text(), "hello\n");
+        scratch.module("exit.wasm", guests::EXIT_37);
+        let output = run(&mut ctl(&["exit.wasm"]));
+        assert_eq!(output.expect_status(37).stderr, "to stderr\n");
+        assert_eq!(output.text(), "");
+    });
+}
+
+#[test]
+fn arguments_and_environment_go_in() {
+    both_ways(|scratch, ctl| {
+        scratch.module("strings.wasm", guests::STRINGS);
+        let output =
+            run(ctl(&["--env", "A=1", "--env", "B", "--env", "C=x=y", "strings.wasm", "-a", "", "é"])
+                .env("B", "from here"));
+        assert_eq!(output.expect_status(0).text(), "strings.wasm\0-a\0\0é\0A=1\0B=from here\0C=x=y\0");
+        let output = run(&mut ctl(&["--argv0", "me", "./strings.wasm", "--", "--json", "--"]));
+        assert_eq!(output.expect_status(0).text(), "me\0--json\0--\0");
+        let long = "x".repeat(100_000);
+        let output = run(&mut ctl(&["strings.wasm", &long]));
+        assert_eq!(output.expect_status(0).text(), format!("strings.wasm\0{long}\0"));
+    });
+}
+
+#[test]
+fn standard_input_is_read_to_its_end() {
+    both_ways(|scratch, ctl| {
+        scratch.module("cat.wasm", guests::CAT);
+        let input: Vec<u8> = (0..3_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+        let output = run_with_input(&mut ctl(&["cat.wasm"]), &input);
+        output.expect_status(0);
+        assert!(output.stdout == input, "{} of {} bytes, or other ones", output.stdout.len(), input.len());
+    });
+}
+
+#[test]
+fn an_export_runs_with_typed_arguments_and_its_results_are_printed() {
+    both_ways(|scratch, ctl| {
+        scratch.module("m.wasm", guests::EXPORTS);
+        let invoke = |arguments: &[&str]| run(ctl(&["--invoke"]).args(arguments));
+        assert_eq!(invoke(&["add", "m.wasm", "2", "-5"]).expect_status(0).text(), "-3\n");
+        assert_eq!(invoke(&["add", "m.wasm", "--", "-1", "0xffffffff"]).expect_status(0).text(), "-2\n");
+        assert_eq!(
+            invoke(&["echo", "m.wasm", "1", "-9223372036854775808", "1.5", "1e21"]).expect_status(0).text(),
+            "1\n-9223372036854775808\n1.5\n1000000000000000000000\n"
+        );
+        invoke(&["add", "m.wasm", "1"]).expect_own_error(&["add", "2 arguments", "1 were given"]);
+        invoke(&["add", "m.wasm", "1", "x"]).expect_own_error(&["argument 2", "`x`", "i32"]);
+        invoke(&["add", "m.wasm", "1", "4294967296"]).expect_own_error(&["argument 2", "i32"]);
+        invoke(&["reference", "m.wasm", "1"]).expect_own_error(&["parameter 1", "externref"]);
+        invoke(&["missing", "m.wasm"]).expect_own_error(&["missing", "unreachable"]);
+    });
+}
+
+#[test]
+fn every_trap_is_reported_with_its_backtrace() {
+    both_ways(|scratch, ctl| {
+        scratch.module("m.wasm", guests::EXPORTS);
+        for (export, arguments, message) in [
+            ("unreachable", &[][..], "wasm `unreachable` instruction executed"),
+            ("out-of-bounds", &[], "out of bounds memory access"),
+            ("divide", &["0"], "integer divide by zero"),
+            ("overflow", &[], "integer overflow"),
+            ("convert", &[], "invalid conversion to integer"),
+            ("null", &[], "uninitialized element"),
+            ("wrong-type", &[], "indirect call type mismatch"),
+            ("undefined", &[], "undefined element: out of bounds table access"),
+            ("recurse", &["0"], "call stack exhausted"),
+        ] {
+            let output = run(ctl(&["--invoke", export, "m.wasm"]).args(arguments));
+            output.expect_status(134);
+            let mut lines = output.stderr.lines();
+            assert_eq!(lines.next(), Some(format!("sandboxctl: trap: {message}").as_str()), "{export}");
+            let frame = lines.next().unwrap_or_else(|| panic!("{export}: no backtrace"));
+            assert!(frame.trim_start().starts_with("0: 0x") && frame.contains(" - "), "{export}: {frame}");
+        }
+        let output = run(&mut ctl(&["--invoke", "unreachable", "--json", "m.wasm"]));
+        assert!(
+            output.stderr.contains(" - inner\n") && output.stderr.contains(" - outer\n"),
+            "{}",
+            output.stderr
+        );
+        let report = json(&output);
+        assert_eq!(report["outcome"], "trapped");
+        let names: Vec<&str> = report["trap"]["backtrace"]
+            .as_array()
+            .expect("array")
+            .iter()
+            .map(|f| f["name"].as_str().unwrap_or("?"))
+            .collect();
+        assert_eq!(names, ["inner", "outer"]);
+    });
+}
+
+#[test]
+fn limits_end_a_job_with_their_own_status() {
+    both_ways(|scratch, ctl| {
+        scratch.module("spin.wasm", guests::SPIN);
+        let output = run(&mut ctl(&["--timeout", "300ms", "--json", "spin.wasm"]));
+        assert!(output.expect_status(124).stderr.contains("limit: the job has run for 300ms"));
+        assert!(output.text().starts_with("ready\n"), "{}", output.text());
+        let report = json(&output);
+        assert_eq!(report["outcome"], "limit-reached");
+        assert_eq!(report["limit"], serde_json::json!({ "limit": "wall-time", "value": 300_000_000 }));
+
+        scratch.module("flood.wasm", guests::FLOOD);
+        scratch.write("little.toml", "version = 1\n[limits]\noutput = \"100KiB\"\n");
+        let output = run(&mut ctl(&["--policy", "little.toml", "--json", "flood.wasm"]));
+        assert!(output.expect_status(137).stderr.contains("output"));
+        assert!(output.stdout.len() < 110_000, "{} bytes", output.stdout.len());
+
+        // Running into the limit of memory is the guest's to handle, unless the policy says otherwise.
+        scratch.module("grow.wasm", guests::GROW);
+        let output = run(&mut ctl(&["--invoke", "grow", "--memory", "2MiB", "grow.wasm"]));
+        assert_eq!(output.expect_status(0).text(), "17\n");
+        scratch.write("kill.toml", "version = 1\n[limits]\nmemory_exceeded = \"kill\"\n");
+        let output =
+            run(&mut ctl(&["--policy", "kill.toml", "--memory", "2MiB", "--invoke", "grow", "grow.wasm"]));
+        assert!(output.expect_status(137).stderr.contains("memory"), "{}", output.stderr);
+    });
+}
+
+#[test]
+fn the_report_says_what_was_used_and_what_was_in_force() {
+    both_ways(|scratch, ctl| {
+        scratch.module("hello.wasm", guests::HELLO);
+        let output = run(&mut ctl(&["--json", "hello.wasm"]));
+        output.expect_status(0);
+        assert_eq!(output.text().lines().count(), 2, "{}", output.text());
+        let report = json(&output);
+        assert_eq!(report["outcome"], "exited");
+        assert_eq!(report["exit_code"], 0);
+        assert_eq!(report["policy"], "default");
+        assert_eq!(report["output_bytes"], 6);
+        assert!(report["wall_ns"].as_u64().is_some_and(|ns| ns > 0));
+        assert!(report["peak_memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+        let layers = report["layers"].as_array().expect("array");
+        assert!(layers.iter().any(|l| l == "seccomp"), "{layers:?}");
+    });
+}
+
+#[test]
+fn a_default_socket_that_nobody_serves_is_no_obstacle() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    // Of a daemon that was killed: a socket that refuses connections.
+    drop(std::os::unix::net::UnixListener::bind(scratch.file("sandboxd.sock")).expect("bind"));
+    let mut command = scratch.sandboxctl();
+    command.args(["run", "hello.wasm"]).env("XDG_RUNTIME_DIR", scratch.path());
+    assert_eq!(run(&mut command).expect_status(0).text(), "hello\n");
+}
+
+#[test]
+fn a_second_run_does_not_compile() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    let entries = || {
+        let mut found = Vec::new();
+        let mut directories = vec![scratch.file("state")];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("directory") {
+                let entry = entry.expect("entry");
+                match entry.file_type().expect("type").is_dir() {
+                    true => directories.push(entry.path()),
+                    false => found.push((entry.path(), std::fs::metadata(entry.path()).expect("metadata"))),
+                }
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        found.into_iter().map(|(p, m)| (p, m.len(), m.modified().expect("time"))).collect::<Vec<_>>()
+    };
+    run(scratch.sandboxctl_run(None).arg("hello.wasm")).expect_status(0);
+    let first = entries();
+    assert_eq!(first.len(), 1, "one artifact: {first:?}");
+    run(scratch.sandboxctl_run(None).arg("hello.wasm")).expect_status(0);
+    assert_eq!(entries(), first, "the second run must use it as it is");
+    // A corrupted entry is detected and made again.
+    std::fs::write(&first[0].0, b"rubbish").expect("write");
+    assert_eq!(run(scratch.sandboxctl_run(None).arg("hello.wasm")).expect_status(0).text(), "hello\n");
+    assert_eq!(entries()[0].1, first[0].1, "rebuilt");
+}

@@ -1,0 +1,492 @@
+//! The daemon against clients that break the rules, vanish, or come too many.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use ipc::fdpass;
+use ipc::protocol::{
+    ClientHello, Descriptor, EntryRequest, ErrorKind, FRAME_MAX, Frame, FrameReader, ModuleFormat, ModuleId,
+    ModuleRef, ModuleSource, PolicyRequest, PreopenRequest, Request, Response, RunRequest, ServerHello,
+    decode, encode, frame,
+};
+use ipc::report::Outcome;
+use nix::sys::signal::Signal;
+use whole_system_tests::{Daemon, PATIENCE, Scratch, assert_no_orphans, guests, run, sandboxd};
+
+/// A client that does only what it is told.
+struct RawClient(UnixStream);
+
+impl RawClient {
+    fn connect(daemon: &Daemon) -> Self {
+        let stream = UnixStream::connect(daemon.socket()).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        Self(stream)
+    }
+
+    /// One that has agreed on a version.
+    fn greeted(daemon: &Daemon) -> Self {
+        let mut client = Self::connect(daemon);
+        client.send(&frame(&ClientHello::OURS.to_bytes()).expect("frame"), &[]);
+        let hello = client.receive().expect("hello");
+        ServerHello::from_bytes(&hello.payload).expect("hello").accepted().expect("accepted");
+        client
+    }
+
+    fn send(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let sent = fdpass::send(&self.0, bytes, descriptors).expect("send");
+        self.0.write_all(&bytes[sent..]).expect("send");
+    }
+
+    fn request(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) {
+        self.send(&encode(request).expect("encode"), descriptors);
+    }
+
+    fn receive(&mut self) -> Option<Frame> {
+        let mut reader = FrameReader::default();
+        loop {
+            let (space, descriptors) = reader.space();
+            let bytes = match fdpass::receive(&self.0, space, descriptors) {
+                Ok(0) => return None,
+                // What the daemon says when it closes a connection from which it has not read everything.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                result => result.expect("receive"),
+            };
+            if let Some(frame) = reader.advance(bytes).expect("frame") {
+                return Some(frame);
+            }
+        }
+    }
+
+    fn response(&mut self) -> Response {
+        decode(&self.receive().expect("a response").payload).expect("response")
+    }
+
+    fn error(&mut self) -> (ErrorKind, String) {
+        match self.response() {
+            Response::Error(reply) => (reply.kind, reply.message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The daemon says what is wrong and closes the connection.
+    #[track_caller]
+    fn expect_end(mut self, needle: &str) {
+        let (kind, message) = self.error();
+        assert_eq!(kind, ErrorKind::Protocol);
+        assert!(message.contains(needle), "{needle:?} expected in: {message}");
+        assert!(self.receive().is_none(), "the connection must be closed");
+    }
+
+    fn jobs(&mut self) -> u32 {
+        self.request(&Request::Status, &[]);
+        match self.response() {
+            Response::Status(status) => status.jobs,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn module(scratch: &Scratch, text: &str) -> File {
+    File::open(scratch.module("module.wasm", text)).expect("open")
+}
+
+/// A job whose module is descriptor 0.
+fn job() -> RunRequest {
+    RunRequest {
+        module: ModuleRef::Given(ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm }),
+        entry: EntryRequest::Command,
+        policy: PolicyRequest::Named("default".into()),
+        args: vec![],
+        env: vec![],
+        stdio: [None; 3],
+        preopens: vec![],
+        limits: Default::default(),
+        tenant: None,
+    }
+}
+
+/// The daemon still serves: a job runs to its end.
+fn assert_serves(daemon: &Daemon) {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    assert_eq!(
+        run(scratch.sandboxctl_run(Some(daemon)).arg("hello.wasm")).expect_status(0).text(),
+        "hello\n"
+    );
+}
+
+#[test]
+fn a_first_frame_that_is_no_hello() {
+    let daemon = Daemon::start();
+    for (bytes, needle) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "longer than the protocol allows"),
+        (b"\x04\0\0\0hell", "no hello"),
+        (b"\0\0\0\0", "no hello"),
+        (b"\x0a\0\0\0sandboxd\x01\0", "no hello"),
+    ] {
+        let mut client = RawClient::connect(&daemon);
+        client.send(bytes, &[]);
+        let hello = ServerHello::from_bytes(&client.receive().expect("hello").payload).expect("hello");
+        assert_eq!(hello.version, 0);
+        assert!(hello.refusal.contains(needle), "{needle:?} expected in: {}", hello.refusal);
+        assert!(client.receive().is_none());
+    }
+    assert_serves(&daemon);
+}
+
+#[test]
+fn versions_that_do_not_meet() {
+    let daemon = Daemon::start();
+    for (min, max) in [(0, 0), (2, 9), (u16::MAX, u16::MAX), (9, 1)] {
+        let mut client = RawClient::connect(&daemon);
+        client.send(&frame(&ClientHello { min, max }.to_bytes()).expect("frame"), &[]);
+        let hello = ServerHello::from_bytes(&client.receive().expect("hello").payload).expect("hello");
+        assert_eq!((hello.version, hello.min, hello.max), (0, 1, 1));
+        assert!(client.receive().is_none());
+    }
+    // A longer hello is one of a later version, which still speaks ours.
+    let mut client = RawClient::connect(&daemon);
+    let longer = [&ClientHello { min: 1, max: 7 }.to_bytes()[..], b"more"].concat();
+    client.send(&frame(&longer).expect("frame"), &[]);
+    let hello = ServerHello::from_bytes(&client.receive().expect("hello").payload).expect("hello");
+    assert_eq!(hello.accepted().expect("accepted"), 1);
+    assert_eq!(client.jobs(), 0);
+}
+
+#[test]
+fn frames_that_are_no_requests() {
+    let daemon = Daemon::start();
+    let payload_of = |request: &Request| encode(request).expect("encode")[4..].to_vec();
+    let whole = payload_of(&Request::Run(job()));
+    for payload in
+        [vec![], vec![0xff; 100], vec![99], whole[..whole.len() - 1].to_vec(), [&whole[..], &[0]].concat()]
+    {
+        let mut client = RawClient::greeted(&daemon);
+        client.send(&frame(&payload).expect("frame"), &[]);
+        client.expect_end("no valid message");
+    }
+    let mut client = RawClient::greeted(&daemon);
+    client.send(&(FRAME_MAX as u32 + 1).to_le_bytes(), &[]);
+    client.expect_end("longer than the protocol allows");
+    let mut client = RawClient::greeted(&daemon);
+    client.send(&[8, 0, 0, 0, 1, 2], &[]);
+    client.0.shutdown(std::net::Shutdown::Write).expect("shutdown");
+    client.expect_end("in the middle of a frame");
+    assert_serves(&daemon);
+}
+
+#[test]
+fn descriptors_must_be_named_exactly_once() {
+    let (daemon, scratch) = (Daemon::start(), Scratch::new());
+    let file = module(&scratch, guests::HELLO);
+    let descriptors = [file.as_fd(), file.as_fd()];
+    let run = |request: RunRequest, count: usize| {
+        let mut client = RawClient::greeted(&daemon);
+        client.request(&Request::Run(request), &descriptors[..count]);
+        client
+    };
+    run(job(), 0).expect_end("names file descriptor 0, but 0 came");
+    let stdout = |index| RunRequest { stdio: [None, Some(Descriptor(index)), None], ..job() };
+    run(stdout(1), 1).expect_end("names file descriptor 1, but 1 came");
+    run(stdout(255), 2).expect_end("names file descriptor 255, but 2 came");
+    run(stdout(0), 2).expect_end("names file descriptor 0 twice");
+    run(job(), 2).expect_end("file descriptor 1 came with the message, which does not name it");
+    let mut client = RawClient::greeted(&daemon);
+    client.request(&Request::Status, &descriptors[..1]);
+    client.expect_end("does not name it");
+    assert_serves(&daemon);
+}
+
+#[test]
+fn more_descriptors_than_a_message_may_have() {
+    let (daemon, scratch) = (Daemon::start(), Scratch::new());
+    let file = module(&scratch, guests::HELLO);
+    let many = vec![file.as_fd(); fdpass::DESCRIPTORS_MAX];
+    let bytes = encode(&Request::Run(job())).expect("encode");
+    let mut client = RawClient::greeted(&daemon);
+    // Each half brings as many as a whole frame may.
+    assert_eq!(fdpass::send(&client.0, &bytes[..6], &many).expect("send"), 6);
+    client.send(&bytes[6..], &many);
+    client.expect_end("at most 68 may");
+    assert_serves(&daemon);
+}
+
+#[test]
+fn descriptors_of_the_wrong_kind() {
+    let (daemon, scratch) = (Daemon::start(), Scratch::new());
+    let file = module(&scratch, guests::HELLO);
+    let mut client = RawClient::greeted(&daemon);
+    let (reader, _writer) = std::io::pipe().expect("pipe");
+    let null = File::open("/dev/null").expect("open");
+    let directory = File::open("/").expect("open");
+    let writable = File::options().write(true).open(scratch.file("module.wasm")).expect("open");
+    for (descriptor, needle) in [
+        (OwnedFd::from(reader), "not a pipe"),
+        (null.into(), "not a character device"),
+        (directory.into(), "not a directory"),
+        (writable.into(), "cannot be read"),
+    ] {
+        client.request(&Request::Run(job()), &[descriptor.as_fd()]);
+        let (kind, message) = client.error();
+        assert_eq!(kind, ErrorKind::Module);
+        assert!(message.contains(needle), "{needle:?} expected in: {message}");
+    }
+    let preopen = PreopenRequest { directory: Descriptor(1), guest_path: "/d".into(), read_only: true };
+    client.request(
+        &Request::Run(RunRequest { preopens: vec![preopen], ..job() }),
+        &[file.as_fd(), file.as_fd()],
+    );
+    let (kind, message) = client.error();
+    assert_eq!(kind, ErrorKind::Job);
+    assert!(message.contains("\"/d\" is not a directory but a regular file"), "{message}");
+    // None of these ends the connection.
+    assert_eq!(client.jobs(), 0);
+}
+
+#[test]
+fn values_that_a_job_cannot_have() {
+    let (daemon, scratch) = (Daemon::start(), Scratch::new());
+    let file = module(&scratch, guests::HELLO);
+    let mut client = RawClient::greeted(&daemon);
+    for (request, kind, needle) in [
+        (RunRequest { tenant: Some("a/b".into()), ..job() }, ErrorKind::Job, "tenant"),
+        (
+            RunRequest { policy: PolicyRequest::Named("/etc/passwd".into()), ..job() },
+            ErrorKind::Policy,
+            "passwd",
+        ),
+        (RunRequest { args: vec![vec![b'x'; 1 << 20]], ..job() }, ErrorKind::Job, "1048576"),
+        (RunRequest { args: vec![b"a\0b".to_vec()], ..job() }, ErrorKind::Job, "zero byte"),
+        (
+            RunRequest { entry: EntryRequest::Export { name: "x".repeat(100_000), args: vec![] }, ..job() },
+            ErrorKind::Job,
+            "no exported function",
+        ),
+    ] {
+        client.request(&Request::Run(request), &[file.as_fd()]);
+        let (found, message) = client.error();
+        assert_eq!(found, kind, "{message}");
+        assert!(message.contains(needle), "{needle:?} expected in: {message}");
+        assert!(message.len() < 5000, "{} bytes", message.len());
+    }
+    client.request(&Request::Run(RunRequest { module: ModuleRef::Loaded(ModuleId(0)), ..job() }), &[]);
+    assert!(client.error().1.contains("module 0 is not loaded"));
+    client.request(&Request::Unload(ModuleId(7)), &[]);
+    assert!(client.error().1.contains("module 7 is not loaded"));
+    assert_eq!(client.jobs(), 0);
+}
+
+/// Starts a guest that computes forever and returns when it does.
+fn spinning(daemon: &Daemon) -> RawClient {
+    let scratch = Scratch::new();
+    let file = module(&scratch, guests::SPIN);
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    let mut client = RawClient::greeted(daemon);
+    let request = RunRequest { stdio: [None, Some(Descriptor(1)), None], ..job() };
+    client.request(&Request::Run(request), &[file.as_fd(), writer.as_fd()]);
+    drop(writer);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).expect("output");
+    assert_eq!(line, "ready\n");
+    client
+}
+
+/// Processes below `pid`.
+fn descendants(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = children.filter_map(|t| std::fs::read_to_string(t.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|t| t.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    children.iter().flat_map(|c| std::iter::once(*c).chain(descendants(*c)).collect::<Vec<_>>()).collect()
+}
+
+/// Waits until the daemon says that it runs no job.
+fn wait_until_idle(daemon: &Daemon) {
+    let mut observer = RawClient::greeted(daemon);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while observer.jobs() > 0 {
+        assert!(std::time::Instant::now() < deadline, "the job was not ended");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_client_that_vanishes_takes_its_job_with_it() {
+    let daemon = Daemon::start();
+    assert_serves(&daemon);
+    for vanish in [
+        // Gone altogether.
+        |client: RawClient| drop(client),
+        // Its sending side closed: it will never cancel, so it counts as gone.
+        |client: RawClient| {
+            client.0.shutdown(std::net::Shutdown::Write).expect("shutdown");
+            std::thread::spawn(move || {
+                drop({
+                    let mut c = client;
+                    c.receive()
+                })
+            });
+        },
+        // Gone in the middle of a frame.
+        |mut client: RawClient| client.send(&[9, 0, 0, 0, 1], &[]),
+    ] {
+        let client = spinning(&daemon);
+        assert_eq!(RawClient::greeted(&daemon).jobs(), 1);
+        let running = descendants(daemon.id());
+        vanish(client);
+        wait_until_idle(&daemon);
+        // The instance, at least, is gone; zygotes stay for the next job.
+        let left = descendants(daemon.id());
+        assert!(left.len() < running.len(), "{running:?} while it ran, {left:?} after");
+    }
+    assert_serves(&daemon);
+}
+
+#[test]
+fn cancelling_ends_the_job_and_reports() {
+    let daemon = Daemon::start();
+    let mut client = spinning(&daemon);
+    client.request(&Request::Cancel, &[]);
+    match client.response() {
+        Response::Report(report) => assert_eq!(report.outcome, Outcome::Cancelled),
+        other => panic!("{other:?}"),
+    }
+    // A cancellation that comes too late means nothing and is not answered.
+    client.request(&Request::Cancel, &[]);
+    assert_eq!(client.jobs(), 0);
+}
+
+#[test]
+fn one_request_at_a_time() {
+    let daemon = Daemon::start();
+    let mut client = spinning(&daemon);
+    client.request(&Request::Status, &[]);
+    client.expect_end("while another was being served");
+    wait_until_idle(&daemon);
+    assert_serves(&daemon);
+}
+
+#[test]
+fn a_loaded_module_runs_many_jobs() {
+    let (daemon, scratch) = (Daemon::start(), Scratch::new());
+    let file = module(&scratch, guests::HELLO);
+    let mut client = RawClient::greeted(&daemon);
+    let source = ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm };
+    client.request(&Request::Load(source), &[file.as_fd()]);
+    let Response::Loaded(id) = client.response() else { panic!("not loaded") };
+    for _ in 0..3 {
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let request =
+            RunRequest { module: ModuleRef::Loaded(id), stdio: [None, Some(Descriptor(0)), None], ..job() };
+        client.request(&Request::Run(request), &[writer.as_fd()]);
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("output");
+        assert_eq!(text, "hello\n");
+        match client.response() {
+            Response::Report(report) => assert_eq!(report.exit_status(), 0),
+            other => panic!("{other:?}"),
+        }
+    }
+    client.request(&Request::Unload(id), &[]);
+    assert_eq!(client.response(), Response::Unloaded);
+    client.request(&Request::Run(RunRequest { module: ModuleRef::Loaded(id), ..job() }), &[]);
+    assert!(client.error().1.contains("is not loaded"));
+}
+
+#[test]
+fn connections_beyond_the_maximum_are_told_so() {
+    let daemon = Daemon::start_with(&["--max-connections", "2"]);
+    let (first, second) = (RawClient::greeted(&daemon), RawClient::greeted(&daemon));
+    let mut third = RawClient::connect(&daemon);
+    let hello = ServerHello::from_bytes(&third.receive().expect("hello").payload).expect("hello");
+    assert!(hello.refusal.contains("2 connections already"), "{}", hello.refusal);
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).expect_own_error(&["2 connections already"]);
+    drop((first, second, third));
+    // The daemon notices that they are gone before or after the next one comes.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).status != Some(0) {
+        assert!(std::time::Instant::now() < deadline, "connections that are gone still count");
+    }
+}
+
+#[test]
+fn jobs_beyond_the_maximum_wait() {
+    let daemon = Daemon::start_with(&["--max-jobs", "1"]);
+    let spinning = spinning(&daemon);
+    let scratch = Scratch::new();
+    let file = module(&scratch, guests::HELLO);
+    let mut waiting = RawClient::greeted(&daemon);
+    waiting.request(&Request::Run(job()), &[file.as_fd()]);
+    assert_eq!(RawClient::greeted(&daemon).jobs(), 1);
+    drop(spinning);
+    match waiting.response() {
+        Response::Report(report) => assert_eq!(report.exit_status(), 0),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_socket_is_private_and_the_end_leaves_nothing() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = Daemon::start();
+        let mode = std::fs::metadata(daemon.socket()).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let client = spinning(&daemon);
+        assert!(daemon.end(signal).success());
+        drop(client);
+        assert!(
+            !daemon.scratch().names().iter().any(|n| n.contains("sock")),
+            "{:?}",
+            daemon.scratch().names()
+        );
+        assert_no_orphans();
+    }
+}
+
+#[test]
+fn a_killed_daemon_takes_its_instances_with_it_and_can_be_replaced() {
+    let mut daemon = Daemon::start();
+    let mut client = spinning(&daemon);
+    let _ = daemon.end(Signal::SIGKILL);
+    assert!(client.receive().is_none());
+    assert_no_orphans();
+    assert!(daemon.socket().exists(), "nobody could remove it");
+    let mut next = std::process::Command::new(sandboxd());
+    next.arg("--socket").arg(daemon.socket()).arg("--state-dir").arg(daemon.scratch().file("state"));
+    let next = whole_system_tests::spawn(&mut next);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while UnixStream::connect(daemon.socket()).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the stale socket was not replaced");
+        std::thread::yield_now();
+    }
+    next.signal(Signal::SIGTERM);
+    assert!(next.wait().0.success());
+}
+
+#[test]
+fn a_second_daemon_for_the_same_socket_is_refused() {
+    let daemon = Daemon::start();
+    let output = run(std::process::Command::new(sandboxd()).arg("--socket").arg(daemon.socket()));
+    output.expect_status(1);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    assert!(output.stderr.contains("another daemon serves"), "{}", output.stderr);
+    assert_serves(&daemon);
+}
+
+#[test]
+fn a_job_that_waits_for_a_place_can_be_cancelled() {
+    let (daemon, scratch) = (Daemon::start_with(&["--max-jobs", "1"]), Scratch::new());
+    let _spinning = spinning(&daemon);
+    let file = module(&scratch, guests::HELLO);
+    let mut waiting = RawClient::greeted(&daemon);
+    waiting.request(&Request::Run(job()), &[file.as_fd()]);
+    waiting.request(&Request::Cancel, &[]);
+    assert_eq!(waiting.error().0, ErrorKind::Cancelled);
+}

@@ -1,0 +1,49 @@
+//! x86-64: the process's first instructions, and calls through the gate.
+
+use core::arch::{asm, naked_asm};
+
+use ipc::layout::GATE_SYSCALL;
+
+/// The gate's instructions: `syscall`, the last two bytes of the gate page …
+pub const GATE_CODE: [u8; 2] = [0x0f, 0x05];
+/// … and `ret`, the first byte of the landing page.
+pub const LANDING_CODE: [u8; 1] = [0xc3];
+
+/// The relocation type of a static PIE: `*(base + offset) = base + addend`.
+pub const RELATIVE_RELOCATION: u64 = 8;
+
+/// The entry point: passes the initial stack, the load address and the dynamic section on.
+///
+/// # Safety
+/// Called by the kernel only.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _start() -> ! {
+    naked_asm!(
+        "xor ebp, ebp",
+        "mov rdi, rsp",
+        "lea rsi, [rip + __ehdr_start]",
+        "lea rdx, [rip + _DYNAMIC]",
+        "and rsp, -16",
+        "call {start}",
+        "ud2",
+        start = sym crate::runtime::start,
+    )
+}
+
+/// Makes a system call through the call gate.
+///
+/// # Safety
+/// The gate must be mapped; otherwise as for the call itself.
+pub unsafe fn gate_call(number: u32, args: [u64; 6]) -> i64 {
+    let result: i64;
+    // SAFETY: the gate is `syscall; ret`. Besides what the kernel clobbers, the call uses 8 bytes of stack, which
+    // `asm!` without `nostack` accounts for.
+    unsafe {
+        asm!("call {gate}", gate = in(reg) GATE_SYSCALL, inlateout("rax") number as u64 => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _);
+    }
+    result
+}

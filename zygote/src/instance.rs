@@ -1,0 +1,61 @@
+//! A new instance, up to the guest: between the fork and the call gate's end.
+//!
+//! Everything here runs in the child, through the gate, and neither allocates nor locks.
+
+use ipc::control::Step;
+use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind};
+use ipc::layout::{DOORBELL_FD, RING_BASE};
+use linux_raw_sys::general::{
+    __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA,
+};
+
+use crate::gate;
+use crate::sys::{self, Errno};
+
+/// Becomes an instance.
+pub fn run(ring: i32, doorbell: i32) -> ! {
+    // Before the ring is mapped there is nowhere to say what failed: the exit status tells.
+    // SAFETY: the ring's region is free in a module zygote.
+    if unsafe { sys::map(RING_BASE, RING_BYTES as u64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0) }.is_err() {
+        sys::exit(Step::MapRing as i32);
+    }
+    // The doorbell takes the place of the control socket; nothing else stays.
+    let descriptors = sys::dup_to(doorbell, DOORBELL_FD)
+        .and_then(|()| sys::close_range(0, DOORBELL_FD as u32 - 1))
+        .and_then(|()| sys::close_range(DOORBELL_FD + 1, u32::MAX));
+    or_fail(Step::Descriptors, descriptors);
+    wait_for_go();
+    // SAFETY: the ring is mapped; the header is plain integers, and the supervisor has finished writing it.
+    let job = unsafe { ((RING_BASE as usize + JOB_OFFSET) as *const JobHeader).read_volatile() };
+    or_fail(Step::Rlimits, sys::set_limit(RLIMIT_DATA, job.data_limit));
+    if job.cpu_limit != 0 {
+        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_CPU, job.cpu_limit));
+    }
+    or_fail(Step::DropGate, gate::drop_for_good());
+    // SAFETY: the module zygote mapped artifact and stack, this function the ring.
+    unsafe { sandbox_shim::entry::run(&job) }
+}
+
+/// Parks until the supervisor gives the job.
+fn wait_for_go() {
+    let go = (RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, go)) as *const u32;
+    // SAFETY: an aligned word of the mapped ring.
+    let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(go.cast_mut()) };
+    while word.load(core::sync::atomic::Ordering::Acquire) == 0 {
+        // SAFETY: waits on a word of the mapped ring; whatever the result, the loop looks again.
+        let _ = unsafe { sys::call(__NR_futex, [go as u64, u64::from(FUTEX_WAIT), 0, 0, 0, 0]) };
+    }
+}
+
+fn or_fail(step: Step, result: Result<(), Errno>) {
+    if let Err(errno) = result {
+        let record = (RING_BASE as usize + EXIT_OFFSET) as *mut ExitRecord;
+        // SAFETY: the exit record is part of the mapped ring.
+        unsafe {
+            (*record).code = step as u32;
+            (*record).signal = errno.0 as u32;
+            (*record).kind = exit_kind::SETUP_FAILED;
+        }
+        sys::exit(1);
+    }
+}
