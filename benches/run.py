@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures sandboxd side by side with its peers, in one run, and prints tables in Markdown.
 
-usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--runs N] [--json FILE] [jobs|start|guests]...
+usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--harness PATH] [--runs N] [--json FILE] [jobs|start|guests]...
 
   jobs    latency and rate of jobs that do nothing, through the library and through a daemon; with a build of
           `jobs` that has the feature `peers`, Wasmtime in-process too
@@ -117,9 +117,9 @@ def stop(message):
 
 
 def measure_jobs(o, scratch, environment):
-    binary = os.path.join(HERE, "target", "release", "jobs")
+    binary = o.harness
     if not os.access(binary, os.X_OK):
-        raise Stop("build the harness first: cargo build --release --manifest-path benches/Cargo.toml [--features peers]")
+        raise Stop(f"{binary} is missing: cargo build --release --manifest-path benches/Cargo.toml [--features peers]")
     daemon = programs.Daemon(o.sandboxd, scratch, environment)
     latencies = {
         "library, on demand": [binary, "latency"],
@@ -210,6 +210,8 @@ def main():
     parser.add_argument("--bin", type=os.path.abspath, default=os.path.join(ROOT, "target", "release"))
     parser.add_argument("--wasmtime", default=shutil.which("wasmtime"))
     parser.add_argument("--modules", type=os.path.abspath, default=os.path.join(ROOT, "target", "real-programs"))
+    harness = os.path.join(HERE, "target", "release", "jobs")
+    parser.add_argument("--harness", type=os.path.abspath, default=harness, help="the program `jobs` (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--json")
     parser.add_argument("tables", nargs="*", metavar="jobs|start|guests")

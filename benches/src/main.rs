@@ -85,7 +85,7 @@ struct Throughput {
 }
 
 /// Whatever runs jobs.
-pub trait Runner {
+pub(crate) trait Runner {
     /// Runs one job to its end and checks that it went well.
     async fn run_one(&mut self) -> Result<(), Failure>;
 }

@@ -6,6 +6,8 @@ use cranelift_codegen::isa::CallConv;
 use ipc::context::{MemoryDescriptor, TableDescriptor, TableEntry};
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
+use wasmparser::FuncValidatorAllocations;
+
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
 use crate::artifact::write::{Access, Image, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
@@ -146,6 +148,20 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         sites: site_table,
     };
     image.write(options.caps.image_bytes)
+}
+
+/// Checks a module without generating code, see [`crate::validate`].
+pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
+    let mut module = Module::parse(wasm, &options.caps)?;
+    let bodies = std::mem::take(&mut module.bodies);
+    Plan::new(&module)?;
+    let mut allocations = FuncValidatorAllocations::default();
+    for (function, body) in bodies {
+        let mut validator = function.into_validator(allocations);
+        validator.validate(&body).map_err(|error| features::explain(wasm, &error))?;
+        allocations = validator.into_allocations();
+    }
+    Ok(())
 }
 
 /// Writes down every function of a module, one after the other; for people, not for speed.

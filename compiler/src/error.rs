@@ -54,9 +54,9 @@ pub enum Error {
         /// Field name of the import.
         name: String,
         /// The host function's type.
-        expected: FuncType,
+        expected: Box<FuncType>,
         /// The import's type.
-        found: FuncType,
+        found: Box<FuncType>,
     },
     /// An import that is not a function.
     #[error("import `{module}` `{name}` is a {kind}; only functions can be imported")]

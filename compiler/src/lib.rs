@@ -1,4 +1,29 @@
 //! WebAssembly to native artifact, ahead of time.
+//!
+//! [`compile`] validates a module, translates it to Cranelift IR with our own translator, and lays out an
+//! [`Artifact`]: an ELF image that holds everything an instance needs at its final address (the address space is
+//! [`ipc::layout`], the context that code and shim share is [`ipc::context`]). Loading it means mapping its
+//! `PT_LOAD` segments in order; nothing is relocated.
+//!
+//! Shape of the code: no context parameter, no heap base, no bounds check on memory accesses (each memory's
+//! reservation is larger than any index plus offset), direct calls between functions, no stack check in prologues
+//! (a guard page ends the stack), no interruption checks. A trap is a fault at an address that
+//! [`Artifact::trap_at`] knows.
+//!
+//! The output is a pure function of the module and [`Options`]: the number of threads does not matter. Nothing
+//! here panics on any input; hostile modules meet [`Caps`] and get an [`Error`]. Compiling one takes as long as it
+//! takes, so a caller bounds time and memory from outside.
+//!
+//! Segments, in the order of the program headers:
+//!
+//! | segment | access | what |
+//! | --- | --- | --- |
+//! | per memory: its reservation | none | [`ipc::layout::MEMORY_RESERVED`] bytes |
+//! | ... its initial pages, in one or more parts inside the reservation | RW | what is not in the file is zero |
+//! | instance context, globals, tables, in one or more parts | RW | from [`ipc::layout::CONTEXT_BASE`] |
+//! | code | RX | from [`ipc::layout::CODE_BASE`] |
+//! | function descriptors, passive segments | R | behind the code |
+
 mod artifact;
 mod build;
 mod codegen;
@@ -14,25 +39,42 @@ mod trampoline;
 mod translate;
 mod trap;
 mod types;
+
 pub use artifact::{Artifact, ArtifactError, Frame, Metadata, RawModule, metadata};
 pub use codegen::Listing;
 pub use error::Error;
 pub use options::{Caps, OptLevel, Options, TargetCpu};
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
+
 /// What compiles: this crate's version and the code generator's. Part of every artifact and cache key.
 pub fn version() -> String {
-    format!("sandboxd-compiler {} cranelift {}", env!("CARGO_PKG_VERSION"), cranelift_codegen::VERSION)
+    format!(
+        "sandboxd-compiler {} format {} cranelift {}",
+        env!("CARGO_PKG_VERSION"),
+        metadata::FORMAT,
+        cranelift_codegen::VERSION
+    )
 }
-/// compile
+
+/// Compiles a WebAssembly module in binary form to the bytes of an [`Artifact`].
 pub fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
     build::compile(wasm, options)
 }
-/// Writes down what becomes of every function of a module: for people.
+
+/// Checks a module as [`compile`] does before it generates code: every section, every function body, imports and caps.
+pub fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
+    build::validate(wasm, options)
+}
+
+/// Writes down every function of a module as Cranelift IR or machine code, for people to read.
 pub fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, Error> {
     build::list(wasm, options, listing)
 }
-/// wat
+
+/// Turns a module in text form (`.wat`) into binary form; binary input is returned as it is.
 pub fn parse_text(text: &[u8]) -> Result<Vec<u8>, Error> {
-    wat::parse_bytes(text).map(|b| b.into_owned()).map_err(|e| Error::Text { message: e.to_string() })
+    wat::parse_bytes(text)
+        .map(|wasm| wasm.into_owned())
+        .map_err(|error| Error::Text { message: error.to_string() })
 }

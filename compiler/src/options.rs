@@ -113,6 +113,8 @@ impl Options {
             ("enable_probestack", "true"),
             ("probestack_strategy", "inline"),
             ("probestack_size_log2", "16"),
+            // A function type may have more results than registers hold.
+            ("enable_multi_ret_implicit_sret", "true"),
             ("is_pic", "false"),
             ("libcall_call_conv", "system_v"),
         ] {

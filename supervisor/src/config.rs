@@ -13,6 +13,10 @@ pub struct Config {
     pub compile: compiler::Options,
     /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
     pub module_zygotes: usize,
+    /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
+    /// about twelve times one on the same, and a host call needs two; so this pays wherever jobs make host calls. Without
+    /// it the kernel's scheduler spreads the processes as it likes.
+    pub pin_shards: bool,
     /// User and group id on the host that instances run as when the supervisor runs as root. An ordinary user's
     /// instances run as that user, in a user namespace where it has no rights.
     pub sandbox_id: u32,
@@ -33,13 +37,14 @@ impl Config {
 }
 
 impl Default for Config {
-    /// No cache, one shard, a baseline of 32 module zygotes, instances of root as user 65534.
+    /// No cache, one pinned shard, at most 32 module zygotes, instances of root as user 65534.
     fn default() -> Self {
         Self {
             state_dir: None,
             shards: 1,
             compile: compiler::Options::default(),
             module_zygotes: 32,
+            pin_shards: true,
             sandbox_id: 65534,
         }
     }

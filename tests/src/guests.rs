@@ -94,6 +94,11 @@ pub const GROW: &str = r#"(module
     (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
     (memory.size)))"#;
 
+/// Writes to each byte of its 8 MiB of memory.
+pub const TOUCH_8_MIB: &str = r#"(module
+  (memory (export "memory") 128)
+  (func (export "_start") (memory.fill (i32.const 0) (i32.const 1) (i32.const 0x800000))))"#;
+
 /// A function of every number type, and one for every kind of trap.
 pub const EXPORTS: &str = r#"(module
   (memory 1)

@@ -8,7 +8,7 @@ use whole_system_tests::{Daemon, Scratch, assert_no_orphans, guests, run};
 #[track_caller]
 fn refused(scratch: &Scratch, daemon: &Daemon, arguments: &[&str], needles: &[&str]) {
     let before = scratch.names();
-    let state = |directory: &Scratch| files_below(&directory.file("state"));
+    let state = |directory: &Scratch| files_below(&directory.file("state/artifacts"));
     let artifacts = (state(scratch), state(daemon.scratch()));
     let direct = run(scratch.sandboxctl_run(None).args(arguments));
     direct.expect_own_error(needles);

@@ -304,14 +304,20 @@ fn descendants(pid: u32) -> Vec<u32> {
     children.iter().flat_map(|c| std::iter::once(*c).chain(descendants(*c)).collect::<Vec<_>>()).collect()
 }
 
+/// Waits for something that another process does.
+#[track_caller]
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "in vain waited until {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until the daemon says that it runs no job.
 fn wait_until_idle(daemon: &Daemon) {
     let mut observer = RawClient::greeted(daemon);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while observer.jobs() > 0 {
-        assert!(std::time::Instant::now() < deadline, "the job was not ended");
-        std::thread::yield_now();
-    }
+    wait_until("the daemon is idle", || observer.jobs() == 0);
 }
 
 #[test]
@@ -339,9 +345,8 @@ fn a_client_that_vanishes_takes_its_job_with_it() {
         let running = descendants(daemon.id());
         vanish(client);
         wait_until_idle(&daemon);
-        // The instance, at least, is gone; zygotes stay for the next job.
-        let left = descendants(daemon.id());
-        assert!(left.len() < running.len(), "{running:?} while it ran, {left:?} after");
+        // The instance, at least, goes; zygotes stay for the next job.
+        wait_until("the instance is gone", || descendants(daemon.id()).len() < running.len());
     }
     assert_serves(&daemon);
 }
@@ -410,10 +415,9 @@ fn connections_beyond_the_maximum_are_told_so() {
     run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).expect_own_error(&["2 connections already"]);
     drop((first, second, third));
     // The daemon notices that they are gone before or after the next one comes.
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).status != Some(0) {
-        assert!(std::time::Instant::now() < deadline, "connections that are gone still count");
-    }
+    wait_until("connections that are gone count no more", || {
+        run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).status == Some(0)
+    });
 }
 
 #[test]
@@ -461,11 +465,7 @@ fn a_killed_daemon_takes_its_instances_with_it_and_can_be_replaced() {
     let mut next = std::process::Command::new(sandboxd());
     next.arg("--socket").arg(daemon.socket()).arg("--state-dir").arg(daemon.scratch().file("state"));
     let next = whole_system_tests::spawn(&mut next);
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while UnixStream::connect(daemon.socket()).is_err() {
-        assert!(std::time::Instant::now() < deadline, "the stale socket was not replaced");
-        std::thread::yield_now();
-    }
+    wait_until("the stale socket is replaced", || UnixStream::connect(daemon.socket()).is_ok());
     next.signal(Signal::SIGTERM);
     assert!(next.wait().0.success());
 }

@@ -137,3 +137,6 @@ impl<B: AsRef<[u8]>> Artifact<B> {
 fn code_offset(pc: u64) -> Option<u32> {
     u32::try_from(pc.checked_sub(CODE_BASE)?).ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,7 +99,7 @@ impl Check<'_> {
     fn globals(&self) -> Result<(), ArtifactError> {
         for (index, global) in self.metadata.globals.iter().enumerate() {
             if let GlobalValue::Address(address) = global.value
-                && (address % 8 != 0 || !self.context_holds(address, 8))
+                && (!address.is_multiple_of(8) || !self.context_holds(address, 8))
             {
                 return Err(ArtifactError::GlobalAddress { index });
             }
@@ -197,7 +197,7 @@ impl Check<'_> {
     }
 
     fn word(&self, address: u64) -> Option<u64> {
-        if address % 8 != 0 {
+        if !address.is_multiple_of(8) {
             return None;
         }
         let accessible =

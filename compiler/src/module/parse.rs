@@ -18,13 +18,6 @@ use crate::{Caps, Error};
 /// WebAssembly pages that a 32-bit memory can have.
 const MEMORY32_PAGES: u64 = 1 << 16;
 
-/// An import, before it is compared with the host functions.
-struct Import<'a> {
-    module: &'a str,
-    name: &'a str,
-    ty: TypeRef,
-}
-
 impl<'a> Module<'a> {
     /// Parses `wasm` and validates everything but function bodies.
     pub fn parse(wasm: &'a [u8], caps: &Caps) -> Result<Self, Error> {
@@ -50,7 +43,6 @@ impl<'a> Module<'a> {
             bodies: Vec::new(),
             names: Vec::new(),
         };
-        let mut imports = Vec::new();
         let mut names = None;
         let mut validator = Validator::new_with_features(features::SUPPORTED);
         let explain = |e: wasmparser::Error| features::explain(wasm, &e);
@@ -64,10 +56,9 @@ impl<'a> Module<'a> {
                     names = Some(reader);
                 }
             } else {
-                module.section(payload, &mut imports, caps)?;
+                module.section(payload, caps)?;
             }
         }
-        module.resolve_imports(&imports)?;
         if let Some(names) = names {
             module.read_names(names);
         }
@@ -75,12 +66,7 @@ impl<'a> Module<'a> {
     }
 
     /// Takes over what one section says, which the validator has accepted.
-    fn section(
-        &mut self,
-        payload: Payload<'a>,
-        imports: &mut Vec<Import<'a>>,
-        caps: &Caps,
-    ) -> Result<(), Error> {
+    fn section(&mut self, payload: Payload<'a>, caps: &Caps) -> Result<(), Error> {
         let invalid = |e: wasmparser::Error| Error::invalid(&e);
         match payload {
             Payload::TypeSection(reader) => {
@@ -94,11 +80,9 @@ impl<'a> Module<'a> {
             Payload::ImportSection(reader) => {
                 for import in reader.into_imports() {
                     let import = import.map_err(invalid)?;
-                    if let TypeRef::Func(ty) | TypeRef::FuncExact(ty) = import.ty {
-                        self.functions.push(ty);
-                    }
-                    imports.push(Import { module: import.module, name: import.name, ty: import.ty });
+                    self.resolve_import(&import)?;
                 }
+                check_cap("functions", self.functions.len() as u64, caps.functions)?;
             }
             Payload::FunctionSection(reader) => {
                 check_cap(
@@ -199,30 +183,29 @@ impl<'a> Module<'a> {
         self.signature_ids = numbered;
     }
 
-    /// Finds the host function behind each import and compares the types.
-    fn resolve_imports(&mut self, imports: &[Import<'_>]) -> Result<(), Error> {
-        for import in imports {
-            let (module, name) = (import.module.to_owned(), import.name.to_owned());
-            let ty = match import.ty {
-                TypeRef::Func(ty) | TypeRef::FuncExact(ty) => ty,
-                TypeRef::Table(_) => return Err(Error::ImportKind { module, name, kind: "table" }),
-                TypeRef::Memory(_) => return Err(Error::ImportKind { module, name, kind: "memory" }),
-                TypeRef::Global(_) => return Err(Error::ImportKind { module, name, kind: "global" }),
-                TypeRef::Tag(_) => return Err(Error::ImportKind { module, name, kind: "tag" }),
-            };
-            let Some(id) = FunctionId::by_name(import.module, import.name) else {
-                return Err(Error::UnknownImport { module, name });
-            };
-            let declaration = id.declaration();
-            let host =
-                |types: &[ipc::interface::ValueType]| types.iter().map(|t| ValType::of_host(*t)).collect();
-            let expected = FuncType { params: host(declaration.params), results: host(declaration.results) };
-            let found = self.types.get(ty as usize).ok_or_else(|| unexpected("an import's type"))?;
-            if *found != expected {
-                return Err(Error::ImportType { module, name, expected, found: found.clone() });
-            }
-            self.imports.push(id);
+    /// Finds the host function behind an import and compares the types.
+    fn resolve_import(&mut self, import: &wasmparser::Import<'_>) -> Result<(), Error> {
+        let (module, name) = (import.module.to_owned(), import.name.to_owned());
+        let ty = match import.ty {
+            TypeRef::Func(ty) | TypeRef::FuncExact(ty) => ty,
+            TypeRef::Table(_) => return Err(Error::ImportKind { module, name, kind: "table" }),
+            TypeRef::Memory(_) => return Err(Error::ImportKind { module, name, kind: "memory" }),
+            TypeRef::Global(_) => return Err(Error::ImportKind { module, name, kind: "global" }),
+            TypeRef::Tag(_) => return Err(Error::ImportKind { module, name, kind: "tag" }),
+        };
+        let Some(id) = FunctionId::by_name(import.module, import.name) else {
+            return Err(Error::UnknownImport { module, name });
+        };
+        let declaration = id.declaration();
+        let host = |types: &[ipc::interface::ValueType]| types.iter().map(|t| ValType::of_host(*t)).collect();
+        let expected = FuncType { params: host(declaration.params), results: host(declaration.results) };
+        let found = self.types.get(ty as usize).ok_or_else(|| unexpected("an import's type"))?;
+        if *found != expected {
+            let (expected, found) = (Box::new(expected), Box::new(found.clone()));
+            return Err(Error::ImportType { module, name, expected, found });
         }
+        self.imports.push(id);
+        self.functions.push(ty);
         Ok(())
     }
 

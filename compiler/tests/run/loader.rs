@@ -31,10 +31,10 @@ pub enum Call<'a> {
 }
 
 /// What became of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It returned; the first words of the slots.
-    Returned([u64; VALUES]),
+    Returned(Vec<u64>),
     /// A signal stopped it: the kind of trap, if it is one, and the address of the instruction.
     Trapped(Option<TrapKind>, u64),
     /// The child did not get there.
@@ -115,7 +115,7 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
 fn outcome(artifact: &Artifact<Vec<u8>>, record: &Record) -> Outcome {
     match record.status {
         0 => Outcome::NotRun,
-        1 => Outcome::Returned(record.values.map(|slot| slot[0])),
+        1 => Outcome::Returned(record.values.iter().map(|slot| slot[0]).collect()),
         _ => {
             let guard = STACK_TOP - STACK - STACK_GUARD..STACK_TOP - STACK;
             let kind = if record.signal == libc::SIGSEGV as u64 && guard.contains(&record.fault) {
@@ -139,7 +139,8 @@ unsafe fn map(file: &[u8], segments: &[ProgramHeader64<LittleEndian>]) -> bool {
         let (offset, bytes) = (segment.p_offset.get(LE) as usize, segment.p_filesz.get(LE) as usize);
         let flags = segment.p_flags.get(LE);
         let protection = [(1, libc::PROT_EXEC), (2, libc::PROT_WRITE), (4, libc::PROT_READ)];
-        let protection = protection.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |sum, (_, p)| sum | p);
+        let protection =
+            protection.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |sum, (_, p)| sum | p);
         // SAFETY: see above; the contents are copied before the final protection is set.
         unsafe {
             let at = address as *mut libc::c_void;
@@ -191,7 +192,8 @@ unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64)
         };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         if new > (*memory).max_bytes
-            || libc::mprotect(((*memory).base + old) as *mut libc::c_void, (new - old) as usize, protection) != 0
+            || libc::mprotect(((*memory).base + old) as *mut libc::c_void, (new - old) as usize, protection)
+                != 0
         {
             return u64::MAX;
         }

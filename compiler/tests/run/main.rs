@@ -1,4 +1,5 @@
 //! Runs compiled code: the specification's tests, and our own of what they do not cover.
 
 mod loader;
+mod own;
 mod spec;

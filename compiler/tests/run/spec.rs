@@ -33,6 +33,10 @@ struct Step<'a> {
 struct Instance<'a> {
     artifact: Artifact<Vec<u8>>,
     steps: Vec<Step<'a>>,
+    /// Other modules may import from it.
+    registered: bool,
+    /// A module that was skipped may have changed its state, so nothing more is known about it.
+    changed: bool,
 }
 
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +75,8 @@ fn version_2_unoptimised() {
 }
 
 fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
-    let files: Vec<TestFile<'static>> = spec(version).filter(|file| !file.name().starts_with("simd")).collect();
+    let files: Vec<TestFile<'static>> =
+        spec(version).filter(|file| !file.name().starts_with("simd")).collect();
     let (next, total, failures) =
         (AtomicUsize::new(0), Mutex::new(Count::default()), Mutex::new(Vec::<String>::new()));
     let options = Options { opt_level, threads: 1, ..Options::default() };
@@ -117,7 +122,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                     fail("does not encode".into());
                     continue;
                 };
-                instances.push(match instantiate(&wasm, options) {
+                let instance = match instantiate(&wasm, options) {
                     Ok(instance) => {
                         count.passed += 1;
                         Some(instance)
@@ -127,9 +132,11 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                             fail(format!("does not compile: {error}"));
                         }
                         count.skipped_modules += 1;
+                        mark_changed(&mut instances);
                         None
                     }
-                });
+                };
+                instances.push(instance);
             }
             WastDirective::AssertMalformed { mut module, message, .. }
             | WastDirective::AssertInvalid { mut module, message, .. } => {
@@ -157,8 +164,16 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                             fail(format!("expected trap {message}, found {trap:?}"));
                         }
                     }
-                    Err(error) if is_import_error(&error) => count.skipped_modules += 1,
+                    Err(error) if is_import_error(&error) => {
+                        count.skipped_modules += 1;
+                        mark_changed(&mut instances);
+                    }
                     Err(error) => fail(format!("does not compile: {error}")),
+                }
+            }
+            WastDirective::Register { module, .. } => {
+                if let Some(Some(instance)) = instances.get_mut(find(&names, module, last)) {
+                    instance.registered = true;
                 }
             }
             directive => {
@@ -168,7 +183,9 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                         step(line, invoke, Expected::Results(results))
                     }
                     WastDirective::AssertReturn {
-                        exec: WastExecute::Get { module, global, .. }, results, ..
+                        exec: WastExecute::Get { module, global, .. },
+                        results,
+                        ..
                     } => {
                         let expected = Expected::Results(results);
                         Some((module, Step { line, export: Some(global), arguments: Vec::new(), expected }))
@@ -178,12 +195,15 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                         step(line, invoke, Expected::Trap(message))
                     }
                     // Linking of modules with each other is not ours.
-                    WastDirective::Register { .. } | WastDirective::AssertUnlinkable { .. } => None,
+                    WastDirective::AssertUnlinkable { .. } => {
+                        mark_changed(&mut instances);
+                        None
+                    }
                     other => panic!("{}:{line}: unknown directive {other:?}", file.name()),
                 };
                 let instance = step.as_ref().map(|(module, _)| find(&names, *module, last));
                 match (step, instance.and_then(|index| instances.get_mut(index))) {
-                    (Some((_, step)), Some(Some(instance))) => instance.steps.push(step),
+                    (Some((_, step)), Some(Some(instance))) if !instance.changed => instance.steps.push(step),
                     _ => count.skipped_assertions += 1,
                 }
             }
@@ -206,6 +226,12 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
     count
 }
 
+fn mark_changed(instances: &mut [Option<Instance<'_>>]) {
+    for instance in instances.iter_mut().flatten() {
+        instance.changed |= instance.registered;
+    }
+}
+
 /// Whether a module is rejected only because it needs the suite's host module or another test module.
 fn is_import_error(error: &Error) -> bool {
     matches!(error, Error::UnknownImport { .. } | Error::ImportKind { .. })
@@ -213,7 +239,7 @@ fn is_import_error(error: &Error) -> bool {
 
 fn instantiate<'a>(wasm: &[u8], options: &Options) -> Result<Instance<'a>, Error> {
     let artifact = Artifact::parse(compiler::compile(wasm, options)?).expect("our own artifact passes");
-    let mut instance = Instance { artifact, steps: Vec::new() };
+    let mut instance = Instance { artifact, steps: Vec::new(), registered: false, changed: false };
     if instance.artifact.metadata().start.is_some() {
         let expected = Expected::Nothing;
         instance.steps.push(Step { line: 0, export: None, arguments: Vec::new(), expected });
@@ -221,7 +247,11 @@ fn instantiate<'a>(wasm: &[u8], options: &Options) -> Result<Instance<'a>, Error
     Ok(instance)
 }
 
-fn step<'a>(line: usize, invoke: WastInvoke<'a>, expected: Expected<'a>) -> Option<(Option<Id<'a>>, Step<'a>)> {
+fn step<'a>(
+    line: usize,
+    invoke: WastInvoke<'a>,
+    expected: Expected<'a>,
+) -> Option<(Option<Id<'a>>, Step<'a>)> {
     let arguments = invoke.args.iter().map(argument).collect();
     Some((invoke.module, Step { line, export: Some(invoke.name), arguments, expected }))
 }
@@ -265,7 +295,7 @@ fn check(instance: &Instance<'_>, step: &Step<'_>, outcome: &Outcome) -> Result<
         (Expected::Nothing, Outcome::Returned(_)) => Ok(()),
         (Expected::Trap(message), Outcome::Trapped(Some(kind), _)) if same_trap(*kind, message) => Ok(()),
         (Expected::Results(results), Outcome::Returned(values)) => {
-            let mut values = *values;
+            let mut values = values.clone();
             let types: &[ValType] = match step.export.and_then(|name| instance.artifact.export(name)) {
                 Some(ExportItem::Function { results, .. }) => results,
                 Some(ExportItem::Global(index)) => {
@@ -287,7 +317,9 @@ fn check(instance: &Instance<'_>, step: &Step<'_>, outcome: &Outcome) -> Result<
             }
             Ok(())
         }
-        (Expected::Trap(message), outcome) => Err(format!("expected trap {message}, found {}", short(outcome))),
+        (Expected::Trap(message), outcome) => {
+            Err(format!("expected trap {message}, found {}", short(outcome)))
+        }
         (_, outcome) => Err(format!("expected to return, found {}", short(outcome))),
     }
 }
@@ -322,7 +354,9 @@ fn matches(expected: &WastRet<'_>, value: u64, ty: ValType) -> bool {
         },
         (WastRetCore::RefNull(_), ValType::FuncRef | ValType::ExternRef) => value == 0,
         (WastRetCore::RefExtern(Some(expected)), ValType::ExternRef) => value == u64::from(*expected) + 1,
-        (WastRetCore::RefExtern(None), ValType::ExternRef) | (WastRetCore::RefFunc(_), ValType::FuncRef) => value != 0,
+        (WastRetCore::RefExtern(None), ValType::ExternRef) | (WastRetCore::RefFunc(_), ValType::FuncRef) => {
+            value != 0
+        }
         _ => false,
     }
 }

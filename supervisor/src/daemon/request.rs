@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use ipc::protocol::{
     Descriptor, Descriptors, EntryRequest, ErrorKind, ErrorReply, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
     ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, one_line,
 };
-use nix::sys::stat::{FileStat, SFlag, fstat};
 use policies::Policy;
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
 use super::Shared;
 use crate::{Entry, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
@@ -49,7 +49,7 @@ pub(super) enum RequestError {
     },
     /// A descriptor cannot be examined.
     #[error("a file descriptor of the request cannot be examined: {0}")]
-    Stat(#[source] nix::Error),
+    Stat(#[source] std::io::Error),
     /// Arguments and environment are too long.
     #[error("arguments and environment have {0} bytes; a job may have {STRINGS_BYTES}")]
     StringsTooLong(usize),
@@ -154,11 +154,11 @@ pub(super) async fn load(file: OwnedFd, format: ModuleFormat, shared: &Shared) -
 /// The whole file, from its beginning, wherever its offset is. A file that changes meanwhile gives a mixture,
 /// which is checked like any other bytes.
 fn read_module(file: File) -> Result<Vec<u8>, RequestError> {
-    let stat = fstat(&file).map_err(RequestError::Stat)?;
-    if file_type(&stat) != SFlag::S_IFREG {
-        return Err(RequestError::ModuleNotFile(type_name(&stat)));
+    let kind = file_type(&file)?;
+    if kind != FileType::RegularFile {
+        return Err(RequestError::ModuleNotFile(type_name(kind)));
     }
-    let size = stat.st_size as u64;
+    let size = file.metadata().map_err(RequestError::Stat)?.len();
     if size > MODULE_BYTES_MAX {
         return Err(RequestError::ModuleTooLarge(size));
     }
@@ -204,28 +204,32 @@ fn preopens(request: &RunRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preop
         return Err(RequestError::TooManyPreopens(directories.len()));
     }
     let preopen = |(directory, p): (OwnedFd, &ipc::protocol::PreopenRequest)| {
-        let stat = fstat(&directory).map_err(RequestError::Stat)?;
-        if file_type(&stat) != SFlag::S_IFDIR {
+        let kind = file_type(&directory)?;
+        if kind != FileType::Directory {
             let guest_path = p.guest_path.chars().take(256).collect();
-            return Err(RequestError::NotADirectory { guest_path, found: type_name(&stat) });
+            return Err(RequestError::NotADirectory { guest_path, found: type_name(kind) });
         }
         Ok(Preopen { directory, guest_path: p.guest_path.clone(), read_only: p.read_only })
     };
     directories.into_iter().zip(&request.preopens).map(preopen).collect()
 }
 
-fn file_type(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+/// The type of an open file. Asks for nothing that the kernel does not know already: a file system that does not
+/// answer must not hold up the daemon's thread.
+fn file_type(file: impl AsFd) -> Result<FileType, RequestError> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::TYPE).map_err(|e| RequestError::Stat(e.into()))?;
+    Ok(FileType::from_raw_mode(u32::from(stat.stx_mode)))
 }
 
-fn type_name(stat: &FileStat) -> &'static str {
-    match file_type(stat) {
-        SFlag::S_IFREG => "a regular file",
-        SFlag::S_IFDIR => "a directory",
-        SFlag::S_IFIFO => "a pipe",
-        SFlag::S_IFSOCK => "a socket",
-        SFlag::S_IFCHR => "a character device",
-        SFlag::S_IFBLK => "a block device",
+fn type_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
         _ => "something else",
     }
 }
@@ -233,7 +237,6 @@ fn type_name(stat: &FileStat) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::AsFd;
 
     use super::*;
 

@@ -163,8 +163,7 @@ impl OpenDirectory {
             })),
             _ if has(oflags::DIRECTORY) => Err(Errno::NotDirectory),
             FileType::RegularFile => {
-                let mode =
-                    FileMode { readable, writable, read_only: self.read_only, flags: options.fdflags };
+                let mode = FileMode { readable, writable, read_only: self.read_only, flags: options.fdflags };
                 Ok(Opened::File(OpenFile::new(fd, mode)))
             }
             _ => Err(Errno::NotPermitted),
@@ -177,10 +176,9 @@ impl OpenDirectory {
     /// Entries are numbered in the order of one listing: `.` is 0, `..` is 1. As long as a guest goes forward
     /// from where it was, each name is delivered once even if files are created and removed meanwhile.
     pub async fn read_entries(&mut self, into: SharedRegion<'_>, cookie: u64) -> Result<usize, Errno> {
-        // The guest starts over and may expect to see what changed.
-        let kept = if cookie == 0 { None } else { self.listing.take() };
-        let mut listing = match kept {
+        let mut listing = match self.listing.take() {
             Some(listing) if listing.can_go_on_at(cookie) => listing,
+            // Also when the guest starts over, to see what changed.
             _ => Listing::new(self.fd.as_fd())?,
         };
         let own = metadata::stat(self.fd.as_fd())?.inode;
@@ -203,11 +201,12 @@ impl OpenDirectory {
             written += into.write(written, &header);
             written += into.write(written, entry.name.as_bytes());
             if written == into.len() {
+                // It has not seen the end, so it will come back; else the memory and the descriptor are free.
+                self.listing = Some(listing);
                 break;
             }
             index = next;
         }
-        self.listing = Some(listing);
         Ok(written)
     }
 }

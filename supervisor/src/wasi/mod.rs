@@ -13,6 +13,7 @@ mod directories;
 mod errno;
 mod files;
 mod metadata;
+mod path_calls;
 mod paths;
 mod poll;
 mod streams;
@@ -24,20 +25,16 @@ use std::os::fd::OwnedFd;
 
 use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached};
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::unistd::UnlinkatFlags;
 
 use self::descriptors::{Descriptor, Descriptors};
-use self::directories::{OpenDirectory, OpenOptions, Opened};
+use self::directories::OpenDirectory;
 use self::errno::Errno;
 use self::metadata::NewTimes;
-use self::paths::{Place, TrailingSlash, locate, read_path};
 use self::poll::{GuestClocks, poll_oneoff};
 use self::streams::{Direction, Stream};
 use self::types::{
-    EVENT_BYTES, FdStat, FileStat, SUBSCRIPTION_BYTES, fdflags, flags16, follows_symlinks, fstflags, oflags,
-    prestat_directory, rights,
+    EVENT_BYTES, FdStat, FileStat, SUBSCRIPTION_BYTES, fdflags, flags16, fstflags, prestat_directory, rights,
 };
 use crate::hostcall::{Answer, HostCall, SharedRegion};
 use crate::job::Preopen;
@@ -251,7 +248,8 @@ impl WasiContext {
         let count = match self.table.get_mut(call.value32(0))? {
             Descriptor::File(file) => file.write(from)?,
             Descriptor::Output(stream) => {
-                let left = self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
+                let left =
+                    self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
                 let fits = from.prefix(usize::try_from(left).unwrap_or(usize::MAX));
                 let count = stream.write(fits).await?;
                 self.output_bytes = self.output_bytes.saturating_add(count as u64);
@@ -394,128 +392,6 @@ impl WasiContext {
         let position = self.table.seekable(call.value32(0))?.position();
         call.region(1).write(0, &position.to_le_bytes());
         Ok(())
-    }
-
-    fn path_create_directory(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let directory = self.table.directory(call.value32(0))?;
-        let path = read_path(call.region(1))?;
-        directory.check_writable()?;
-        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::Ignored)?;
-        Ok(mkdirat(place.directory(), place.name(), Mode::from_bits_truncate(0o777))?)
-    }
-
-    fn path_filestat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let follow = follows_symlinks(call.value32(1))?;
-        let directory = self.table.directory(call.value32(0))?;
-        let path = read_path(call.region(2))?;
-        let stat = metadata::stat_at(directory.as_fd(), &path, follow)?;
-        call.region(3).write(0, &stat.to_bytes());
-        Ok(())
-    }
-
-    fn path_filestat_set_times(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let follow = follows_symlinks(call.value32(1))?;
-        let flags = flags16(call.value32(5), fstflags::ALL)?;
-        let times = NewTimes::parse(call.value(3), call.value(4), flags)?;
-        let directory = self.table.directory(call.value32(0))?;
-        let path = read_path(call.region(2))?;
-        directory.check_writable()?;
-        times.set(std::os::fd::AsFd::as_fd(&locate(directory.as_fd(), &path, follow)?))
-    }
-
-    fn path_link(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let follow = follows_symlinks(call.value32(1))?;
-        let (old_directory, new_directory) =
-            (self.table.directory(call.value32(0))?, self.table.directory(call.value32(3))?);
-        let (old_path, new_path) = (read_path(call.region(2))?, read_path(call.region(4))?);
-        old_directory.check_writable()?;
-        new_directory.check_writable()?;
-        if follow {
-            return Err(Errno::Invalid);
-        }
-        let old = Place::resolve(old_directory.as_fd(), &old_path, TrailingSlash::IsDirectory)?;
-        let new = Place::resolve(new_directory.as_fd(), &new_path, TrailingSlash::IsDirectory)?;
-        // Without AT_SYMLINK_FOLLOW a symbolic link is itself what gets a second name.
-        Ok(linkat(old.directory(), old.name(), new.directory(), new.name(), AtFlags::empty())?)
-    }
-
-    fn path_open(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let options = OpenOptions {
-            follow: follows_symlinks(call.value32(1))?,
-            oflags: flags16(call.value32(3), oflags::ALL)?,
-            rights: call.value(4),
-            fdflags: flags16(call.value32(6), fdflags::ALL)?,
-        };
-        if (call.value(4) | call.value(5)) & !rights::ALL != 0 {
-            return Err(Errno::Invalid);
-        }
-        let path = read_path(call.region(2))?;
-        let directory = match self.table.get(call.value32(0))? {
-            Descriptor::Directory(directory) => directory,
-            Descriptor::File(_) => return Err(Errno::NotDirectory),
-            Descriptor::Input(_) | Descriptor::Output(_) => return Err(Errno::BadDescriptor),
-        };
-        // Before the open, which may create or truncate.
-        self.table.check_room()?;
-        let number = self.table.insert(match directory.open(&path, options)? {
-            Opened::Directory(directory) => Descriptor::Directory(directory),
-            Opened::File(file) => Descriptor::File(file),
-        })?;
-        call.region(7).write(0, &number.to_le_bytes());
-        Ok(())
-    }
-
-    fn path_readlink(&self, call: &HostCall<'_>) -> Result<usize, Errno> {
-        let directory = self.table.directory(call.value32(0))?;
-        let path = read_path(call.region(1))?;
-        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::IsDirectory)?;
-        let target = nix::fcntl::readlinkat(place.directory(), place.name())?;
-        let target = target.into_string().map_err(|_| Errno::IllegalSequence)?;
-        if target.starts_with('/') {
-            // It would tell about the host, and cannot be followed anyway.
-            return Err(Errno::NotPermitted);
-        }
-        let count = call.region(2).write(0, target.as_bytes());
-        write_count(call.region(3), count);
-        Ok(count)
-    }
-
-    fn path_remove(&self, call: &HostCall<'_>, what: UnlinkatFlags) -> Result<(), Errno> {
-        let directory = self.table.directory(call.value32(0))?;
-        let path = read_path(call.region(1))?;
-        directory.check_writable()?;
-        let trailing_slash = match what {
-            UnlinkatFlags::RemoveDir => TrailingSlash::Ignored,
-            UnlinkatFlags::NoRemoveDir => TrailingSlash::IsDirectory,
-        };
-        let place = Place::resolve(directory.as_fd(), &path, trailing_slash)?;
-        Ok(unlinkat(place.directory(), place.name(), what)?)
-    }
-
-    fn path_rename(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let (old_directory, new_directory) =
-            (self.table.directory(call.value32(0))?, self.table.directory(call.value32(2))?);
-        let (old_path, new_path) = (read_path(call.region(1))?, read_path(call.region(3))?);
-        old_directory.check_writable()?;
-        new_directory.check_writable()?;
-        let old = Place::resolve(old_directory.as_fd(), &old_path, TrailingSlash::Ignored)?;
-        let new = Place::resolve(new_directory.as_fd(), &new_path, TrailingSlash::Ignored)?;
-        let slash = if old_path.ends_with('/') || new_path.ends_with('/') { "/" } else { "" };
-        // With a slash the kernel demands a directory; renameat(2) never follows the last component.
-        let old_name = format!("{}{slash}", old.name());
-        Ok(nix::fcntl::renameat(old.directory(), old_name.as_str(), new.directory(), new.name())?)
-    }
-
-    fn path_symlink(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let directory = self.table.directory(call.value32(1))?;
-        let (target, path) = (read_path(call.region(0))?, read_path(call.region(2))?);
-        directory.check_writable()?;
-        if target.starts_with('/') {
-            // We would not follow it, but another program that finds it might.
-            return Err(Errno::NotPermitted);
-        }
-        let place = Place::resolve(directory.as_fd(), &path, TrailingSlash::IsDirectory)?;
-        Ok(symlinkat(target.as_str(), place.directory(), place.name())?)
     }
 
     async fn poll_oneoff(&mut self, call: &HostCall<'_>) -> Result<usize, Errno> {

@@ -171,7 +171,9 @@ mod tests {
 
     #[test]
     fn plain_names() {
-        for (path, plain) in [("a", true), ("..a", true), (".", false), ("..", false), ("", false), ("a/", false)] {
+        for (path, plain) in
+            [("a", true), ("..a", true), (".", false), ("..", false), ("", false), ("a/", false)]
+        {
             assert_eq!(is_plain_name(path), plain, "{path}");
         }
     }

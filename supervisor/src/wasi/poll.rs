@@ -62,7 +62,8 @@ pub(super) async fn poll_oneoff(
         dues.iter().filter_map(|due| if let Due::Ready(fd) = due { Some(*fd) } else { None }).collect();
     streams.sort_unstable();
     streams.dedup();
-    let deadline = dues.iter().filter_map(|due| if let Due::At(time) = due { Some(*time) } else { None }).min();
+    let deadline =
+        dues.iter().filter_map(|due| if let Due::At(time) = due { Some(*time) } else { None }).min();
     let now = if dues.contains(&Due::Now) { now } else { wait(table, &streams, deadline, now).await? };
 
     let mut ready = Vec::with_capacity(streams.len());
@@ -127,11 +128,7 @@ fn due(
 }
 
 /// The event of a subscription that is due, with the values that Wasmtime gives.
-fn event_of(
-    subscription: &Subscription,
-    table: &Descriptors,
-    sleeps_only: bool,
-) -> Result<[u8; 32], Errno> {
+fn event_of(subscription: &Subscription, table: &Descriptors, sleeps_only: bool) -> Result<[u8; 32], Errno> {
     Ok(match subscription.awaited {
         Awaited::Clock { .. } => event(subscription, u64::from(sleeps_only), false),
         Awaited::Read(fd) => {
@@ -152,9 +149,8 @@ async fn wait(
     deadline: Option<u64>,
     mut time: u64,
 ) -> Result<u64, Errno> {
-    let any_ready = |table: &Descriptors| {
-        streams.iter().any(|&fd| stream(table, fd).is_ok_and(Stream::is_ready))
-    };
+    let any_ready =
+        |table: &Descriptors| streams.iter().any(|&fd| stream(table, fd).is_ok_and(Stream::is_ready));
     if any_ready(table) {
         return Ok(time);
     }

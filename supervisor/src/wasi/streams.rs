@@ -68,7 +68,8 @@ struct Source {
 
 impl Stream {
     pub fn new(fd: Option<OwnedFd>, direction: Direction) -> Self {
-        let source = fd.map(|fd| Source { fd: Arc::new(fd), readiness: None, method: None, always_ready: false });
+        let source =
+            fd.map(|fd| Source { fd: Arc::new(fd), readiness: None, method: None, always_ready: false });
         Self { source, direction }
     }
 
@@ -113,9 +114,9 @@ impl Stream {
 
     /// Whether a transfer would not wait now (it may report an end or an error).
     pub fn is_ready(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| {
-            source.always_ready || is_ready(source.fd.as_fd(), self.direction)
-        })
+        self.source
+            .as_ref()
+            .is_none_or(|source| source.always_ready || is_ready(source.fd.as_fd(), self.direction))
     }
 
     /// Makes [`when_ready`](Self::when_ready) possible.
@@ -236,8 +237,11 @@ impl Source {
 
     /// Replaces the descriptor by one of a description of our own that does not wait, where the kernel allows.
     fn open_again(&mut self, direction: Direction) -> nix::Result<Method> {
-        let access = OFlag::from_bits_truncate(fcntl(&*self.fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
-        if access == if direction == Direction::In { OFlag::O_WRONLY } else { OFlag::O_RDONLY } {
+        // Never more access than the host app has: it may lack the right to read or write what it passed, or, with
+        // `O_PATH`, both.
+        let flags = OFlag::from_bits_retain(fcntl(&*self.fd, FcntlArg::F_GETFL)?);
+        let other = if direction == Direction::In { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
+        if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE == other {
             return Err(LinuxErrno::EBADF);
         }
         let again = OpenOptions::new()

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn records_have_every_field_at_its_offset() {
-        let stat = FdStat { file_type: FileType::Directory, flags: 0x0201, rights: 5, inheriting: 6 }.to_bytes();
+        let stat =
+            FdStat { file_type: FileType::Directory, flags: 0x0201, rights: 5, inheriting: 6 }.to_bytes();
         assert_eq!((stat[0], stat[2], stat[3], stat[8], stat[16]), (3, 1, 2, 5, 6));
         let stat = FileStat {
             device: 1,

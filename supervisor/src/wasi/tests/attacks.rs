@@ -11,7 +11,9 @@ use super::*;
 async fn every_operation_fails(guest: &mut Guest, fd: u32, path: &str, errno: u16) {
     let own = "own-file";
     let e = Err(errno);
-    for (oflags, rights) in [(0, READ), (0, WRITE), (CREATE, READ_WRITE), (TRUNCATE, WRITE), (DIRECTORY, READ)] {
+    for (oflags, rights) in
+        [(0, READ), (0, WRITE), (CREATE, READ_WRITE), (TRUNCATE, WRITE), (DIRECTORY, READ)]
+    {
         for lookup in [0, 1] {
             let opened = guest.open_with(fd, lookup, path, oflags, rights, 0).await;
             assert_eq!(opened.map(drop), e, "open {path} {oflags} {lookup}");
@@ -159,7 +161,9 @@ async fn nothing_changes_below_a_read_only_directory() {
     symlink("f", guest.host("l")).unwrap();
     let below = guest.open(OTHER, "d", DIRECTORY, READ).await.unwrap();
     for fd in [OTHER, below] {
-        for (oflags, rights) in [(0, WRITE), (0, READ_WRITE), (CREATE, READ), (TRUNCATE, READ), (CREATE | EXCLUSIVE, 0)] {
+        for (oflags, rights) in
+            [(0, WRITE), (0, READ_WRITE), (CREATE, READ), (TRUNCATE, READ), (CREATE | EXCLUSIVE, 0)]
+        {
             for path in ["f", "new", "e/../f"] {
                 assert_eq!(guest.open(fd, path, oflags, rights).await, Err(PERM), "{path} {oflags}");
             }
@@ -192,7 +196,11 @@ async fn nothing_changes_below_a_read_only_directory() {
 }
 
 /// Runs `disturb` on a thread of its own, over and over, while `attempts` attempts are made.
-async fn while_disturbed(disturb: impl Fn() + Send + 'static, attempts: usize, mut attempt: impl AsyncFnMut()) {
+async fn while_disturbed(
+    disturb: impl Fn() + Send + 'static,
+    attempts: usize,
+    mut attempt: impl AsyncFnMut(),
+) {
     struct Stop(std::sync::Arc<AtomicBool>);
     impl Drop for Stop {
         fn drop(&mut self) {

@@ -76,7 +76,10 @@ async fn fdstat_says_what_wasmtime_says() {
     std::fs::create_dir(guest.host("d")).unwrap();
     assert_eq!(guest.fdstat(0).await, Ok((0, 0, READ, READ)));
     assert_eq!(guest.fdstat(1).await, Ok((0, 0, WRITE, WRITE)));
-    assert_eq!(guest.fdstat(ROOT).await, Ok((3, 0, 0x07BF_FE00 & !(1 << 19) & !(1 << 22), 0x0FFF_FFFF & !(1 << 19))));
+    assert_eq!(
+        guest.fdstat(ROOT).await,
+        Ok((3, 0, 0x07BF_FE00 & !(1 << 19) & !(1 << 22), 0x0FFF_FFFF & !(1 << 19)))
+    );
     let directory = guest.open(ROOT, "d", DIRECTORY, READ).await.unwrap();
     assert_eq!(guest.fdstat(directory).await, Ok((3, 0, 0x3FB7_FFBB, 0x3FB7_FFBB)));
     let all = 0x3FFF_FFFF;
@@ -160,7 +163,10 @@ fn what_a_guest_cannot_get_is_said() {
     std::fs::write(files.path().join("f"), "").unwrap();
     let file = preopen(&files.path().join("f"), "/f", false);
     let error = WasiContext::new(config(vec![file])).unwrap_err();
-    assert!(matches!(&error, WasiError::PreopenIsNoDirectory { guest_path } if guest_path == "/f"), "{error}");
+    assert!(
+        matches!(&error, WasiError::PreopenIsNoDirectory { guest_path } if guest_path == "/f"),
+        "{error}"
+    );
     let mut too_many = config(vec![preopen(files.path(), "/a", false), preopen(files.path(), "/b", false)]);
     too_many.max_handles = 4;
     let error = WasiContext::new(too_many).unwrap_err();

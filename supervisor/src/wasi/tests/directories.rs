@@ -92,7 +92,10 @@ async fn each_name_comes_once_whatever_the_buffer() {
     for room in [68, 100, 4096, 1 << 20] {
         let found = guest.list(ROOT, room).await;
         assert_eq!(found.len(), names.len() + 2);
-        assert_eq!(found.iter().map(|e| e.2.clone()).filter(|n| !n.starts_with('.')).collect::<BTreeSet<_>>(), names);
+        assert_eq!(
+            found.iter().map(|e| e.2.clone()).filter(|n| !n.starts_with('.')).collect::<BTreeSet<_>>(),
+            names
+        );
     }
 }
 

@@ -157,7 +157,9 @@ async fn size_times_sync_and_advice() {
     assert!(stat.modified() > 1_600_000_000_000_000_000);
     guest.call(set, &times(ROOT, 7, 7, 5)).await.unwrap();
     assert_eq!(guest.filestat(ROOT).await.unwrap().modified(), 7);
-    for (fd, flags, errno) in [(file, 3, INVAL), (file, 12, INVAL), (file, 16, INVAL), (0, 1, BADF), (99, 1, BADF)] {
+    for (fd, flags, errno) in
+        [(file, 3, INVAL), (file, 12, INVAL), (file, 16, INVAL), (0, 1, BADF), (99, 1, BADF)]
+    {
         assert_eq!(guest.call(set, &times(fd, 1, 1, flags)).await, Err(errno));
     }
 
@@ -167,7 +169,10 @@ async fn size_times_sync_and_advice() {
         guest.call(FunctionId::fd_advise, &[n(file), n(0u32), n(4u32), n(advice)]).await.unwrap();
     }
     assert_eq!(guest.call(FunctionId::fd_advise, &[n(file), n(0u32), n(4u32), n(6u32)]).await, Err(INVAL));
-    assert_eq!(guest.call(FunctionId::fd_advise, &[n(file), n(0u32), n(u64::MAX), n(0u32)]).await, Err(INVAL));
+    assert_eq!(
+        guest.call(FunctionId::fd_advise, &[n(file), n(0u32), n(u64::MAX), n(0u32)]).await,
+        Err(INVAL)
+    );
 }
 
 #[tokio::test]

@@ -91,11 +91,7 @@ pub(super) fn config(preopens: Vec<Preopen>) -> WasiConfig {
 }
 
 pub(super) fn preopen(path: &Path, name: &str, read_only: bool) -> Preopen {
-    Preopen {
-        directory: OwnedFd::from(File::open(path).unwrap()),
-        guest_path: name.to_owned(),
-        read_only,
-    }
+    Preopen { directory: OwnedFd::from(File::open(path).unwrap()), guest_path: name.to_owned(), read_only }
 }
 
 impl Guest {
@@ -210,8 +206,7 @@ impl Guest {
         rights: u64,
         fdflags: u32,
     ) -> Result<u32, u16> {
-        let values =
-            [n(fd), n(lookup), s(path), n(oflags), n(rights), n(rights), n(fdflags), Value::Result];
+        let values = [n(fd), n(lookup), s(path), n(oflags), n(rights), n(rights), n(fdflags), Value::Result];
         Ok(u32_of(&self.call(FunctionId::path_open, &values).await?[0]))
     }
 

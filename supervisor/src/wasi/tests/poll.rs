@@ -152,7 +152,10 @@ async fn streams_are_awaited_beside_clocks() {
     let mut guest = Guest::with_stdio(stdio);
     let input = [On::Clock(1, NEVER, 0), On::Read(0), On::Write(1), On::Read(0)];
     // Not ready: the clock is.
-    assert_eq!(guest.poll(&[On::Read(0), On::Write(1), On::Clock(1, 2_000_000, 0)]).await.unwrap(), [(102, 0, 0, 0, 0)]);
+    assert_eq!(
+        guest.poll(&[On::Read(0), On::Write(1), On::Clock(1, 2_000_000, 0)]).await.unwrap(),
+        [(102, 0, 0, 0, 0)]
+    );
     for round in 0..50 {
         let (events, ()) = tokio::join!(guest.poll(&input), async {
             tokio::task::yield_now().await;

@@ -82,12 +82,16 @@ async fn a_call_that_is_dropped_leaves_nothing_behind() {
     let mut guest = Guest::with_stdio([Some(reader.into()), Some(out_writer.into()), None]);
     {
         let mut waiting = Box::pin(guest.read(0, 10));
-        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending()
+        );
     }
     {
         let data = vec![7; 2 * capacity];
         let mut waiting = Box::pin(guest.write(1, &data));
-        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending());
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx))).await.is_pending()
+        );
     }
     // It could even go on.
     writer.write_all(b"later").unwrap();
@@ -118,6 +122,21 @@ async fn a_pipe_that_nobody_reads_is_an_error() {
 async fn ends_of_pipes_that_go_the_other_way_are_refused() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut guest = Guest::with_stdio([Some(writer.into()), Some(reader.into()), None]);
+    assert_eq!(guest.read(0, 1).await, Err(BADF));
+    assert_eq!(guest.write(1, b"x").await, Err(BADF));
+}
+
+#[tokio::test]
+async fn a_descriptor_without_access_gives_none() {
+    let files = tempfile::tempdir().unwrap();
+    let fifo = files.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _both_ends = File::options().read(true).write(true).open(&fifo).unwrap();
+    let path_only = || {
+        let opened = File::options().read(true).custom_flags(libc::O_PATH).open(&fifo).unwrap();
+        Some(OwnedFd::from(opened))
+    };
+    let mut guest = Guest::with_stdio([path_only(), path_only(), None]);
     assert_eq!(guest.read(0, 1).await, Err(BADF));
     assert_eq!(guest.write(1, b"x").await, Err(BADF));
 }
@@ -261,7 +280,9 @@ async fn output_ends_at_its_limit() {
     assert_eq!(guest.write(2, b"678").await, Ok(3));
     let values = [n(1u32), s("9abc"), Value::Result];
     let (answer, _) = guest.answer(FunctionId::fd_write, &values).await;
-    let Answer::Limit(LimitReached { limit: Limit::Output, value: 10 }) = answer else { panic!("{answer:?}") };
+    let Answer::Limit(LimitReached { limit: Limit::Output, value: 10 }) = answer else {
+        panic!("{answer:?}")
+    };
     assert_eq!(guest.context.output_bytes(), 10);
     let (answer, _) = guest.answer(FunctionId::fd_write, &values).await;
     assert!(matches!(answer, Answer::Limit(_)));

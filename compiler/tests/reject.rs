@@ -1,0 +1,201 @@
+//! Modules that are not compiled: the error says what and where, and nothing panics.
+
+use compiler::{Caps, Error, Options};
+
+fn error(wat: &str) -> Error {
+    let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
+    compiler::compile(&wasm, &Options::default()).expect_err(wat)
+}
+
+#[test]
+fn features_that_are_not_supported_are_named_with_their_offset() {
+    let cases = [
+        ("SIMD", "(module (func (result v128) v128.const i64x2 0 0))"),
+        ("SIMD", "(module (func (param v128)))"),
+        ("SIMD", "(module (memory 1) (func (drop (v128.load (i32.const 0)))))"),
+        ("relaxed SIMD", "(module (func unreachable i8x16.relaxed_swizzle drop))"),
+        ("tail calls", "(module (func return_call 0))"),
+        ("tail calls", "(module (table 1 funcref) (func (return_call_indirect (i32.const 0))))"),
+        ("threads", "(module (memory 1 1 shared))"),
+        ("threads", "(module (memory 1) (func (drop (i32.atomic.load (i32.const 0)))))"),
+        ("exception handling", "(module (tag))"),
+        ("exception handling", "(module (tag $e) (func throw $e))"),
+        ("multiple memories", "(module (memory 1) (memory 1))"),
+        ("64-bit memories", "(module (memory i64 1))"),
+        ("typed function references", "(module (type $t (func)) (func (param (ref $t))))"),
+        (
+            "typed function references",
+            "(module (func (param funcref) (drop (ref.as_non_null (local.get 0)))))",
+        ),
+        ("garbage collection", "(module (type (struct)))"),
+        ("garbage collection", "(module (type (array i8)))"),
+        ("garbage collection", "(module (func (drop (ref.i31 (i32.const 0)))))"),
+        ("custom page sizes", "(module (memory 1 (pagesize 1)))"),
+        (
+            "wide arithmetic",
+            "(module (func (param i64 i64) (result i64 i64) local.get 0 local.get 1 i64.mul_wide_s))",
+        ),
+    ];
+    for (feature, wat) in cases {
+        match error(wat) {
+            Error::UnsupportedFeature { feature: found, offset, .. } => {
+                assert!(found.starts_with(feature), "{wat}: {found} instead of {feature}");
+                assert!(offset >= 8, "{wat}: {offset}");
+            }
+            other => panic!("{wat}: {other}"),
+        }
+    }
+    let text = error("(module (func return_call 0))").to_string();
+    assert!(text.contains("tail calls") && text.contains("at offset 0x1"), "{text}");
+    let component = compiler::parse_text(b"(component)").unwrap();
+    let found = compiler::compile(&component, &Options::default()).unwrap_err();
+    assert!(matches!(found, Error::Component), "{found}");
+}
+
+#[test]
+fn a_feature_is_rejected_even_in_code_that_is_never_reached() {
+    let found = error("(module (func (result i32) unreachable (drop (v128.const i64x2 0 0))))");
+    assert!(matches!(found, Error::UnsupportedFeature { .. }), "{found}");
+}
+
+#[test]
+fn the_first_of_several_errors_is_reported_on_any_number_of_threads() {
+    let bad: String = (0..200)
+        .map(|i| {
+            if i % 50 == 49 { "(func (result i32) return_call 0)" } else { "(func (result i32) i32.const 1)" }
+        })
+        .collect();
+    let wasm = compiler::parse_text(format!("(module {bad})").as_bytes()).unwrap();
+    let text = |threads| {
+        compiler::compile(&wasm, &Options { threads, ..Options::default() }).unwrap_err().to_string()
+    };
+    let first = text(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(first, text(threads));
+    }
+}
+
+#[test]
+fn imports_are_checked_by_name_and_type() {
+    let found = error(r#"(module (import "env" "f" (func)))"#);
+    assert_eq!(found.to_string(), "unknown import `env` `f`: no host function has this name");
+    let found =
+        error(r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func (param i64) (result i32))))"#);
+    assert_eq!(
+        found.to_string(),
+        "import `wasi_snapshot_preview1` `proc_exit` has type (i64) -> (i32), but the host function has type (i32) -> ()"
+    );
+    for (kind, import) in
+        [("memory", "(memory 1)"), ("table", "(table 1 funcref)"), ("global", "(global i32)")]
+    {
+        let found = error(&format!(r#"(module (import "env" "x" {import}))"#)).to_string();
+        assert_eq!(found, format!("import `env` `x` is a {kind}; only functions can be imported"));
+    }
+}
+
+#[test]
+fn caps_are_named() {
+    let wasm = compiler::parse_text(
+        br#"(module (memory 3) (table 10 funcref) (data (i32.const 0) "x") (data (i32.const 0x20000) "x")
+            (func (param i32) (local i32 i64) (br_table 0 0 0 (local.get 0))) (func))"#,
+    )
+    .unwrap();
+    let with = |caps| compiler::compile(&wasm, &Options { caps, ..Options::default() }).map(|_| ());
+    let caps = Caps::default();
+    with(caps).unwrap();
+    for (what, caps) in [
+        ("bytes", Caps { input_bytes: 20, ..caps }),
+        ("functions", Caps { functions: 1, ..caps }),
+        ("locals of one function", Caps { locals: 2, ..caps }),
+        ("`br_table` targets", Caps { br_table_targets: 1, ..caps }),
+        ("initial table entries", Caps { table_entries: 9, ..caps }),
+        ("initial memory pages", Caps { memory_pages: 2, ..caps }),
+        ("bytes of machine code", Caps { code_bytes: 10, ..caps }),
+        ("bytes of artifact", Caps { image_bytes: 5000, ..caps }),
+    ] {
+        match with(caps) {
+            Err(Error::Cap { what: found, .. }) => assert_eq!(found, what),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    // A memory whose contents lie far apart has a small artifact, tables without room an error.
+    let found = error("(module (table 9000000 funcref) (table 9000000 funcref))").to_string();
+    assert!(found.contains("initial table entries"), "{found}");
+}
+
+#[test]
+fn what_is_not_a_module_says_so() {
+    let compile = |bytes: &[u8]| compiler::compile(bytes, &Options::default()).unwrap_err().to_string();
+    assert!(compile(b"").starts_with("not a WebAssembly module"));
+    assert!(compile(b"\x7fELF").starts_with("not a WebAssembly module"));
+    assert!(compile(b"\0asm").starts_with("invalid WebAssembly module"));
+    let text = compiler::parse_text(b"(module\n  (func i32.konst))").unwrap_err().to_string();
+    assert!(text.contains("<anon>:2:9"), "{text}");
+}
+
+/// A module with something of everything.
+fn rich_module() -> Vec<u8> {
+    compiler::parse_text(
+        br#"(module $m
+            (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+            (type $t (func (param i32 i64) (result i64 i32)))
+            (memory (export "memory") 1 3) (table $f 5 funcref) (table $e 2 externref)
+            (global $g (mut i32) (i32.const 3)) (global f64 (f64.const 1.5)) (global funcref (ref.func $a))
+            (elem (table $f) (i32.const 1) func $a $b) (elem $p func $a) (elem declare func $b)
+            (data (i32.const 4) "hello") (data $d "passive")
+            (func $a (export "a") (type $t)
+                (block (result i64 i32)
+                    (loop (param) (br_if 0 (i32.eqz (local.get 0))))
+                    (if (result i64) (local.get 0) (then (local.get 1)) (else (i64.const 5)))
+                    (i32.const 9)))
+            (func $b (result f32) (local f32 f64)
+                (memory.init $d (i32.const 0) (i32.const 0) (i32.const 3)) (data.drop $d)
+                (table.init $f $p (i32.const 0) (i32.const 0) (i32.const 1)) (elem.drop $p)
+                (table.set $f (i32.const 0) (ref.func $b)) (drop (table.grow $e (ref.null extern) (i32.const 1)))
+                (drop (call_indirect $f (param i32 i64) (result i64 i32) (i32.const 1) (i64.const 2) (i32.const 1))) drop
+                (block (block (br_table 0 1 0 (global.get $g))))
+                (global.set $g (i32.extend8_s (i32.trunc_sat_f32_s (local.get 0))))
+                (drop (call $w (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))
+                (i64.store (i32.const 0) (i64.div_u (i64.const 1) (i64.const 2)))
+                (f32.demote_f64 (f64.load (memory.grow (i32.const 1)))))
+            (start $s) (func $s (drop (call $b))))"#,
+    )
+    .unwrap()
+}
+
+#[test]
+fn truncated_modules_are_errors() {
+    let wasm = rich_module();
+    let options = Options { threads: 1, ..Options::default() };
+    compiler::compile(&wasm, &options).unwrap();
+    let mut accepted = 0;
+    for length in 0..wasm.len() {
+        // What remains is a module when the cut removes whole sections, as long as no function lost its body.
+        if let Ok(artifact) = compiler::compile(&wasm[..length], &options) {
+            compiler::Artifact::parse(artifact).unwrap();
+            accepted += 1;
+        }
+    }
+    assert!(accepted < 10, "{accepted} of {} truncations are accepted", wasm.len());
+}
+
+#[test]
+fn damaged_modules_are_errors_or_other_modules() {
+    let wasm = rich_module();
+    let options = Options { threads: 1, ..Options::default() };
+    let (mut rejected, mut accepted) = (0, 0);
+    for at in 8..wasm.len() {
+        for flip in [0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80] {
+            let mut damaged = wasm.clone();
+            damaged[at] ^= flip;
+            match compiler::compile(&damaged, &options) {
+                Ok(artifact) => {
+                    compiler::Artifact::parse(artifact).unwrap();
+                    accepted += 1;
+                }
+                Err(_) => rejected += 1,
+            }
+        }
+    }
+    assert!(rejected > 1000 && accepted > 100, "{rejected} rejected, {accepted} accepted");
+}

@@ -1,0 +1,209 @@
+//! What the specification's tests do not cover: host calls, the table of sites, stack probes, native artifacts.
+
+use std::fmt::Write;
+
+use compiler::metadata::{Entry, ExportItem};
+use compiler::{Artifact, Options, RawModule, TargetCpu, TrapKind};
+use ipc::interface::FunctionId;
+
+use super::loader::{self, Call, Outcome};
+
+fn build(wat: &str, options: &Options) -> (Vec<u8>, Artifact<Vec<u8>>) {
+    let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
+    let artifact = Artifact::parse(compiler::compile(&wasm, options).unwrap()).unwrap();
+    (wasm, artifact)
+}
+
+fn entry(artifact: &Artifact<Vec<u8>>, name: &str) -> Entry {
+    match artifact.export(name) {
+        Some(ExportItem::Function { entry, .. }) => *entry,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn call(artifact: &Artifact<Vec<u8>>, name: &str, arguments: &[u64]) -> Outcome {
+    loader::run(artifact, &[Call::Function(entry(artifact, name), arguments)]).remove(0)
+}
+
+fn result(outcome: &Outcome) -> u64 {
+    match outcome {
+        Outcome::Returned(values) => values[0],
+        other => panic!("{other:x?}"),
+    }
+}
+
+#[test]
+fn a_host_call_carries_its_number_parameters_and_result() {
+    let wat = r#"(module
+        (import "wasi_snapshot_preview1" "clock_time_get" (func (param i32 i64 i32) (result i32)))
+        (export "f" (func 0))
+        (func (export "g") (param i32) (result i32)
+            local.get 0 i64.const 20 i32.const -1 call 0))"#;
+    for target_cpu in [TargetCpu::Baseline, TargetCpu::Native] {
+        let (_, artifact) = build(wat, &Options { target_cpu, ..Options::default() });
+        let number = u64::from(FunctionId::clock_time_get.number());
+        assert_eq!(artifact.metadata().host_functions, [number as u32]);
+        assert_eq!(result(&call(&artifact, "f", &[1, 2, 3])), number + 6);
+        // The parameter -1 arrives zero-extended; the loader returns the low half of the sum.
+        assert_eq!(
+            result(&call(&artifact, "g", &[5])),
+            (number + 25).wrapping_add(0xffff_ffff) & 0xffff_ffff
+        );
+    }
+}
+
+#[test]
+fn a_trap_is_found_at_its_operator() {
+    let wat = r#"(module
+        (memory 1) (table 4 funcref) (elem (i32.const 1) $other)
+        (type $t (func (result i32)))
+        (func $other)
+        (func $load (export "load") (param i32) (result i32) (i32.load offset=3 (local.get 0)))
+        (func $store (export "store") (param i32) (i64.store8 (local.get 0) (i64.const 1)))
+        (func $div (export "div") (param i32 i32) (result i32) (i32.div_s (local.get 0) (local.get 1)))
+        (func $convert (export "convert") (param f64) (result i64) (i64.trunc_f64_u (local.get 0)))
+        (func $indirect (export "indirect") (param i32) (result i32) (call_indirect (type $t) (local.get 0)))
+        (func $fill (export "fill") (param i32) (memory.fill (local.get 0) (i32.const 0) (i32.const 9)))
+        (func $get (export "get") (param i32) (drop (table.get (local.get 0))))
+        (func $dead (export "dead") unreachable))"#;
+    let (wasm, artifact) = build(wat, &Options::default());
+    let nan = f64::NAN.to_bits();
+    let (min, minus_one) = (0x8000_0000, 0xffff_ffff);
+    // Export, arguments, what it is, the operator's first byte in the module.
+    let cases: &[(&str, &[u64], TrapKind, u8)] = &[
+        ("load", &[0x1_0000], TrapKind::MemoryOutOfBounds, 0x28),
+        ("load", &[0xffff_ffff], TrapKind::MemoryOutOfBounds, 0x28),
+        ("store", &[0x1_0000], TrapKind::MemoryOutOfBounds, 0x3c),
+        ("div", &[1, 0], TrapKind::IntegerDivideByZero, 0x6d),
+        ("div", &[min, minus_one], TrapKind::IntegerOverflow, 0x6d),
+        ("convert", &[nan], TrapKind::InvalidConversionToInteger, 0xb1),
+        ("convert", &[(-1f64).to_bits()], TrapKind::IntegerOverflow, 0xb1),
+        ("indirect", &[0], TrapKind::UninitializedElement, 0x11),
+        ("indirect", &[1], TrapKind::IndirectCallTypeMismatch, 0x11),
+        ("indirect", &[4], TrapKind::TableOutOfBounds, 0x11),
+        ("fill", &[0xfff8], TrapKind::MemoryOutOfBounds, 0xfc),
+        ("get", &[4], TrapKind::TableOutOfBounds, 0x25),
+        ("dead", &[], TrapKind::Unreachable, 0x00),
+    ];
+    for (name, arguments, kind, opcode) in cases {
+        let Outcome::Trapped(found, pc) = call(&artifact, name, arguments) else {
+            panic!("{name} {arguments:x?} does not trap");
+        };
+        assert_eq!(found, Some(*kind), "{name} {arguments:x?}");
+        let frame = artifact.symbolize(pc).unwrap();
+        assert_eq!((frame.name.as_str(), frame.function), (*name, entry(&artifact, name).function));
+        assert_eq!(
+            wasm[frame.wasm_offset as usize], *opcode,
+            "{name} {arguments:x?} at {:#x}",
+            frame.wasm_offset
+        );
+    }
+}
+
+#[test]
+fn addresses_outside_of_the_functions_have_no_frame() {
+    let (_, artifact) = build(r#"(module (func (export "f") call 0))"#, &Options::default());
+    let entry = entry(&artifact, "f");
+    assert_eq!(artifact.symbolize(entry.trampoline), None);
+    assert_eq!(artifact.symbolize(0), None);
+    assert_eq!(artifact.symbolize(u64::MAX), None);
+    assert_eq!(artifact.symbolize(entry.code).unwrap().function, 0);
+    assert_eq!(artifact.trap_at(entry.code), None);
+    // The call returns to what follows it, and that belongs to the call.
+    let returns: Vec<_> = (entry.code + 1..entry.code + 64)
+        .filter_map(|pc| Some((pc, artifact.symbolize_return(pc)?)))
+        .collect();
+    assert!(
+        returns
+            .iter()
+            .any(|(_, frame)| frame.wasm_offset > artifact.symbolize(entry.code).unwrap().wasm_offset)
+    );
+}
+
+#[test]
+fn recursion_ends_at_the_guard_whatever_the_frame() {
+    // Values that are alive across the call make a frame of 8 bytes each.
+    for values in [1, 200, 2_000, 9_000] {
+        let mut body = String::new();
+        for i in 0..values {
+            write!(body, "(local.set {} (i64.load offset={} (i32.const 0)))", i + 1, i * 8).unwrap();
+        }
+        body.push_str("(call 0 (local.get 0))");
+        for i in 0..values {
+            write!(body, "(i64.store offset={} (i32.const 0) (local.get {}))", i * 8, i + 1).unwrap();
+        }
+        let locals = "i64 ".repeat(values);
+        let wat = format!(r#"(module (memory 4) (func (export "f") (param i32) (local {locals}) {body}))"#);
+        let (_, artifact) = build(&wat, &Options::default());
+        match call(&artifact, "f", &[0]) {
+            Outcome::Trapped(Some(TrapKind::StackExhausted), _) => {}
+            other => panic!("{values} values: {other:x?}"),
+        }
+    }
+}
+
+#[test]
+fn many_parameters_and_results_pass_through_trampolines() {
+    let types = ["i32", "i64", "f32", "f64"];
+    let list: Vec<_> = (0..40).map(|i| types[i % 4]).collect();
+    let gets: String = (0..40).map(|i| format!("(local.get {i})")).collect();
+    let wat = format!(
+        r#"(module (func $id (param {0}) (result {0}) {gets}) (func (export "f") (param {0}) (result {0}) {gets} call $id))"#,
+        list.join(" ")
+    );
+    let (_, artifact) = build(&wat, &Options::default());
+    let arguments: Vec<u64> = (0..40).map(|i| if i % 2 == 0 { 0x8765_0000 + i } else { !0 - i }).collect();
+    match call(&artifact, "f", &arguments) {
+        Outcome::Returned(values) => assert_eq!(values[..40], arguments),
+        other => panic!("{other:x?}"),
+    }
+}
+
+#[test]
+fn far_offsets_reach_their_bytes() {
+    let wat = r#"(module (memory 65536)
+        (func (export "f") (param i32 i32) (result i32)
+            (i32.store8 offset=0x7fffffff (local.get 0) (local.get 1))
+            (i32.store8 offset=0x3fffffff (i32.const 0) (i32.const 7))
+            (i32.store8 offset=0x40000000 (i32.const 0) (i32.const 8))
+            (i32.add
+                (i32.load8_u offset=0xffffffff (i32.const 0))
+                (i32.load16_u offset=0x3fffffff (i32.const 0)))))"#;
+    let (_, artifact) = build(wat, &Options::default());
+    assert_eq!(result(&call(&artifact, "f", &[0x8000_0000, 100])), 100 + 0x0807);
+    match call(&artifact, "f", &[0x8000_0001, 100]) {
+        Outcome::Trapped(Some(TrapKind::MemoryOutOfBounds), _) => {}
+        other => panic!("{other:x?}"),
+    }
+}
+
+#[test]
+fn native_code_runs_as_an_artifact() {
+    // lea rax, [rdi + rsi]; ret; nops; ud2
+    let code = vec![0x48, 0x8d, 0x04, 0x37, 0xc3, 0x90, 0x90, 0x90, 0x0f, 0x0b];
+    let functions = vec![("add".to_owned(), 0, 2, 1), ("die".to_owned(), 8, 0, 0)];
+    let artifact = Artifact::parse(RawModule { code, functions, memory_pages: 2 }.build().unwrap()).unwrap();
+    assert_eq!(artifact.metadata().memories[0].min_pages, 2);
+    assert_eq!(result(&call(&artifact, "add", &[40, 2])), 42);
+    assert_eq!(call(&artifact, "die", &[]), Outcome::Trapped(None, entry(&artifact, "die").code));
+}
+
+#[test]
+fn the_output_does_not_depend_on_the_number_of_threads() {
+    let mut wat = String::from(
+        "(module (memory 1) (data (i32.const 8) \"x\") (table 9 funcref) (elem (i32.const 0) 3 1 2)",
+    );
+    for i in 0..300 {
+        write!(
+            wat,
+            "(func (param i32) (result i32) (i32.add (call {} (local.get 0)) (i32.const {i})))",
+            (i * 7) % 300
+        )
+        .unwrap();
+    }
+    wat.push_str("(export \"f\" (func 9)))");
+    let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
+    let compile = |threads| compiler::compile(&wasm, &Options { threads, ..Options::default() }).unwrap();
+    let one = compile(1);
+    assert!(one == compile(4) && one == compile(3));
+}
