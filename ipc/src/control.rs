@@ -88,8 +88,10 @@ pub struct Reply {
     pub user_us: u64,
     /// System time, microseconds.
     pub system_us: u64,
-    /// Peak resident memory, KiB.
+    /// Peak resident memory, KiB. The kernel counts in batches per processor, so a small process shows as 0.
     pub peak_kib: u64,
+    /// Page faults that were served from memory: each made at least one page resident, and an instance gives none back.
+    pub page_faults: u64,
 }
 
 /// Bits: one per layer of confinement, for `layers` fields and for reports.

@@ -4,12 +4,14 @@
 //! confinement test starts from here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use compiler::RawModule;
-use ipc::layout::GATE_SYSCALL;
+use ipc::job::SUBMISSIONS_OFFSET;
+use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
-use supervisor::{Config, Entry, Job, Module, ModuleSource, Supervisor};
+use supervisor::{Config, Entry, Error, Job, Module, ModuleSource, Supervisor};
 
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
 struct Weapon {
@@ -47,6 +49,43 @@ fn weapons() -> Vec<Weapon> {
         0xcd, 0x80, // int 0x80
         0xc3,
     ];
+    // Two words written anywhere, then the doorbell, then silence.
+    let forge_submission = [
+        &[
+            0x48, 0x89, 0x37, // mov [rdi], rsi
+            0x48, 0x89, 0x0a, // mov [rdx], rcx
+            0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ][..],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xeb, 0xfe, // jmp $
+        ],
+    ]
+    .concat();
+    // The first slot gets function rdi and, at address rsi, argument rdx; one slot is submitted by index rcx.
+    let forge_slot = [
+        &[0x41, 0xb8][..], // mov r8d, the first slot
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x49, 0x89, 0x38, // mov [r8], rdi
+            0x48, 0x89, 0x16, // mov [rsi], rdx
+            0x48, 0xc7, 0x01, 0x01, 0x00, 0x00, 0x00, // mov qword [rcx], 1
+            0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xeb, 0xfe, // jmp $
+        ],
+    ]
+    .concat();
     vec![
         Weapon { name: "syscall", parameters: 6, code: syscall },
         Weapon { name: "syscall-through-gate", parameters: 6, code: through_gate },
@@ -57,6 +96,8 @@ fn weapons() -> Vec<Weapon> {
         Weapon { name: "peek", parameters: 1, code: vec![0x48, 0x8b, 0x07, 0xc3] },
         // mov [rdi], rsi; ret
         Weapon { name: "poke", parameters: 2, code: vec![0x48, 0x89, 0x37, 0xc3] },
+        Weapon { name: "forge-slot", parameters: 4, code: forge_slot },
+        Weapon { name: "forge-submission", parameters: 4, code: forge_submission },
     ]
 }
 
@@ -84,13 +125,34 @@ impl Attacker {
         Self { supervisor, module, policy: Arc::new(policy) }
     }
 
-    /// Runs one weapon in an instance of its own.
-    pub async fn attack(&self, weapon: &str, args: &[u64]) -> Report {
+    /// The same attacker under another policy.
+    pub fn with_policy(&self, policy: Policy) -> Self {
+        Self { supervisor: self.supervisor.clone(), module: self.module.clone(), policy: Arc::new(policy) }
+    }
+
+    fn job(&self, weapon: &str, args: &[u64]) -> Job {
         let parameters = weapons().iter().find(|w| w.name == weapon).expect("a known weapon").parameters;
         let mut values: Vec<Value> = args.iter().map(|a| Value::I64(*a as i64)).collect();
         values.resize(parameters, Value::I64(0));
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.entry = Entry::Export { name: weapon.to_owned(), args: values };
+        job
+    }
+
+    /// Runs one weapon in an instance of its own.
+    pub async fn attack(&self, weapon: &str, args: &[u64]) -> Report {
+        self.try_attack(weapon, args).await.expect("a report")
+    }
+
+    /// The same, for attacks that do not get as far as an instance.
+    pub async fn try_attack(&self, weapon: &str, args: &[u64]) -> Result<Report, Error> {
+        self.supervisor.run(self.job(weapon, args)).await
+    }
+
+    /// The same, for weapons that do not end by themselves.
+    pub async fn attack_for(&self, weapon: &str, args: &[u64], wall_time: Duration) -> Report {
+        let mut job = self.job(weapon, args);
+        job.limits.wall_time = Some(wall_time);
         self.supervisor.run(job).await.expect("a report")
     }
 

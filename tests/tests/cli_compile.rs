@@ -48,7 +48,13 @@ fn what_cannot_be_compiled_or_written_leaves_nothing() {
     compile("missing.wasm", "out").expect_own_error(&["missing.wasm", "No such file"]);
     compile("hello.wasm", "no/such/directory").expect_own_error(&["no/such/directory", "No such file"]);
     compile("hello.wasm", ".").expect_own_error(&["cannot write ."]);
+    compile("/dev/zero", "out").expect_own_error(&["/dev/zero", "not a regular file"]);
     assert_eq!(scratch.names(), ["bad.wasm", "hello.wasm"]);
+    // Onto itself, and again: the first makes an artifact of it.
+    compile("hello.wasm", "hello.wasm").expect_status(0);
+    compile("hello.wasm", "hello.wasm").expect_own_error(&["hello.wasm", "artifact already"]);
+    scratch.write("text.wat", guests::HELLO);
+    compile("text.wat", "text").expect_status(0);
 }
 
 #[test]

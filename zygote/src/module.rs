@@ -203,6 +203,7 @@ fn reap(children: i32) {
                     user_us: micros(usage.ru_utime),
                     system_us: micros(usage.ru_stime),
                     peak_kib: usage.ru_maxrss as u64,
+                    page_faults: usage.ru_minflt as u64,
                     ..Reply::default()
                 };
                 let _ = control::send(&exited, -1);

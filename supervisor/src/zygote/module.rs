@@ -153,7 +153,10 @@ fn hear(expected: &mut Expected, channel: &Channel, reply: &Reply, fd: Option<Ow
             let _ = waiting.send(Death {
                 status: reply.status,
                 cpu_us: reply.user_us.saturating_add(reply.system_us),
-                peak_bytes: reply.peak_kib.saturating_mul(1024),
+                peak_bytes: reply
+                    .peak_kib
+                    .saturating_mul(1024)
+                    .max(reply.page_faults.saturating_mul(ipc::layout::PAGE)),
             });
             Ok(())
         }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::embedded::read_module;
 use crate::error::Error;
 
 /// Compile a WebAssembly module ahead of time; `sandboxctl run` runs the artifact.
@@ -18,9 +19,16 @@ pub struct Options {
 
 pub fn compile(options: Options) -> Result<u8, Error> {
     let path = options.module;
-    let bytes = std::fs::read(&path).map_err(|source| Error::ReadModule { path: path.clone(), source })?;
-    let artifact = compiler::compile(&bytes, &compiler::Options::default())
-        .map_err(|source| Error::Compile { path, source })?;
+    let module = client::ModuleFile::open(&path)?;
+    if module.format == client::ModuleFormat::Artifact {
+        return Err(Error::AlreadyCompiled { path });
+    }
+    let bytes = read_module(module.file.into(), &path)?;
+    // As in the supervisor, whatever is not binary is taken for text.
+    let wasm = if bytes.starts_with(b"\0asm") { Ok(bytes) } else { compiler::parse_text(&bytes) };
+    let artifact = wasm
+        .and_then(|wasm| compiler::compile(&wasm, &compiler::Options::default()))
+        .map_err(|source| Error::Compile { path, source: Box::new(source) })?;
     write_whole(&options.output, &artifact)
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)

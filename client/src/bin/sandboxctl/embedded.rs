@@ -25,7 +25,7 @@ pub async fn run(
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
     };
-    let bytes = read(plan.module.file.into(), &plan.module_path)?;
+    let bytes = read_module(plan.module.file.into(), &plan.module_path)?;
     let source = match plan.module.format {
         ModuleFormat::Wasm => ModuleSource::Wasm(bytes),
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
@@ -34,7 +34,7 @@ pub async fn run(
     let module = tokio::select! {
         biased;
         module = supervisor.load(source) => {
-            module.map_err(|source| Error::Module { path: plan.module_path, source })?
+            module.map_err(|source| Error::Module { path: plan.module_path, source: Box::new(source) })?
         }
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
@@ -63,7 +63,7 @@ pub async fn run(
 }
 
 /// The whole file. It was not too large when it was opened; what it has grown by since is not read.
-fn read(file: File, path: &Path) -> Result<Vec<u8>, Error> {
+pub fn read_module(file: File, path: &Path) -> Result<Vec<u8>, Error> {
     let error = |source| Error::ReadModule { path: path.to_path_buf(), source };
     let size = file.metadata().map_err(error)?.len();
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));

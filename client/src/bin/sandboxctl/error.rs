@@ -30,7 +30,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: supervisor::Error,
+        source: Box<supervisor::Error>,
     },
     /// The module is at fault, the daemon says.
     #[error("{}: {reply}", path.display())]
@@ -40,13 +40,19 @@ pub enum Error {
         /// Why.
         reply: client::ErrorReply,
     },
+    /// There is nothing to compile.
+    #[error("{} is an artifact already; `sandboxctl run` runs it", path.display())]
+    AlreadyCompiled {
+        /// The file.
+        path: PathBuf,
+    },
     /// The module does not compile.
     #[error("{}: {source}", path.display())]
     Compile {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: compiler::Error,
+        source: Box<compiler::Error>,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]

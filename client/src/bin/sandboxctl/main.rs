@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Options),
+    Run(Box<run::Options>),
     Compile(compile::Options),
     Doctor(doctor::Options),
     Version(version::Options),
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
-        Command::Run(options) => run::run(options),
+        Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),

@@ -267,7 +267,7 @@ mod tests {
     fn options(arguments: &[&str]) -> Options {
         let arguments = ["sandboxctl", "run"].iter().chain(arguments);
         match Cli::try_parse_from(arguments).expect("parse").command {
-            Command::Run(options) => options,
+            Command::Run(options) => *options,
             other => panic!("{other:?}"),
         }
     }
