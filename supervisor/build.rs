@@ -27,7 +27,17 @@ fn main() {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root)
-        .args(["rustc", "--package", "zygote", "--bin", "zygote", "--features", "image", "--profile", "zygote"])
+        .args([
+            "rustc",
+            "--package",
+            "zygote",
+            "--bin",
+            "zygote",
+            "--features",
+            "image",
+            "--profile",
+            "zygote",
+        ])
         .args(["--target", &triple, "--target-dir"])
         .arg(&target)
         .args(["--", "-C", "relocation-model=pie", "-C", "target-feature=+crt-static"]);
@@ -58,7 +68,10 @@ fn main() {
 fn check(path: &Path) {
     let image = std::fs::read(path).expect("the zygote was just built");
     let kind = u16::from_le_bytes([image[16], image[17]]);
-    assert_eq!(kind, 3, "the zygote must be a PIE (ET_DYN): a fixed address could collide with linear memory");
+    assert_eq!(
+        kind, 3,
+        "the zygote must be a PIE (ET_DYN): a fixed address could collide with linear memory"
+    );
     let count = u16::from_le_bytes([image[56], image[57]]) as usize;
     let interpreter = (0..count).any(|i| image[64 + 56 * i..][..4] == [3, 0, 0, 0]);
     assert!(!interpreter, "the zygote must be static: PT_INTERP found");

@@ -24,7 +24,7 @@
 //! | code | RX | from [`ipc::layout::CODE_BASE`] |
 //! | function descriptors, passive segments | R | behind the code |
 
-mod artifact;
+pub mod artifact;
 mod build;
 mod codegen;
 mod error;

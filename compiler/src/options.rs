@@ -47,10 +47,15 @@ pub struct Caps {
     pub input_bytes: u64,
     /// Functions, imported ones included. Default 1,000,000.
     pub functions: u64,
+    /// Bytes of one function's body. Default 7,654,321, what engines agree on. The code generator needs up to 600 bytes
+    /// of memory for each.
+    pub function_bytes: u64,
     /// Parameters and declared locals of one function. Default 50,000.
     pub locals: u64,
     /// Targets of one `br_table`. Default 65,520, what the engines of browsers allow.
     pub br_table_targets: u64,
+    /// Targets of all `br_table`s of one function. Default 1,000,000.
+    pub function_br_table_targets: u64,
     /// Initial entries of all tables together. Default 10,000,000.
     pub table_entries: u64,
     /// Initial pages of 64 KiB of all memories together. Default 65,536.
@@ -66,8 +71,10 @@ impl Default for Caps {
         Caps {
             input_bytes: 256 << 20,
             functions: 1_000_000,
+            function_bytes: 7_654_321,
             locals: 50_000,
             br_table_targets: 65_520,
+            function_br_table_targets: 1_000_000,
             table_entries: 10_000_000,
             memory_pages: 65_536,
             code_bytes: layout::CODE_END - layout::CODE_BASE,

@@ -108,6 +108,8 @@ fn caps_are_named() {
         ("functions", Caps { functions: 1, ..caps }),
         ("locals of one function", Caps { locals: 2, ..caps }),
         ("`br_table` targets", Caps { br_table_targets: 1, ..caps }),
+        ("`br_table` targets in one function", Caps { function_br_table_targets: 1, ..caps }),
+        ("bytes in one function", Caps { function_bytes: 3, ..caps }),
         ("initial table entries", Caps { table_entries: 9, ..caps }),
         ("initial memory pages", Caps { memory_pages: 2, ..caps }),
         ("bytes of machine code", Caps { code_bytes: 10, ..caps }),

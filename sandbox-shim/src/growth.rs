@@ -1,7 +1,8 @@
 //! The builtins that compiled code calls for growth and for bulk operations.
 
 use ipc::context::{
-    Builtins, MEMORY_LIMIT_OFFSET, MEMORY_TOTAL_OFFSET, MemoryDescriptor, REFUSED_GROWS_OFFSET, TableDescriptor,
+    Builtins, MEMORY_LIMIT_OFFSET, MEMORY_TOTAL_OFFSET, MemoryDescriptor, REFUSED_GROWS_OFFSET,
+    TableDescriptor,
 };
 use ipc::job::{exit_kind, job_flags};
 use ipc::layout::{CONTEXT_BASE, WASM_PAGE};
@@ -66,7 +67,8 @@ unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64)
     let protection = u64::from(PROT_READ | PROT_WRITE);
     // SAFETY: `new <= max_bytes`, so the range lies in the memory's reservation, above its accessible part.
     let fits = total.checked_add(added).is_some_and(|t| t <= limit)
-        && unsafe { arch::syscall(__NR_mprotect, [memory.base + memory.bytes, added, protection, 0, 0, 0]) } == 0;
+        && unsafe { arch::syscall(__NR_mprotect, [memory.base + memory.bytes, added, protection, 0, 0, 0]) }
+            == 0;
     if !fits {
         // SAFETY: as in `start`.
         unsafe { context(REFUSED_GROWS_OFFSET).write(usage().1 + 1) };

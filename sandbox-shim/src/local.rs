@@ -68,6 +68,11 @@ fn strings() -> (Strings, Strings) {
 }
 
 impl Strings {
+    fn byte(&self, at: u32) -> Option<u8> {
+        // SAFETY: the read stays below `bytes`, inside the strings' region of the mapped ring.
+        (at < self.bytes).then(|| unsafe { ptr::read((self.start + at as usize) as *const u8) })
+    }
+
     fn sizes(&self, memory: &GuestMemory, count: u32, bytes: u32) -> Result<(), OutOfBounds> {
         memory.write_u32(count, self.count)?;
         memory.write_u32(bytes, self.bytes)
@@ -81,8 +86,7 @@ impl Strings {
         let mut offset = 0;
         for index in 0..self.count {
             memory.write_u32(pointers + index * 4, buffer + offset)?;
-            // SAFETY: the read stays below `bytes`, inside the strings' region of the mapped ring.
-            while offset < self.bytes && unsafe { ptr::read((self.start + offset as usize) as *const u8) } != 0 {
+            while self.byte(offset).is_some_and(|byte| byte != 0) {
                 offset += 1;
             }
             offset += 1;

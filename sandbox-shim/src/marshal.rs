@@ -116,7 +116,8 @@ fn prepare(
         *word = match *arg {
             Arg::Value(index) => parameter(index),
             Arg::In { ptr, len, stride } => {
-                let (at, bytes) = (parameter(ptr) as u32, u64::from(parameter(len) as u32) * u64::from(stride));
+                let (at, bytes) =
+                    (parameter(ptr) as u32, u64::from(parameter(len) as u32) * u64::from(stride));
                 memory.check(at, bytes)?;
                 if bytes > u64::from(arena.room()) {
                     return Err(Refused::TooBig);

@@ -38,11 +38,12 @@ pub fn stack() -> stack_t {
 
 /// The action to install for each of [`HANDLED`].
 pub fn action() -> kernel_sigaction {
-    let handler: unsafe extern "C" fn(i32, *const c_void, *const c_void) -> ! = on_signal;
+    type Handler = unsafe extern "C" fn(i32, *const c_void, *const c_void) -> !;
+    type Declared = unsafe extern "C" fn(i32);
     kernel_sigaction {
         // SAFETY: the field's type is that of a handler without SA_SIGINFO; with that flag the kernel passes all
         // three arguments.
-        sa_handler_kernel: Some(unsafe { core::mem::transmute::<_, unsafe extern "C" fn(i32)>(handler) }),
+        sa_handler_kernel: Some(unsafe { core::mem::transmute::<Handler, Declared>(on_signal) }),
         sa_flags: (SA_SIGINFO | SA_ONSTACK | SA_RESTORER).into(),
         sa_restorer: Some(restorer),
         // Everything stays blocked while the handler runs: a second refused call kills.
@@ -101,12 +102,16 @@ const NO_SUCH_CALL: u32 = 0x3fff_ffff;
 fn backtrace(mut frame: u64) {
     let record = entry::record();
     let mut count = 0;
-    while count < BACKTRACE_MAX && frame.is_multiple_of(8) && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame) {
+    while count < BACKTRACE_MAX
+        && frame.is_multiple_of(8)
+        && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame)
+    {
         if !is_mapped_stack(frame) {
             break;
         }
         // SAFETY: two words inside the mapped part of the guest stack.
-        let (next, return_address) = unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
+        let (next, return_address) =
+            unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
         if !(CODE_BASE..CODE_END).contains(&return_address) {
             break;
         }

@@ -80,7 +80,9 @@ impl Cache {
             return Ok(None);
         }
         // Copied into memory that nobody can change before it is checked: what is checked is what is mapped.
-        let Ok(image) = Image::from_reader(&mut file, (length - header_bytes) as usize) else { return Ok(None) };
+        let Ok(image) = Image::from_reader(&mut file, (length - header_bytes) as usize) else {
+            return Ok(None);
+        };
         let whole = self.authenticate(name, image.view()?.as_ref()) == blake3::Hash::from_bytes(hash);
         Ok(whole.then_some(image))
     }
@@ -135,7 +137,10 @@ fn key(path: &Path) -> Result<[u8; KEY_BYTES], Error> {
     let _ = fs::remove_file(&temporary);
     made.map_err(failed(path, "make the key"))?;
     read_key(path)?.ok_or_else(|| {
-        failed(path, "read the key")(io::Error::new(io::ErrorKind::InvalidData, "not 32 bytes; remove the file"))
+        failed(path, "read the key")(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not 32 bytes; remove the file",
+        ))
     })
 }
 
@@ -143,12 +148,17 @@ fn key(path: &Path) -> Result<[u8; KEY_BYTES], Error> {
 fn read_key(path: &Path) -> Result<Option<[u8; KEY_BYTES]>, Error> {
     let mut key = Vec::with_capacity(KEY_BYTES + 1);
     match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
-        Ok(file) => file.take(KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(failed(path, "read the key"))?,
+        Ok(file) => {
+            file.take(KEY_BYTES as u64 + 1).read_to_end(&mut key).map_err(failed(path, "read the key"))?
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(path, "open the key")(error)),
     };
     key.try_into().map(Some).map_err(|_| {
-        let error = io::Error::new(io::ErrorKind::InvalidData, "it does not have 32 bytes; remove it to have a new one");
+        let error = io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it does not have 32 bytes; remove it to have a new one",
+        );
         failed(path, "read the key")(error)
     })
 }

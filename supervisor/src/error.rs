@@ -15,6 +15,14 @@ pub enum Error {
     /// The artifact was refused.
     #[error("artifact refused: {0}; compile the module again with this version")]
     Artifact(#[from] compiler::ArtifactError),
+    /// The artifact was compiled for another processor.
+    #[error(
+        "the artifact needs processor features that this one lacks: {missing}; compile the module here, or for the baseline processor"
+    )]
+    CpuFeatures {
+        /// Their names.
+        missing: String,
+    },
     /// A policy problem.
     #[error(transparent)]
     Policy(#[from] policies::Error),
@@ -66,7 +74,9 @@ pub enum Error {
     #[error(transparent)]
     Wasi(#[from] crate::wasi::WasiError),
     /// A host call that the policy does not grant.
-    #[error("the module imports {function}, which policy \"{policy}\" does not grant; allow it under [host_calls] or choose another policy")]
+    #[error(
+        "the module imports {function}, which policy \"{policy}\" does not grant; allow it under [host_calls] or choose another policy"
+    )]
     HostCallNotGranted {
         /// The function.
         function: &'static str,
@@ -74,7 +84,9 @@ pub enum Error {
         policy: String,
     },
     /// A layer that the policy requires is not available.
-    #[error("policy \"{policy}\" requires the layer {layer}, which this host does not offer: {reason}; run `sandboxctl doctor`, or take it out of the policy's [require]")]
+    #[error(
+        "policy \"{policy}\" requires the layer {layer}, which this host does not offer: {reason}; run `sandboxctl doctor`, or take it out of the policy's [require]"
+    )]
     LayerMissing {
         /// The policy.
         policy: String,

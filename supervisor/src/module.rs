@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compiler::{Artifact, ValType};
 use compiler::metadata::{Entry as CompiledEntry, ExportItem};
+use compiler::{Artifact, ValType};
 use ipc::report::Value;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -52,6 +52,10 @@ impl Module {
     /// Checks an image and makes it a module. `cached` tells whether it came from the cache.
     pub(crate) fn new(image: Image, cached: bool, cache_problem: Option<String>) -> Result<Self, Error> {
         let artifact = Artifact::parse(image.view()?)?;
+        let missing = artifact.metadata().missing_cpu_features();
+        if !missing.is_empty() {
+            return Err(Error::CpuFeatures { missing: missing.join(", ") });
+        }
         let hash = blake3::hash(artifact.bytes());
         let images = Mutex::new(Images { first: Some(Arc::new(image)), by_tenant: HashMap::new() });
         Ok(Self(Arc::new(Inner { artifact, hash, images, cached, cache_problem })))
@@ -70,6 +74,11 @@ impl Module {
     /// Why the artifact could not be kept in the cache, if it could not.
     pub fn cache_problem(&self) -> Option<&str> {
         self.0.cache_problem.as_deref()
+    }
+
+    /// Bytes of the artifact.
+    pub(crate) fn image_bytes(&self) -> usize {
+        self.0.artifact.bytes().len()
     }
 
     pub(crate) fn hash(&self) -> blake3::Hash {
@@ -115,13 +124,16 @@ impl Module {
         if given != function.params {
             return Err(Error::WrongArguments {
                 name: name.to_owned(),
-                expected: type_list(&function.params),
+                expected: type_list(function.params),
                 given: type_list(&given),
             });
         }
-        let raw = |v: &Value| raw_value(v).ok_or_else(|| unsupported(name, "a reference argument that is not null"));
+        let raw = |v: &Value| {
+            raw_value(v).ok_or_else(|| unsupported(name, "a reference argument that is not null"))
+        };
         let values = args.iter().map(raw).collect::<Result<Vec<_>, _>>()?;
-        let kind = |t: &ValType| ValueKind::new(*t).ok_or_else(|| unsupported(name, "a result of another type"));
+        let kind =
+            |t: &ValType| ValueKind::new(*t).ok_or_else(|| unsupported(name, "a result of another type"));
         let results = function.results.iter().map(kind).collect::<Result<Vec<_>, _>>()?;
         Ok(EntryPoint {
             start: metadata.start,
@@ -146,7 +158,9 @@ impl Module {
     /// The exported function called `name`.
     fn function(&self, name: &str) -> Result<Function<'_>, Error> {
         match self.0.artifact.export(name) {
-            Some(ExportItem::Function { entry, params, results }) => Ok(Function { entry: *entry, params, results }),
+            Some(ExportItem::Function { entry, params, results }) => {
+                Ok(Function { entry: *entry, params, results })
+            }
             _ => Err(Error::NoSuchExport { name: name.to_owned(), available: self.exported_functions() }),
         }
     }
@@ -289,7 +303,8 @@ impl Image {
     }
 
     fn seal(file: File, length: usize) -> Result<Self, Error> {
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let seals =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal an artifact's memory file"))?;
         Ok(Self { file, length })
     }

@@ -83,7 +83,8 @@ impl Shard {
 fn pin(index: usize) {
     let this_thread = Pid::from_raw(0);
     let Ok(allowed) = sched_getaffinity(this_thread) else { return };
-    let processors: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let processors: Vec<usize> =
+        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
     let current = sched_getcpu().ok().and_then(|cpu| processors.iter().position(|p| *p == cpu)).unwrap_or(0);
     let Some(chosen) = processors.get((current + index) % processors.len().max(1)) else { return };
     let mut one = CpuSet::new();
@@ -244,7 +245,9 @@ impl State {
         if !modules.contains_key(&key) {
             while modules.len() >= self.config.module_zygotes.max(1) {
                 let idle = modules.iter().filter(|(_, kept)| is_idle(&kept.zygote));
-                let Some(oldest) = idle.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone()) else { break };
+                let Some(oldest) = idle.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone()) else {
+                    break;
+                };
                 modules.remove(&oldest);
             }
         }

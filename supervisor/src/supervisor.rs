@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::report::Report;
 use tokio::sync::oneshot;
@@ -27,6 +27,36 @@ struct Inner {
     next: AtomicUsize,
     cache: Option<Arc<Cache>>,
     cache_problem: Option<String>,
+    /// Modules that were loaded lately, so that loading one again costs no more than hashing it.
+    loaded: Mutex<Recent>,
+}
+
+/// The most recently loaded modules, the latest last.
+#[derive(Debug, Default)]
+struct Recent(Vec<(EntryName, Module)>);
+
+impl Recent {
+    /// Bytes of artifacts that are kept.
+    const BYTES_MAX: usize = 512 << 20;
+    /// Modules that are kept.
+    const MODULES_MAX: usize = 32;
+
+    fn get(&mut self, name: EntryName) -> Option<Module> {
+        let at = self.0.iter().position(|(n, _)| *n == name)?;
+        let entry = self.0.remove(at);
+        self.0.push(entry);
+        self.0.last().map(|(_, module)| module.clone())
+    }
+
+    fn put(&mut self, name: EntryName, module: &Module) {
+        self.0.retain(|(n, _)| *n != name);
+        self.0.push((name, module.clone()));
+        let bytes =
+            |modules: &[(EntryName, Module)]| modules.iter().map(|(_, m)| m.image_bytes()).sum::<usize>();
+        while self.0.len() > Self::MODULES_MAX || self.0.len() > 1 && bytes(&self.0) > Self::BYTES_MAX {
+            self.0.remove(0);
+        }
+    }
 }
 
 impl Supervisor {
@@ -40,7 +70,14 @@ impl Supervisor {
             Some(Err(error)) => (None, Some(error.to_string())),
             None => (None, None),
         };
-        Ok(Self(Arc::new(Inner { config, shards, next: AtomicUsize::new(0), cache, cache_problem })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            shards,
+            next: AtomicUsize::new(0),
+            cache,
+            cache_problem,
+            loaded: Mutex::default(),
+        })))
     }
 
     /// Loads a module: compiles it, or takes it from the cache, and checks the artifact.
@@ -83,19 +120,35 @@ impl Supervisor {
 
 impl Inner {
     fn load(&self, source: ModuleSource) -> Result<Module, Error> {
-        match source {
-            ModuleSource::Artifact(bytes) => Module::new(Image::from_bytes(&bytes)?, false, None),
-            ModuleSource::Wasm(bytes) => self.load_wasm(bytes),
+        let fingerprint = match source {
+            ModuleSource::Wasm(_) => self.config.compile.fingerprint()?,
+            // Its bytes say all.
+            ModuleSource::Artifact(_) => Vec::new(),
+        };
+        let (ModuleSource::Wasm(bytes) | ModuleSource::Artifact(bytes)) = &source;
+        let name = EntryName::new(bytes, &fingerprint);
+        if let Some(module) = self.loaded().get(name) {
+            return Ok(module);
         }
+        let module = match source {
+            ModuleSource::Wasm(bytes) => self.load_wasm(name, bytes)?,
+            ModuleSource::Artifact(bytes) => Module::new(Image::from_bytes(&bytes)?, false, None)?,
+        };
+        self.loaded().put(name, &module);
+        Ok(module)
     }
 
-    fn load_wasm(&self, bytes: Vec<u8>) -> Result<Module, Error> {
-        let compile = &self.config.compile;
+    fn loaded(&self) -> MutexGuard<'_, Recent> {
+        // A poisoned lock only means that another thread panicked between two complete states.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a module from the cache, or compiles it.
+    fn load_wasm(&self, name: EntryName, bytes: Vec<u8>) -> Result<Module, Error> {
+        let compile = |bytes| Ok::<_, Error>(compiler::compile(&binary(bytes)?, &self.config.compile)?);
         let Some(cache) = &self.cache else {
-            let artifact = compiler::compile(&binary(bytes)?, compile)?;
-            return Module::new(Image::from_bytes(&artifact)?, false, self.cache_problem.clone());
+            return Module::new(Image::from_bytes(&compile(bytes)?)?, false, self.cache_problem.clone());
         };
-        let name = EntryName::new(&bytes, &compile.fingerprint()?);
         let problem = match cache.get(name) {
             // An entry that is whole but is refused was made by something else; it is replaced.
             Ok(Some(image)) => match Module::new(image, true, None) {
@@ -105,7 +158,7 @@ impl Inner {
             Ok(None) => None,
             Err(error) => Some(error.to_string()),
         };
-        let artifact = compiler::compile(&binary(bytes)?, compile)?;
+        let artifact = compile(bytes)?;
         let problem = problem.or_else(|| cache.put(name, &artifact).err().map(|e| e.to_string()));
         Module::new(Image::from_bytes(&artifact)?, false, problem)
     }

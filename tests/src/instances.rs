@@ -41,7 +41,8 @@ fn children(of: i32) -> Vec<i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            let parent =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
             parent == Some(of)
         })
         .collect()
@@ -103,7 +104,8 @@ impl Pid {
             .map(|entry| {
                 let entry = entry.expect("entry");
                 let number = entry.file_name().to_str().and_then(|n| n.parse().ok()).expect("a number");
-                let target = fs::read_link(entry.path()).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
+                let target =
+                    fs::read_link(entry.path()).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
                 (number, target)
             })
             .collect();

@@ -6,8 +6,8 @@
 use std::io::Read;
 
 use ipc::layout::{
-    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, DOORBELL_FD, GATE_LANDING, GATE_PAGE, MEMORY_BASE, MEMORY_RESERVED,
-    PAGE, RING_BASE, RING_END, STACK_DEFAULT, STACK_TOP,
+    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, DOORBELL_FD, GATE_LANDING, GATE_PAGE, MEMORY_BASE,
+    MEMORY_RESERVED, PAGE, RING_BASE, RING_END, STACK_DEFAULT, STACK_TOP,
 };
 use whole_system_tests::instances::{Family, Mapping};
 use whole_system_tests::{Process, Scratch, assert_no_orphans, guests, spawn};
@@ -40,7 +40,12 @@ fn the_kernel_confirms_every_layer() {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
     assert_eq!(field("Threads"), "1");
-    assert_eq!(field("NSpid").split_whitespace().count(), 2, "a PID namespace of its own: {}", field("NSpid"));
+    assert_eq!(
+        field("NSpid").split_whitespace().count(),
+        2,
+        "a PID namespace of its own: {}",
+        field("NSpid")
+    );
     let own_uid = nix::unistd::geteuid().as_raw();
     let expected = if is_root() { 65534 } else { own_uid };
     let uids: Vec<u32> = field("Uid").split_whitespace().map(|u| u.parse().unwrap()).collect();

@@ -42,7 +42,9 @@ async fn forged_submissions_are_violations_that_say_what_was_wrong() {
     }
     // Its argument 1 is a range of the arena.
     let function = u64::from(FunctionId::fd_prestat_dir_name.number());
-    for (offset, length) in [(0u64, u64::from(u32::MAX)), (u64::from(u32::MAX), 1), (0x40_0000, 1), (0x3f_ffff, 2)] {
+    for (offset, length) in
+        [(0u64, u64::from(u32::MAX)), (u64::from(u32::MAX), 1), (0x40_0000, 1), (0x3f_ffff, 2)]
+    {
         let rule = forge_range(&attacker, function, offset << 32 | length).await;
         assert!(rule.contains("not a valid range of the arena"), "{rule}");
         assert!(rule.contains("fd_prestat_dir_name"), "{rule}");
@@ -78,7 +80,10 @@ async fn calls_of_local_functions_over_the_ring_are_answered_not_served() {
 #[tokio::test]
 async fn host_calls_that_the_policy_does_not_grant_are_violations() {
     let attacker = Attacker::under(Policy::builtin("default").unwrap()).await;
-    let compute = Policy::parse("version = 1\nextends = \"default\"\n[host_calls]\nallow = [\"proc_exit\"]\n", "t.toml");
+    let compute = Policy::parse(
+        "version = 1\nextends = \"default\"\n[host_calls]\nallow = [\"proc_exit\"]\n",
+        "t.toml",
+    );
     let denied = attacker.with_policy(compute.unwrap());
     // The artifact says that it calls everything, so under this policy it does not even start.
     let error = denied.try_attack("peek", &[RING_BASE]).await.unwrap_err().to_string();

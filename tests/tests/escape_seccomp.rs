@@ -1,7 +1,10 @@
 //! Seccomp against native code inside an instance: what it may call, that everything else kills it and is named,
 //! and that the call gate cannot be used any more.
 
-use ipc::layout::{CODE_BASE, DOORBELL_FD, GATE_LANDING, GATE_PAGE, GATE_SYSCALL, MEMORY_BASE, MEMORY_RESERVED, PAGE, RING_BASE};
+use ipc::layout::{
+    CODE_BASE, DOORBELL_FD, GATE_LANDING, GATE_PAGE, GATE_SYSCALL, MEMORY_BASE, MEMORY_RESERVED, PAGE,
+    RING_BASE,
+};
 use ipc::report::{Outcome, Report, Value, Violation};
 use policies::Policy;
 use whole_system_tests::attacker::Attacker;
@@ -77,7 +80,12 @@ async fn every_system_call_but_four_kills_and_is_named() {
             }
             // The others that are allowed are allowed with the right arguments only, which these are not.
             let name = syscalls::x86_64::Sysno::new(number as usize).map_or("unknown", |s| s.name());
-            assert_eq!(refused(&report), Some((number, name, "x86_64")), "{number} {args:?}: {:?}", report.outcome);
+            assert_eq!(
+                refused(&report),
+                Some((number, name, "x86_64")),
+                "{number} {args:?}: {:?}",
+                report.outcome
+            );
             assert_eq!(report.exit_status(), 159);
         }
     }
@@ -118,7 +126,8 @@ async fn x32_and_32_bit_calls_are_refused_and_named() {
     let attacker = attacker().await;
     for number in [0u64, 1, 9, 59, 520, 547] {
         let report = attacker.attack("syscall", &[number | 0x4000_0000]).await;
-        let (reported, _, arch) = refused(&report).unwrap_or_else(|| panic!("x32 {number}: {:?}", report.outcome));
+        let (reported, _, arch) =
+            refused(&report).unwrap_or_else(|| panic!("x32 {number}: {:?}", report.outcome));
         assert_eq!((reported, arch), (number | 0x4000_0000, "x32"));
     }
     for number in 0..=460u64 {

@@ -9,10 +9,10 @@ use core::ffi::CStr;
 use ipc::control::{Command, Step, layer};
 use linux_raw_sys::errno::{EINVAL, ENOENT, EPERM};
 use linux_raw_sys::general::{
-    __NR_capset, __NR_chdir, __NR_landlock_create_ruleset, __NR_landlock_restrict_self, __NR_mount, __NR_pivot_root,
-    __NR_setgroups, __NR_sethostname, __NR_setresgid, __NR_setresuid, __NR_umount2, __NR_unshare, CLONE_NEWCGROUP,
-    CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS, MNT_DETACH, MS_NODEV, MS_NOEXEC,
-    MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC,
+    __NR_capset, __NR_chdir, __NR_landlock_create_ruleset, __NR_landlock_restrict_self, __NR_mount,
+    __NR_pivot_root, __NR_setgroups, __NR_sethostname, __NR_setresgid, __NR_setresuid, __NR_umount2,
+    __NR_unshare, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS,
+    MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC,
 };
 use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::prctl::{
@@ -95,7 +95,8 @@ fn take_ids(command: &Command) -> Result<(), Errno> {
 
 fn set_host_name(name: &CStr) -> Result<(), Errno> {
     // SAFETY: the name is readable for its length.
-    unsafe { sys::call(__NR_sethostname, [name.as_ptr() as u64, name.count_bytes() as u64, 0, 0, 0, 0]) }.map(|_| ())
+    unsafe { sys::call(__NR_sethostname, [name.as_ptr() as u64, name.count_bytes() as u64, 0, 0, 0, 0]) }
+        .map(|_| ())
 }
 
 /// Replaces the root directory by an empty read-only file system and leaves nothing else mounted.
@@ -107,7 +108,8 @@ fn empty_root() -> Result<(), Errno> {
     let flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
     let mut mounted = Err(Errno(ENOENT as i32));
     for place in [c"/tmp", c"/proc", c"/usr", c"/dev"] {
-        mounted = mount(c"tmpfs", place, c"tmpfs", flags, options).and_then(|()| path_call(__NR_chdir, place));
+        mounted =
+            mount(c"tmpfs", place, c"tmpfs", flags, options).and_then(|()| path_call(__NR_chdir, place));
         if mounted.is_ok() {
             break;
         }

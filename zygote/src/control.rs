@@ -98,7 +98,11 @@ fn message(vector: &mut iovec, data: &mut ControlData, control_bytes: usize) -> 
         // The bindings declare the structure once per header.
         msg_iov: (vector as *mut iovec).cast(),
         msg_iovlen: 1,
-        msg_control: if control_bytes == 0 { core::ptr::null_mut() } else { (data as *mut ControlData).cast() },
+        msg_control: if control_bytes == 0 {
+            core::ptr::null_mut()
+        } else {
+            (data as *mut ControlData).cast()
+        },
         msg_controllen: control_bytes as _,
         msg_flags: 0,
     }

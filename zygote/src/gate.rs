@@ -5,9 +5,7 @@
 //! instruction returns to [`GATE_RETURN`].
 
 use ipc::layout::{GATE_LANDING, GATE_PAGE, GATE_RETURN, GATE_SYSCALL, PAGE};
-use linux_raw_sys::general::{
-    __NR_mseal, MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE,
-};
+use linux_raw_sys::general::{__NR_mseal, MAP_ANONYMOUS, MAP_PRIVATE, PROT_EXEC, PROT_READ, PROT_WRITE};
 
 use crate::arch::{GATE_CODE, LANDING_CODE};
 use crate::sys::{self, Errno};

@@ -4,9 +4,7 @@
 //! because they are few: every segment lies in the region that artifacts may use, away from the gate and the
 //! stack, and nothing is writable and executable.
 
-use ipc::layout::{
-    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, MEMORIES_END, MEMORY_BASE, PAGE,
-};
+use ipc::layout::{CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, MEMORIES_END, MEMORY_BASE, PAGE};
 use linux_raw_sys::errno::ENOEXEC;
 use linux_raw_sys::general::{
     __NR_pread64, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE,
@@ -107,7 +105,8 @@ pub fn map(fd: i32, sealing: Sealing) -> Result<(), (Step, Errno)> {
             .and_then(|o| file.program_headers.checked_add(o as u64))
             .ok_or(headers_step(NOT_ACCEPTED))?;
         // SAFETY: ProgramHeader is plain integers.
-        unsafe { read_exact(fd, (&raw mut header).cast(), size_of::<ProgramHeader>(), at) }.map_err(headers_step)?;
+        unsafe { read_exact(fd, (&raw mut header).cast(), size_of::<ProgramHeader>(), at) }
+            .map_err(headers_step)?;
         if header.kind == PT_LOAD {
             map_segment(fd, &header, sealing)?;
         }
@@ -146,7 +145,8 @@ fn map_segment(fd: i32, header: &ProgramHeader, sealing: Sealing) -> Result<(), 
     if file_bytes > 0 {
         // SAFETY: the range lies in a region of the artifact's, see `place`; nothing of the zygote is there,
         // because a PIE without interpreter is loaded above 4 GiB times the memories' regions.
-        unsafe { sys::map(header.address, file_bytes, protection, MAP_PRIVATE, fd, header.offset) }.map_err(failed)?;
+        unsafe { sys::map(header.address, file_bytes, protection, MAP_PRIVATE, fd, header.offset) }
+            .map_err(failed)?;
     }
     if memory_bytes > file_bytes {
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;

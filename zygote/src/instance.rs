@@ -16,7 +16,8 @@ use crate::sys::{self, Errno};
 pub fn run(ring: i32, doorbell: i32) -> ! {
     // Before the ring is mapped there is nowhere to say what failed: the exit status tells.
     // SAFETY: the ring's region is free in a module zygote.
-    if unsafe { sys::map(RING_BASE, RING_BYTES as u64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0) }.is_err() {
+    if unsafe { sys::map(RING_BASE, RING_BYTES as u64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0) }.is_err()
+    {
         sys::exit(Step::MapRing as i32);
     }
     // The doorbell takes the place of the control socket; nothing else stays.

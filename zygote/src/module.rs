@@ -5,10 +5,10 @@ use ipc::control::{CONTROL_FD, Reply, Step, command, layer, reply};
 use ipc::layout::{STACK_MAX, STACK_TOP};
 use linux_raw_sys::errno::{EAGAIN, EBADMSG, ECHILD, EINTR, EINVAL};
 use linux_raw_sys::general::{
-    __NR_ppoll, __NR_read, __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_sigaltstack, __NR_signalfd4, __NR_wait4,
-    MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, O_CLOEXEC, O_NONBLOCK, PROT_READ, PROT_WRITE, RLIMIT_CORE,
-    RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NOFILE, RLIMIT_RTPRIO, RLIMIT_STACK, SIG_BLOCK, SIGCHLD,
-    SIGKILL, WNOHANG, pollfd, rusage,
+    __NR_ppoll, __NR_read, __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_sigaltstack, __NR_signalfd4,
+    __NR_wait4, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, O_CLOEXEC, O_NONBLOCK, PROT_READ,
+    PROT_WRITE, RLIMIT_CORE, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NOFILE, RLIMIT_RTPRIO,
+    RLIMIT_STACK, SIG_BLOCK, SIGCHLD, SIGKILL, WNOHANG, pollfd, rusage,
 };
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use sandbox_shim::{growth, signals, state, vdso};
@@ -148,7 +148,7 @@ fn serve(children: i32) -> ! {
                     reap(children);
                 }
                 if ready.command {
-                    obey(children);
+                    obey();
                 }
             }
             Err(errno) => control::give_up(0, Step::Receive, errno),
@@ -187,8 +187,7 @@ fn reap(children: i32) {
         let mut status = 0i32;
         // SAFETY: rusage is plain integers.
         let mut usage: rusage = unsafe { core::mem::zeroed() };
-        let args =
-            [-1i64 as u64, &raw mut status as u64, u64::from(WNOHANG), &raw mut usage as u64, 0, 0];
+        let args = [-1i64 as u64, &raw mut status as u64, u64::from(WNOHANG), &raw mut usage as u64, 0, 0];
         // SAFETY: both pointers are writable.
         match unsafe { sys::call(__NR_wait4, args) } {
             Ok(0) => return,
@@ -218,7 +217,7 @@ fn reap(children: i32) {
 }
 
 /// Carries out the next command.
-fn obey(children: i32) {
+fn obey() {
     let received = match control::receive() {
         Ok(Some(received)) => received,
         // The supervisor dropped this module: every instance dies with this process.

@@ -15,8 +15,8 @@ use crate::{confine, module};
 /// Runs the root zygote to the end of its supervisor. `vdso` is the address of the kernel's vDSO, or 0.
 pub fn run(vdso: u64) -> ! {
     // Nothing but the control socket, whatever the supervisor's own descriptors were.
-    let descriptors = sys::close_range(0, CONTROL_FD as u32 - 1)
-        .and_then(|()| sys::close_range(CONTROL_FD + 1, u32::MAX));
+    let descriptors =
+        sys::close_range(0, CONTROL_FD as u32 - 1).and_then(|()| sys::close_range(CONTROL_FD + 1, u32::MAX));
     if let Err(errno) = descriptors {
         control::give_up(0, Step::Descriptors, errno);
     }
@@ -82,7 +82,8 @@ fn serve(layers: u64, vdso: u64) -> ! {
         match fork(CLONE_NEWPID) {
             Ok(Forked::Child) => module::run(&received, artifact, socket, vdso),
             Ok(Forked::Parent { pid, pidfd }) => {
-                let spawned = Reply { kind: reply::SPAWNED, id: received.command.id, pid, ..Reply::default() };
+                let spawned =
+                    Reply { kind: reply::SPAWNED, id: received.command.id, pid, ..Reply::default() };
                 let _ = control::send(&spawned, pidfd);
                 sys::close(pidfd);
             }
@@ -120,10 +121,12 @@ pub fn ignore_dead_children(ignore: bool) -> Result<(), Errno> {
     };
     if ignore {
         // SAFETY: SIG_IGN is the number 1 in the place of a handler's address; the kernel never calls it.
-        action.sa_handler_kernel = unsafe { core::mem::transmute::<usize, linux_raw_sys::general::__kernel_sighandler_t>(1) };
+        action.sa_handler_kernel =
+            unsafe { core::mem::transmute::<usize, linux_raw_sys::general::__kernel_sighandler_t>(1) };
     }
     // SAFETY: `action` is readable; the signal set has 8 bytes.
-    unsafe { sys::call(__NR_rt_sigaction, [u64::from(SIGCHLD), &raw const action as u64, 0, 8, 0, 0]) }.map(|_| ())
+    unsafe { sys::call(__NR_rt_sigaction, [u64::from(SIGCHLD), &raw const action as u64, 0, 8, 0, 0]) }
+        .map(|_| ())
 }
 
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
@@ -139,5 +142,6 @@ struct Program {
 pub fn install_filter(filter: *const u8, instructions: u32) -> Result<(), Errno> {
     let program = Program { instructions: instructions as u16, filter };
     // SAFETY: `filter` is the rest of the control packet, checked there to hold that many instructions.
-    unsafe { sys::call(__NR_seccomp, [SECCOMP_SET_MODE_FILTER, 0, &raw const program as u64, 0, 0, 0]) }.map(|_| ())
+    unsafe { sys::call(__NR_seccomp, [SECCOMP_SET_MODE_FILTER, 0, &raw const program as u64, 0, 0, 0]) }
+        .map(|_| ())
 }

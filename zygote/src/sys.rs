@@ -36,11 +36,9 @@ pub unsafe fn call(number: u32, args: [u64; 6]) -> Result<u64, Errno> {
 
 /// Ends the process.
 pub fn exit(status: i32) -> ! {
-    loop {
-        // SAFETY: takes no pointer.
-        let _ = unsafe { call(__NR_exit_group, [status as u64, 0, 0, 0, 0, 0]) };
-        sandbox_shim::arch::abort();
-    }
+    // SAFETY: takes no pointer.
+    let _ = unsafe { call(__NR_exit_group, [status as u64, 0, 0, 0, 0, 0]) };
+    sandbox_shim::arch::abort()
 }
 
 /// Closes a descriptor. There is nothing to do about an error.
@@ -65,7 +63,14 @@ pub fn dup_to(from: i32, to: i32) -> Result<(), Errno> {
 ///
 /// # Safety
 /// Nothing that is in use may be mapped in the range.
-pub unsafe fn map(address: u64, bytes: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<(), Errno> {
+pub unsafe fn map(
+    address: u64,
+    bytes: u64,
+    protection: u32,
+    flags: u32,
+    fd: i32,
+    offset: u64,
+) -> Result<(), Errno> {
     let flags = flags | nr::MAP_FIXED;
     let args = [address, bytes, u64::from(protection), u64::from(flags), fd as i64 as u64, offset];
     // SAFETY: by the contract.

@@ -6,7 +6,7 @@ use cranelift_codegen::ir::{
     AbiParam, ExternalName, GlobalValueData, InstBuilder, MemFlagsData, SigRef, Signature, UserExternalName,
     Value, types,
 };
-use cranelift_codegen::isa::{CallConv, TargetIsa};
+use cranelift_codegen::isa::CallConv;
 use ipc::context::{BUILTINS as BUILTINS_ADDRESS, Builtins};
 
 use super::{Failure, Translator};
@@ -18,7 +18,7 @@ pub(crate) const FUNCTION_NAMESPACE: u32 = 0;
 pub(crate) const RODATA_NAMESPACE: u32 = 1;
 
 /// The convention between guest functions: no context parameter, and tail calls are possible.
-pub(crate) fn signature(_isa: &dyn TargetIsa, ty: &FuncType) -> Signature {
+pub(crate) fn signature(ty: &FuncType) -> Signature {
     signature_of(ty, CallConv::Tail)
 }
 

@@ -89,8 +89,8 @@ impl<'m> Translator<'_, 'm> {
     }
 
     fn signature(&mut self, type_index: u32, ty: &FuncType) -> SigRef {
-        let (builder, isa) = (&mut self.builder, self.environment.isa);
-        *self.signatures.entry(type_index).or_insert_with(|| builder.import_signature(signature(isa, ty)))
+        let builder = &mut self.builder;
+        *self.signatures.entry(type_index).or_insert_with(|| builder.import_signature(signature(ty)))
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn import_thunk(
     context: &mut FunctionBuilderContext,
 ) {
     function.name = ir::UserFuncName::user(FUNCTION_NAMESPACE, index);
-    function.signature = signature(isa, ty);
+    function.signature = signature(ty);
     let mut builder = FunctionBuilder::new(function, context);
     let entry = builder.create_block();
     builder.append_block_params_for_function_params(entry);

@@ -206,7 +206,14 @@ impl<'m> Translator<'_, 'm> {
     }
 
     pub(super) fn br_table(&mut self, table: &BrTable<'_>) -> Result<(), Failure> {
-        check_cap("`br_table` targets", table.len().into(), self.environment.caps.br_table_targets)?;
+        let caps = self.environment.caps;
+        check_cap("`br_table` targets", table.len().into(), caps.br_table_targets)?;
+        self.br_table_targets += u64::from(table.len());
+        check_cap(
+            "`br_table` targets in one function",
+            self.br_table_targets,
+            caps.function_br_table_targets,
+        )?;
         let index = self.pop()?;
         // With arguments, each distinct target gets a block that jumps there: a table entry without arguments
         // keeps the table's size independent of their number.

@@ -110,15 +110,20 @@ impl Translator<'_, '_> {
         };
         let base = self.constant(base);
         let address = self.builder.ins().iadd(index, base);
-        let region = self.memory_region(memarg.memory);
-        let flags = MemFlagsData::new()
-            .with_endianness(Endianness::Little)
-            .with_trap_code(Some(TrapCode::HEAP_OUT_OF_BOUNDS))
-            .with_alias_region(Some(region));
+        let flags = self.memory_flags(memarg.memory);
         Ok((address, offset, flags))
     }
 
-    fn memory_region(&mut self, memory: u32) -> AliasRegion {
+    /// Flags of accesses to a memory: of any alignment, and a fault is the trap.
+    pub(super) fn memory_flags(&mut self, memory: u32) -> MemFlagsData {
+        let region = self.memory_region(memory);
+        MemFlagsData::new()
+            .with_endianness(Endianness::Little)
+            .with_trap_code(Some(TrapCode::HEAP_OUT_OF_BOUNDS))
+            .with_alias_region(Some(region))
+    }
+
+    pub(super) fn memory_region(&mut self, memory: u32) -> AliasRegion {
         if memory == 0 {
             return self.regions.memory;
         }
@@ -126,7 +131,7 @@ impl Translator<'_, '_> {
         self.builder.func.dfg.alias_regions.insert(region)
     }
 
-    fn memory(&self, index: u32) -> Result<MemoryPlan, Failure> {
+    pub(super) fn memory(&self, index: u32) -> Result<MemoryPlan, Failure> {
         let memory = self.environment.plan.memories.get(index as usize).copied();
         memory.ok_or_else(|| unexpected("an unknown memory", self.offset))
     }
@@ -159,25 +164,6 @@ impl Translator<'_, '_> {
         // Failure is all ones in 64 bits, and so in 32.
         let old = self.builder.ins().ireduce(types::I32, old);
         self.push(old);
-        Ok(())
-    }
-
-    pub(super) fn memory_copy(&mut self, to: u32, from: u32) -> Result<(), Failure> {
-        let (to, from) = (self.memory(to)?, self.memory(from)?);
-        let (length, source, destination) = self.pop_range()?;
-        let source = self.checked_range(&from, source, length)?;
-        let destination = self.checked_range(&to, destination, length)?;
-        self.call_builtin(Builtin::Copy, &[destination, source, length])?;
-        Ok(())
-    }
-
-    pub(super) fn memory_fill(&mut self, index: u32) -> Result<(), Failure> {
-        let memory = self.memory(index)?;
-        let (length, byte, destination) = (self.pop()?, self.pop()?, self.pop()?);
-        let (length, destination) = (self.extend(length), self.extend(destination));
-        let destination = self.checked_range(&memory, destination, length)?;
-        let byte = self.builder.ins().band_imm_u(byte, 0xff);
-        self.call_builtin(Builtin::Fill, &[destination, byte, length])?;
         Ok(())
     }
 
@@ -218,7 +204,12 @@ impl Translator<'_, '_> {
     }
 
     /// Traps unless `start + length` bytes are inside `memory`; the address of the first.
-    fn checked_range(&mut self, memory: &MemoryPlan, start: Value, length: Value) -> Result<Value, Failure> {
+    pub(super) fn checked_range(
+        &mut self,
+        memory: &MemoryPlan,
+        start: Value,
+        length: Value,
+    ) -> Result<Value, Failure> {
         let bytes = self.memory_bytes(memory)?;
         self.check_range(start, length, bytes, TrapCode::HEAP_OUT_OF_BOUNDS);
         let base = self.constant(memory.base);

@@ -7,6 +7,7 @@
 //! terminator is validated but not translated ([`Translator::reachable`]).
 
 mod abi;
+mod bulk;
 mod call;
 mod control;
 mod global;
@@ -30,6 +31,7 @@ pub(crate) use abi::{RODATA_NAMESPACE, signature, signature_of};
 pub(crate) use call::{import_thunk, to_word};
 
 use crate::Error;
+use crate::error::check_cap;
 use crate::module::Module;
 use crate::plan::Plan;
 use crate::types::ValType;
@@ -101,6 +103,8 @@ struct Translator<'f, 'm> {
     signatures: HashMap<u32, SigRef>,
     builtins: [Option<SigRef>; abi::BUILTINS],
     rodata: HashMap<u64, GlobalValue>,
+    /// Targets of all `br_table`s so far.
+    br_table_targets: u64,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -115,12 +119,13 @@ pub(crate) fn translate(
     context: &mut FunctionBuilderContext,
 ) -> Result<(), Failure> {
     let start = body.range().start;
+    check_cap("bytes in one function", body.range().len() as u64, environment.caps.function_bytes)?;
     let ty = environment
         .module
         .function_type(index)
         .ok_or_else(|| unexpected("a function without a type", start))?;
     function.name = ir::UserFuncName::user(abi::FUNCTION_NAMESPACE, index);
-    function.signature = signature(environment.isa, ty);
+    function.signature = signature(ty);
     let mut region = |id, description: &'static str| {
         function.dfg.alias_regions.insert(AliasRegionData { user_id: id, description: description.into() })
     };
@@ -138,6 +143,7 @@ pub(crate) fn translate(
         signatures: HashMap::new(),
         builtins: [None; abi::BUILTINS],
         rodata: HashMap::new(),
+        br_table_targets: 0,
         arguments: Vec::new(),
     };
 
@@ -176,7 +182,7 @@ impl<'m> Translator<'_, 'm> {
         self.builder.switch_to_block(entry);
         self.builder.seal_block(entry);
         let count = validator.len_locals();
-        crate::error::check_cap("locals of one function", count.into(), self.environment.caps.locals)?;
+        check_cap("locals of one function", count.into(), self.environment.caps.locals)?;
         for local in 0..count {
             let ty = validator
                 .get_local_type(local)

@@ -178,6 +178,53 @@ fn far_offsets_reach_their_bytes() {
 }
 
 #[test]
+fn small_copies_and_fills_are_right_for_every_length() {
+    // For each length: fill with the pattern's byte, and copies that overlap in both directions.
+    let mut wat = String::from("(module (memory 1) (func $init (local i32) (loop (i32.store8 (local.get 0) (i32.mul (local.get 0) (i32.const 7))) (br_if 0 (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const 1000)))))
+        (func $sum (result i64) (local i32 i64) (loop (local.set 1 (i64.add (i64.mul (local.get 1) (i64.const 31)) (i64.load8_u (local.get 0)))) (br_if 0 (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 1))) (i32.const 1000)))) (local.get 1))");
+    for n in 0..140 {
+        write!(
+            wat,
+            r#"(func (export "{n}") (param i32 i32 i32) (result i64)
+                (call $init)
+                (memory.copy (local.get 0) (local.get 1) (i32.const {n}))
+                (memory.fill (local.get 2) (local.get 1) (i32.const {n}))
+                (call $sum))"#
+        )
+        .unwrap();
+    }
+    wat.push(')');
+    let (_, artifact) = build(&wat, &Options::default());
+    let cases: Vec<(u64, u64, u64, u64)> = (0..140)
+        .flat_map(|n| [(n, 100, 103, 700), (n, 103, 100, 701), (n, 300, 100, 395), (n, 100, 100, 120)])
+        .collect();
+    let arguments: Vec<[u64; 3]> = cases.iter().map(|&(_, to, from, fill)| [to, from, fill]).collect();
+    let calls: Vec<Call<'_>> = cases
+        .iter()
+        .zip(&arguments)
+        .map(|((n, ..), arguments)| Call::Function(entry(&artifact, &n.to_string()), arguments))
+        .collect();
+    for (outcome, (n, to, from, fill)) in loader::run(&artifact, &calls).iter().zip(cases) {
+        let mut memory: Vec<u8> = (0..1000).map(|i| (i * 7) as u8).collect();
+        memory.copy_within(from as usize..(from + n) as usize, to as usize);
+        memory[fill as usize..(fill + n) as usize].fill(from as u8);
+        let sum = memory.iter().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        assert_eq!(result(outcome), sum, "{n} bytes from {from} to {to}, fill {fill}");
+    }
+    // A length of zero is checked too, and a constant length traps where it should.
+    for (name, at, traps) in
+        [("0", 0x1_0000, false), ("0", 0x1_0001, true), ("16", 0xfff0, false), ("16", 0xfff1, true)]
+    {
+        let outcome = call(&artifact, name, &[at, 0, 0]);
+        assert_eq!(
+            matches!(outcome, Outcome::Trapped(Some(TrapKind::MemoryOutOfBounds), _)),
+            traps,
+            "{outcome:x?}"
+        );
+    }
+}
+
+#[test]
 fn native_code_runs_as_an_artifact() {
     // lea rax, [rdi + rsi]; ret; nops; ud2
     let code = vec![0x48, 0x8d, 0x04, 0x37, 0xc3, 0x90, 0x90, 0x90, 0x0f, 0x0b];

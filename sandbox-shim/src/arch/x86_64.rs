@@ -70,7 +70,12 @@ pub unsafe fn fill(to: *mut u8, byte: u8, bytes: usize) {
 /// `trampoline` must be a trampoline of the mapped artifact and `code` the code it was made for, `values`
 /// their values, and `stack_top` the 16-byte aligned top of a mapped stack that nothing uses.
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn call_on_stack(trampoline: u64, code: u64, values: *mut [u64; 2], stack_top: u64) {
+pub unsafe extern "sysv64" fn call_on_stack(
+    trampoline: u64,
+    code: u64,
+    values: *mut [u64; 2],
+    stack_top: u64,
+) {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -117,7 +122,8 @@ const RIP: usize = 16;
 /// `ucontext` must be the third argument of a signal handler that was installed with `SA_SIGINFO`.
 pub unsafe fn interrupted(ucontext: *const c_void) -> Interrupted {
     // SAFETY: by the contract the kernel wrote a `ucontext` there, which holds all 23 registers.
-    let register = |index: usize| unsafe { ucontext.cast::<u8>().add(REGISTERS + 8 * index).cast::<u64>().read() };
+    let register =
+        |index: usize| unsafe { ucontext.cast::<u8>().add(REGISTERS + 8 * index).cast::<u64>().read() };
     Interrupted {
         pc: register(RIP),
         frame: register(RBP),

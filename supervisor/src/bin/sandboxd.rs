@@ -85,10 +85,10 @@ async fn serve(options: Options) -> Result<(), Error> {
         .map_err(Error::Signals)?;
     let path = options.socket.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
-    let mut config = Config { state_dir: daemon::state_dir(options.state_dir), ..Config::default() };
-    if let Some(shards) = options.shards {
-        config.shards = usize::from(shards);
-    }
+    let shards = options
+        .shards
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let config = Config { state_dir: daemon::state_dir(options.state_dir), shards, ..Config::default() };
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     let bounds = Bounds { connections: options.max_connections, jobs: options.max_jobs };

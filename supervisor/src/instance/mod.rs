@@ -36,7 +36,13 @@ const OWN_DATA: u64 = 1 << 20;
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no memory of ours: the third argument, a siginfo, is null.
     let killed = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<u8>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<u8>(),
+            0,
+        )
     };
     if killed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -167,7 +173,8 @@ pub(crate) async fn run(
     // Before the fork, so that the child never has to wait.
     shared.go();
 
-    let Spawned { pidfd, mut death } = confined.zygote.spawn(shared.file(), doorbell.get_ref().as_fd()).await?;
+    let Spawned { pidfd, mut death } =
+        confined.zygote.spawn(shared.file(), doorbell.get_ref().as_fd()).await?;
     let alive = Alive(pidfd);
     let calls = Cell::new(0);
     let server = Server {
@@ -253,8 +260,10 @@ fn granted_preopens(job: &mut Job) -> Vec<Preopen> {
     preopens
 }
 
+type Strings = Vec<Vec<u8>>;
+
 /// Arguments and environment, as far as the policy grants them.
-fn granted_strings(job: &mut Job) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>), Error> {
+fn granted_strings(job: &mut Job) -> Result<(Strings, Strings), Error> {
     let wasi = job.policy.wasi();
     let args = if wasi.args { mem::take(&mut job.args) } else { Vec::new() };
     let env = if wasi.env { mem::take(&mut job.env) } else { Vec::new() };
@@ -293,7 +302,10 @@ fn random_seed() -> Result<[u8; 32], Error> {
     if filled == seed.len() as isize {
         Ok(seed)
     } else {
-        Err(Error::System { what: "get random bytes for the instance's seed", source: io::Error::last_os_error() })
+        Err(Error::System {
+            what: "get random bytes for the instance's seed",
+            source: io::Error::last_os_error(),
+        })
     }
 }
 

@@ -152,6 +152,10 @@ fn backtrace(evidence: &Evidence<'_>) -> Vec<Frame> {
     std::iter::once(artifact.symbolize(record.pc))
         .chain(callers)
         .flatten()
-        .map(|frame| Frame { function: frame.function, name: Some(frame.name), offset: Some(frame.wasm_offset) })
+        .map(|frame| Frame {
+            function: frame.function,
+            name: Some(frame.name),
+            offset: Some(frame.wasm_offset),
+        })
         .collect()
 }

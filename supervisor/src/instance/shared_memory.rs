@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use ipc::job::{
-    ARENA_BYTES, ARENA_OFFSET, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, INDICES_OFFSET, JOB_OFFSET, JobHeader,
-    RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET,
+    ARENA_BYTES, ARENA_OFFSET, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, INDICES_OFFSET, JOB_OFFSET,
+    JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET,
 };
 use ipc::ring::{Completion, Indices, SLOTS, Submission};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -91,7 +91,9 @@ impl SharedMemory {
     pub(crate) fn values(&self, count: usize) -> Vec<RawValue> {
         (0..count.min(VALUES_MAX))
             // SAFETY: `i < VALUES_MAX`, so the place lies in the mapping; any bytes are a value.
-            .map(|i| unsafe { self.at::<RawValue>(VALUES_OFFSET + i * size_of::<RawValue>()).read_volatile() })
+            .map(|i| unsafe {
+                self.at::<RawValue>(VALUES_OFFSET + i * size_of::<RawValue>()).read_volatile()
+            })
             .collect()
     }
 

@@ -27,7 +27,8 @@ pub(crate) fn pair(who: &'static str) -> Result<(Channel, OwnedFd), Error> {
     nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .map_err(errno("make a control socket non-blocking"))?;
     // SAFETY: the value owns its descriptor and keeps it as long as it is registered.
-    let socket = unsafe { AsyncFd::register(ours) }.map_err(|e| system("watch a control socket")(e.into()))?;
+    let socket =
+        unsafe { AsyncFd::register(ours) }.map_err(|e| system("watch a control socket")(e.into()))?;
     Ok((Channel { who, socket }, theirs))
 }
 
@@ -119,7 +120,11 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[i32]) -> io::Result
             (*control).cmsg_level = libc::SOL_SOCKET;
             (*control).cmsg_type = libc::SCM_RIGHTS;
             (*control).cmsg_len = libc::CMSG_LEN(bytes) as usize;
-            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(control), bytes as usize);
+            std::ptr::copy_nonoverlapping(
+                fds.as_ptr().cast::<u8>(),
+                libc::CMSG_DATA(control),
+                bytes as usize,
+            );
         }
     }
     // SAFETY: every pointer in `message` is to a live buffer of the length given.

@@ -18,11 +18,10 @@ static IMAGE: &[u8] = include_bytes!(env!("SANDBOXD_ZYGOTE"));
 /// The zygote dies with the calling *thread* (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the
 /// supervisor.
 pub(crate) fn start(socket: OwnedFd) -> Result<Child, Error> {
-    let image = memfd::MemfdOptions::default()
-        .allow_sealing(true)
-        .close_on_exec(true)
-        .create("zygote")
-        .map_err(|e| Error::System { what: "create a memory file for the zygote", source: io::Error::other(e) })?;
+    let image =
+        memfd::MemfdOptions::default().allow_sealing(true).close_on_exec(true).create("zygote").map_err(
+            |e| Error::System { what: "create a memory file for the zygote", source: io::Error::other(e) },
+        )?;
     io::Write::write_all(&mut image.as_file(), IMAGE).map_err(system("write the zygote's memory file"))?;
     let path = CString::new(format!("/proc/self/fd/{}", image.as_file().as_raw_fd()))
         .map_err(|e| Error::System { what: "name the zygote's memory file", source: e.into() })?;

@@ -66,7 +66,9 @@ impl ModuleZygote {
         match ready.kind {
             reply::READY if ready.layers == command.layers => {}
             reply::FAILED => return Err(channel.failed(&ready)),
-            other => return Err(channel.broken(format!("reply {other} with layers {:#x} at start", ready.layers))),
+            other => {
+                return Err(channel.broken(format!("reply {other} with layers {:#x} at start", ready.layers)));
+            }
         }
         let channel = Rc::new(channel);
         let expected = Rc::new(RefCell::new(Expected::default()));
@@ -80,7 +82,11 @@ impl ModuleZygote {
     }
 
     /// Has an instance forked with this shared memory and doorbell.
-    pub(crate) async fn spawn(&self, ring: BorrowedFd<'_>, doorbell: BorrowedFd<'_>) -> Result<Spawned, Error> {
+    pub(crate) async fn spawn(
+        &self,
+        ring: BorrowedFd<'_>,
+        doorbell: BorrowedFd<'_>,
+    ) -> Result<Spawned, Error> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let (sender, receiver) = oneshot::channel();
@@ -133,7 +139,12 @@ async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>) {
     expected.deaths.clear();
 }
 
-fn hear(expected: &mut Expected, channel: &Channel, reply: &Reply, fd: Option<OwnedFd>) -> Result<(), String> {
+fn hear(
+    expected: &mut Expected,
+    channel: &Channel,
+    reply: &Reply,
+    fd: Option<OwnedFd>,
+) -> Result<(), String> {
     match reply.kind {
         reply::SPAWNED => {
             let waiting = expected.spawns.remove(&reply.id).ok_or("an instance that nobody asked for")?;

@@ -41,8 +41,7 @@ impl RootZygote {
     pub(crate) async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
         let (channel, theirs) = channel::pair("root")?;
         // From here on the value's destructor ends the process, whatever fails.
-        let mut zygote =
-            Self { process: image::start(theirs)?, channel: Mutex::new(channel) };
+        let mut zygote = Self { process: image::start(theirs)?, channel: Mutex::new(channel) };
         let pid = zygote.process.id();
         let channel = zygote.channel.get_mut();
         let filter_len = confinement.filter.len() as u32;
@@ -64,7 +63,9 @@ impl RootZygote {
         }
         let ready = expect(channel, reply::READY).await?.0;
         if ready.layers != confinement.layers {
-            return Err(channel.broken(format!("layers {:#x} instead of {:#x}", ready.layers, confinement.layers)));
+            return Err(
+                channel.broken(format!("layers {:#x} instead of {:#x}", ready.layers, confinement.layers))
+            );
         }
         Ok(zygote)
     }
