@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use ipc::control::{Command, command, layer};
@@ -36,6 +37,8 @@ pub(crate) struct Request {
 /// A running shard. Dropping it ends its jobs, its zygotes and its thread.
 #[derive(Debug)]
 pub(crate) struct Shard {
+    /// Jobs handed over and not reported yet.
+    jobs: Arc<AtomicUsize>,
     requests: Option<mpsc::UnboundedSender<Request>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -49,6 +52,8 @@ impl Shard {
             .map_err(system("start a shard's runtime"))?;
         let (requests, mut receiver) = mpsc::unbounded_channel::<Request>();
         let config = config.clone();
+        let jobs = Arc::new(AtomicUsize::new(0));
+        let running = Arc::clone(&jobs);
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
             .spawn(move || {
@@ -59,21 +64,31 @@ impl Shard {
                 tasks.block_on(&runtime, async move {
                     let state = Rc::new(State::new(config));
                     while let Some(request) = receiver.recv().await {
-                        let state = Rc::clone(&state);
-                        tokio::task::spawn_local(async move { serve(&state, request).await });
+                        let (state, running) = (Rc::clone(&state), Arc::clone(&running));
+                        tokio::task::spawn_local(async move {
+                            serve(&state, request).await;
+                            running.fetch_sub(1, Ordering::Relaxed);
+                        });
                     }
                 });
                 // Dropping the tasks kills what they run; dropping the zygotes ends them.
                 drop(tasks);
             })
             .map_err(system("start a shard's thread"))?;
-        Ok(Self { requests: Some(requests), thread: Some(thread) })
+        Ok(Self { jobs, requests: Some(requests), thread: Some(thread) })
     }
 
     /// Hands a job over.
     pub(crate) fn submit(&self, request: Request) -> Result<(), Error> {
         let requests = self.requests.as_ref().ok_or(Error::Stopped)?;
+        // Before the job can end and be taken off again.
+        self.jobs.fetch_add(1, Ordering::Relaxed);
         requests.send(request).map_err(|_| Error::Stopped)
+    }
+
+    /// How many jobs it has.
+    pub(crate) fn load(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed)
     }
 }
 

@@ -102,11 +102,9 @@ impl Supervisor {
 
     /// Runs a job until it ends or `cancel` is ready; then its outcome is [`ipc::report::Outcome::Cancelled`].
     pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
-        let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
-        let shard = self.0.shards.get(index).ok_or(Error::Stopped)?;
-        shard.submit(Request { job: Box::new(job), report, cancel: cancelled })?;
+        self.0.least_loaded()?.submit(Request { job: Box::new(job), report, cancel: cancelled })?;
         let mut cancel = pin!(cancel);
         tokio::select! {
             biased;
@@ -119,6 +117,13 @@ impl Supervisor {
 }
 
 impl Inner {
+    /// The shard with the fewest jobs; among equals, each in turn.
+    fn least_loaded(&self) -> Result<&Shard, Error> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
+        let (before, after) = self.shards.split_at(first.min(self.shards.len()));
+        after.iter().chain(before).min_by_key(|shard| shard.load()).ok_or(Error::Stopped)
+    }
+
     fn load(&self, source: ModuleSource) -> Result<Module, Error> {
         let fingerprint = match source {
             ModuleSource::Wasm(_) => self.config.compile.fingerprint()?,
