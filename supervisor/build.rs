@@ -19,7 +19,7 @@ fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = here.parent().expect("the crate lies in the workspace");
-    for path in ["zygote", "sandbox-shim", "ipc/src", "ipc/Cargo.toml", "Cargo.lock"] {
+    for path in ["zygote", "sandbox-shim", "ipc/src", "ipc/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={}", root.join(path).display());
     }
     let target = out.join("zygote");
@@ -29,6 +29,7 @@ fn main() {
         .current_dir(root)
         .args([
             "rustc",
+            "--locked",
             "--package",
             "zygote",
             "--bin",

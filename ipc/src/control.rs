@@ -90,7 +90,7 @@ pub struct Reply {
     pub system_us: u64,
     /// Peak resident memory, KiB. The kernel counts in batches per processor, so a small process shows as 0.
     pub peak_kib: u64,
-    /// Page faults that were served from memory: each made at least one page resident, and an instance gives none back.
+    /// Page faults that were served from memory.
     pub page_faults: u64,
 }
 
@@ -176,8 +176,16 @@ steps! {
     Receive = 1, 0, "receive a command from the supervisor";
     /// `unshare(CLONE_NEWUSER)`.
     UnshareUser = 2, layer::USER_NAMESPACE, "create a user namespace";
-    /// `unshare` of the other namespaces.
-    Unshare = 3, layer::MOUNT_NAMESPACE | layer::NET_NAMESPACE | layer::IPC_NAMESPACE | layer::UTS_NAMESPACE | layer::CGROUP_NAMESPACE, "create the mount, net, ipc, uts and cgroup namespaces";
+    /// `unshare(CLONE_NEWNS)`.
+    UnshareMount = 3, layer::MOUNT_NAMESPACE, "create a mount namespace";
+    /// `unshare(CLONE_NEWNET)`.
+    UnshareNet = 24, layer::NET_NAMESPACE, "create a network namespace";
+    /// `unshare(CLONE_NEWIPC)`.
+    UnshareIpc = 25, layer::IPC_NAMESPACE, "create an IPC namespace";
+    /// `unshare(CLONE_NEWUTS)`.
+    UnshareUts = 26, layer::UTS_NAMESPACE, "create a UTS namespace";
+    /// `unshare(CLONE_NEWCGROUP)`.
+    UnshareCgroup = 27, layer::CGROUP_NAMESPACE, "create a cgroup namespace";
     /// `setresuid`, `setresgid`, `setgroups`.
     SetIds = 4, layer::USER_NAMESPACE, "take on the unprivileged user id";
     /// The empty read-only root file system.

@@ -58,7 +58,7 @@ pub struct JobHeader {
     pub data_limit: u64,
     /// Bytes that all linear memories together may have.
     pub memory_limit: u64,
-    /// `RLIMIT_CPU`, in seconds; 0 leaves it unlimited.
+    /// `RLIMIT_CPU`, in seconds; 0 leaves it unlimited. At the limit the kernel sends SIGXCPU.
     pub cpu_limit: u64,
     /// Code address of the module's start function; 0 for none.
     pub start_code: u64,

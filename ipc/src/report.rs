@@ -122,6 +122,8 @@ pub enum Limit {
     Output,
     /// Host calls over the ring.
     HostCalls,
+    /// Something outside killed the instance, as a host does that runs out of memory; the value is 0.
+    Host,
 }
 
 /// What a job used.
@@ -179,7 +181,7 @@ impl Report {
             Outcome::Violated(_) => 159,
             Outcome::LimitReached(l) => match l.limit {
                 Limit::WallTime | Limit::CpuTime => 124,
-                Limit::Memory | Limit::Output | Limit::HostCalls => 137,
+                Limit::Memory | Limit::Output | Limit::HostCalls | Limit::Host => 137,
             },
             Outcome::Cancelled => 130,
         }

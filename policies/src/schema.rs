@@ -113,6 +113,26 @@ pub(crate) fn apply(
         for (key, bit) in NAMESPACES {
             guard.wall(&table, key, &mut sections.layers, *bit)?;
         }
+        // What cannot work is refused here, not by the first job.
+        let off = |bit| sections.layers & bit == 0;
+        let impossible = [
+            (
+                "user",
+                off(layer::USER_NAMESPACE),
+                "true: the other walls are put up with the rights that it gives",
+            ),
+            (
+                "mount",
+                off(layer::MOUNT_NAMESPACE) && !off(layer::EMPTY_ROOT),
+                "true, or empty_root = false too: the empty root is mounted in it",
+            ),
+        ];
+        for (key, is_impossible, instead) in impossible {
+            if is_impossible && let Some(value) = table.get(key) {
+                let key = value.key.clone();
+                return Err(Error::NotEnforced { at: value.at(), key, value: value.written(), instead });
+            }
+        }
     }
     if let Some(table) = root.section("landlock")? {
         table.only(LANDLOCK)?;

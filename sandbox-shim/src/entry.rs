@@ -38,7 +38,7 @@ pub(crate) fn record() -> *mut ExitRecord {
 /// Writes what every end has in common.
 pub(crate) fn record_usage() {
     let (memory_bytes, refused_grows) = growth::usage();
-    let local_calls = state::with(|s| s.local_calls);
+    let local_calls = state::local_calls();
     // SAFETY: the exit record is part of the mapped ring.
     unsafe {
         (*record()).memory_bytes = memory_bytes;

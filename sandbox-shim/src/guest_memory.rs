@@ -1,6 +1,7 @@
 //! The guest's linear memory 0, as host calls see it: every access checked against its current size.
 
 use ipc::context::MemoryDescriptor;
+use ipc::layout::MEMORY_BASE;
 
 use crate::{arch, state};
 
@@ -20,7 +21,7 @@ impl GuestMemory {
     pub fn current() -> Self {
         let descriptor = state::with(|s| s.job.memory) as *const MemoryDescriptor;
         if descriptor.is_null() {
-            return Self { base: 0, bytes: 0 };
+            return Self { base: MEMORY_BASE, bytes: 0 };
         }
         // SAFETY: the supervisor gives the address of a descriptor in the mapped artifact's context, or 0.
         let descriptor = unsafe { descriptor.read() };

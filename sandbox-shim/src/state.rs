@@ -58,6 +58,12 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
     local_calls: 0,
 }));
 
+/// How many host calls were answered here, for the signal handler: it may interrupt [`with`] for good.
+pub fn local_calls() -> u64 {
+    // SAFETY: a plain load through a raw pointer; no reference is made, so one that is in use elsewhere stays unique.
+    unsafe { (&raw const (*STATE.0.get()).local_calls).read() }
+}
+
 /// Runs `f` with the state. Calls must not nest.
 pub fn with<R>(f: impl FnOnce(&mut State) -> R) -> R {
     // SAFETY: one thread, and no caller in this crate calls `with` from inside `f`, so the reference is unique.

@@ -96,18 +96,10 @@ pub enum Error {
         reason: String,
     },
     /// A zygote could not do a step.
-    #[error("the {who} zygote could not {}: {}{}", .step.what(), io::Error::from_raw_os_error(*.errno), hint(*.step, *.errno))]
+    #[error("the {who} zygote could not {}{}: {}{}", .step.what(), layer_of(*.step), io::Error::from_raw_os_error(*.errno), hint(*.step, *.errno))]
     ZygoteStep {
         /// Root or module.
         who: &'static str,
-        /// The step.
-        step: Step,
-        /// The error number.
-        errno: i32,
-    },
-    /// An instance could not do a step before it ran any guest code.
-    #[error("the instance could not {}: {}", .step.what(), io::Error::from_raw_os_error(*.errno))]
-    InstanceStep {
         /// The step.
         step: Step,
         /// The error number.
@@ -138,7 +130,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Id maps of the user namespace.
-    #[error("could not write {path}: {source}; the user namespace of the zygote cannot be set up")]
+    #[error(
+        "could not write {path}: {source}; the user namespace of the zygote (layer user-namespace) cannot be set up: see `sandboxctl doctor`"
+    )]
     IdMap {
         /// The file.
         path: PathBuf,
@@ -160,12 +154,44 @@ pub enum Error {
     Stopped,
 }
 
+/// The layer that a step puts in force, for messages.
+fn layer_of(step: Step) -> String {
+    let all = ipc::control::layer::ALL.iter();
+    let names: Vec<&str> = all.filter(|(bit, _)| step.layer() & bit != 0).map(|(_, name)| *name).collect();
+    if names.is_empty() { String::new() } else { format!(" (layer {})", names.join(", ")) }
+}
+
 /// What to do about a step that failed, where that is known.
 fn hint(step: Step, errno: i32) -> &'static str {
     match (step, errno) {
         (Step::UnshareUser, libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {
             "; user namespaces are switched off or used up for this user: see `sandboxctl doctor` (sysctl \
              user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)"
+        }
+        (
+            Step::UnshareMount
+            | Step::UnshareNet
+            | Step::UnshareIpc
+            | Step::UnshareUts
+            | Step::UnshareCgroup
+            | Step::Fork,
+            libc::ENOSPC | libc::EUSERS,
+        ) => "; the limit of such namespaces is reached: see the sysctls user.max_*_namespaces",
+        (
+            Step::UnshareMount
+            | Step::UnshareNet
+            | Step::UnshareIpc
+            | Step::UnshareUts
+            | Step::UnshareCgroup
+            | Step::SetIds
+            | Step::EmptyRoot
+            | Step::HostName
+            | Step::Capabilities
+            | Step::Fork,
+            libc::EPERM | libc::EACCES,
+        ) => {
+            "; the host gives the zygote's user namespace no rights: a security module restricts it, see `sandboxctl \
+             doctor` (sysctl kernel.apparmor_restrict_unprivileged_userns)"
         }
         (Step::Landlock, libc::ENOSYS | libc::EOPNOTSUPP) => {
             "; the kernel has no Landlock or it is not enabled: boot with lsm=landlock,… (Linux 5.13)"

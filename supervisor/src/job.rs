@@ -62,7 +62,8 @@ pub struct Job {
     pub preopens: Vec<Preopen>,
     /// Narrower limits than the policy's.
     pub limits: JobLimits,
-    /// The trust domain. Jobs of different tenants share nothing, not even code pages.
+    /// The trust domain. Jobs of different tenants share no memory of a module, not even its code pages; what they share
+    /// is the fork server's own code.
     pub tenant: String,
 }
 

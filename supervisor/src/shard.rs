@@ -11,9 +11,10 @@ use std::thread::{self, JoinHandle};
 use ipc::control::{Command, command, layer};
 use ipc::report::{MissingLayer, Report};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use policies::{FilterContext, Policy};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::config::Config;
@@ -45,7 +46,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Starts the thread.
-    pub(crate) fn start(index: usize, config: &Config) -> Result<Self, Error> {
+    pub(crate) fn start(index: usize, processor: Option<usize>, config: &Config) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -57,9 +58,10 @@ impl Shard {
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
             .spawn(move || {
-                if config.pin_shards {
-                    pin(index);
+                if let Some(processor) = processor {
+                    pin(processor);
                 }
+                block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
                     let state = Rc::new(State::new(config));
@@ -92,20 +94,31 @@ impl Shard {
     }
 }
 
-/// Keeps this thread, and with it every process below, on one of the processors that it may use: the one it runs
-/// on for the first shard (the scheduler has just chosen it), the following ones for the others. Only speed depends on it, so a
-/// host that refuses loses nothing else.
-fn pin(index: usize) {
-    let this_thread = Pid::from_raw(0);
-    let Ok(allowed) = sched_getaffinity(this_thread) else { return };
-    let processors: Vec<usize> =
+/// The processors for `shards` shards: the one that this thread runs on (the scheduler has just chosen it) and the ones
+/// after it, over and over.
+pub(crate) fn processors(shards: usize) -> Vec<Option<usize>> {
+    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return vec![None; shards] };
+    let allowed: Vec<usize> =
         (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    let current = sched_getcpu().ok().and_then(|cpu| processors.iter().position(|p| *p == cpu)).unwrap_or(0);
-    let Some(chosen) = processors.get((current + index) % processors.len().max(1)) else { return };
+    let current = sched_getcpu().ok().and_then(|cpu| allowed.iter().position(|p| *p == cpu)).unwrap_or(0);
+    (0..shards).map(|shard| allowed.get((current + shard) % allowed.len().max(1)).copied()).collect()
+}
+
+/// Keeps this thread, and with it every process below, on one processor. Only speed depends on it, so a host that
+/// refuses loses nothing else.
+fn pin(processor: usize) {
     let mut one = CpuSet::new();
-    if one.set(*chosen).is_ok() {
-        let _ = sched_setaffinity(this_thread, &one);
+    if one.set(processor).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &one);
     }
+}
+
+/// Blocks SIGXFSZ in this thread: where the host limits the size of files, a guest's write beyond it must be that guest's
+/// EFBIG, not this process's death.
+pub(crate) fn block_size_signal() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGXFSZ);
+    let _ = set.thread_block();
 }
 
 impl Drop for Shard {
@@ -118,7 +131,7 @@ impl Drop for Shard {
     }
 }
 
-async fn serve(state: &State, request: Request) {
+async fn serve(state: &Rc<State>, request: Request) {
     let Request { job, mut report, cancel } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
@@ -139,16 +152,35 @@ struct Key {
     layers: u64,
     stack: u64,
     /// The filter program itself: policies that differ elsewhere may share a zygote.
-    filter: Vec<(u16, u8, u8, u32)>,
+    filter: Rc<FilterKey>,
 }
+
+/// The instructions of a filter program.
+type FilterKey = Vec<(u16, u8, u8, u32)>;
 
 type Slot<T> = Rc<tokio::sync::Mutex<Option<Rc<T>>>>;
 
+/// Seccomp filters that one supervisor has installed at most, over all its shards: each zygote holds one. The kernel frees
+/// filters one by one in the background, and a thousand at once have been seen to lock it up for good, which is what a
+/// killed supervisor's zygotes would be.
+const FILTERS_MAX: usize = 256;
+/// Root zygotes of one shard.
+const ROOTS_MAX: usize = 2;
+
+/// Layers that the module zygote puts in force by itself; one root serves with and without them.
+const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE;
+
 struct State {
     config: Config,
+    /// Module zygotes that this shard may have.
+    modules_max: usize,
     /// Root zygotes by the layers in force.
     roots: RefCell<HashMap<u64, Slot<RootZygote>>>,
     modules: RefCell<HashMap<Key, Kept>>,
+    /// Compiled filters of the latest policies.
+    filters: RefCell<Vec<CompiledFilter>>,
+    /// A job has ended, so a zygote may have become idle.
+    ended: Notify,
     clock: Cell<u64>,
     next_module: Cell<u64>,
     /// Layers that this host lacks, and what it knows of Landlock; found out at the first job.
@@ -165,27 +197,42 @@ struct Offer {
     missing: Vec<(u64, String)>,
 }
 
+#[derive(Clone)]
+struct CompiledFilter {
+    policy: Arc<Policy>,
+    memories: u32,
+    program: Rc<Vec<libc::sock_filter>>,
+    key: Rc<FilterKey>,
+}
+
 impl State {
     fn new(config: Config) -> Self {
+        let filters = (FILTERS_MAX / config.shards.max(1)).max(ROOTS_MAX + 1);
         Self {
+            modules_max: config.module_zygotes.clamp(1, filters - ROOTS_MAX),
             config,
             roots: RefCell::default(),
             modules: RefCell::default(),
+            filters: RefCell::default(),
+            ended: Notify::new(),
             clock: Cell::new(0),
             next_module: Cell::new(1),
             host: tokio::sync::OnceCell::new(),
         }
     }
 
-    async fn run(&self, job: Job, cancelled: impl Future<Output = ()>) -> Result<Report, Error> {
+    async fn run(self: &Rc<Self>, job: Job, cancelled: impl Future<Output = ()>) -> Result<Report, Error> {
         instance::check_entry(&job.module, &job.entry)?;
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
-        let mut cancelled = std::pin::pin!(cancelled);
-        // A zygote that died since its last job is replaced; one that dies during this job is the job's error.
-        let zygote = self.module_zygote(&job, layers).await?;
-        let confined = Confined { zygote: &zygote, layers, missing };
-        instance::run(job, &confined, &mut cancelled).await
+        // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
+        let wanted = Wanted::of(&job, layers);
+        let state = Rc::clone(self);
+        let zygote = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
+        let zygote = async { zygote.await.unwrap_or(Err(Error::Stopped)) };
+        let report = instance::run(job, &Confined { layers, missing }, zygote, cancelled).await;
+        self.ended.notify_waiters();
+        report
     }
 
     /// The layers to put in force, and those that the host lacks and the policy can do without.
@@ -211,70 +258,100 @@ impl State {
         Ok((layers, missing))
     }
 
-    async fn module_zygote(&self, job: &Job, layers: u64) -> Result<Rc<ModuleZygote>, Error> {
-        let memories = job.module.artifact().metadata().memories.len() as u32;
-        let filter = job.policy.instance_filter(&FilterContext { memories })?;
+    async fn module_zygote(&self, wanted: &Wanted) -> Result<Rc<ModuleZygote>, Error> {
+        let filter = self.filter(&wanted.policy, wanted.memories)?;
         let key = Key {
-            tenant: job.tenant.clone(),
-            artifact: job.module.hash(),
-            layers,
-            stack: job.policy.limits().stack,
-            filter: filter.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect(),
+            tenant: wanted.tenant.clone(),
+            artifact: wanted.module.hash(),
+            layers: wanted.layers,
+            stack: wanted.stack,
+            filter: filter.key,
         };
-        let slot = self.kept(key);
+        let slot = self.kept(key).await;
         let mut slot = slot.lock().await;
+        // One that died since its last job is replaced; one that dies during this job is the job's error.
         if let Some(zygote) = slot.as_ref().filter(|z| z.is_alive()) {
             return Ok(Rc::clone(zygote));
         }
         *slot = None;
-        let root = self.root_zygote(layers).await?;
-        let image = job.module.image_for(&job.tenant)?;
+        let root = self.root_zygote(wanted.layers & !OF_MODULE).await?;
+        let image = wanted.module.image_for(&wanted.tenant)?;
         let id = self.next_module.replace(self.next_module.get() + 1);
         let command = Command {
             kind: command::SPAWN_MODULE,
             id,
-            layers,
-            stack_bytes: job.policy.limits().stack,
+            layers: wanted.layers,
+            stack_bytes: wanted.stack,
             ..Command::default()
         };
-        match ModuleZygote::start(&root, command, &filter, &image.as_fd()).await {
-            Ok(zygote) => {
-                let zygote = Rc::new(zygote);
-                *slot = Some(Rc::clone(&zygote));
-                Ok(zygote)
-            }
-            Err(error) => {
-                // A root zygote that broke is replaced at the next job.
-                if matches!(error, Error::ZygoteDied { .. } | Error::ZygoteProtocol { .. }) {
-                    self.roots.borrow_mut().remove(&layers);
-                }
-                Err(error)
-            }
-        }
+        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd()).await;
+        let zygote = Rc::new(zygote?);
+        *slot = Some(Rc::clone(&zygote));
+        Ok(zygote)
     }
 
-    /// The slot for a module zygote. Makes room first: the least recently used ones that run nothing go.
-    fn kept(&self, key: Key) -> Slot<ModuleZygote> {
-        let mut modules = self.modules.borrow_mut();
+    /// The policy's filter program, compiled once.
+    fn filter(&self, policy: &Arc<Policy>, memories: u32) -> Result<CompiledFilter, Error> {
+        const KEPT: usize = 32;
+        let mut filters = self.filters.borrow_mut();
+        if let Some(found) = filters.iter().find(|f| Arc::ptr_eq(&f.policy, policy) && f.memories == memories)
+        {
+            return Ok(found.clone());
+        }
+        let program = policy.instance_filter(&FilterContext { memories })?;
+        let key = Rc::new(program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect());
+        let compiled =
+            CompiledFilter { policy: Arc::clone(policy), memories, program: Rc::new(program), key };
+        if filters.len() >= KEPT {
+            filters.remove(0);
+        }
+        filters.push(compiled.clone());
+        Ok(compiled)
+    }
+
+    /// The slot for a module zygote. Makes room first: the least recently used one that runs nothing goes; if all
+    /// run something, this waits for one that does not.
+    async fn kept(&self, key: Key) -> Slot<ModuleZygote> {
         let now = self.clock.replace(self.clock.get() + 1);
-        if !modules.contains_key(&key) {
-            while modules.len() >= self.config.module_zygotes.max(1) {
-                let idle = modules.iter().filter(|(_, kept)| is_idle(&kept.zygote));
-                let Some(oldest) = idle.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone()) else {
-                    break;
-                };
-                modules.remove(&oldest);
+        loop {
+            {
+                let mut modules = self.modules.borrow_mut();
+                if let Some(kept) = modules.get_mut(&key) {
+                    kept.used = now;
+                    return Rc::clone(&kept.zygote);
+                }
+                if modules.len() >= self.modules_max {
+                    let idle = modules.iter().filter(|(_, kept)| is_idle(&kept.zygote));
+                    let oldest = idle.min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
+                    oldest.and_then(|oldest| modules.remove(&oldest));
+                }
+                if modules.len() < self.modules_max {
+                    let kept =
+                        modules.entry(key).or_insert_with(|| Kept { zygote: Slot::default(), used: now });
+                    return Rc::clone(&kept.zygote);
+                }
             }
+            // Nothing can end between the look above and this: it is one thread.
+            self.ended.notified().await;
         }
-        let kept = modules.entry(key).or_insert_with(|| Kept { zygote: Slot::default(), used: now });
-        kept.used = now;
-        Rc::clone(&kept.zygote)
     }
 
+    /// A living root zygote for the layers. At most [`ROOTS_MAX`] live; one goes when all below it are idle.
     async fn root_zygote(&self, layers: u64) -> Result<Rc<RootZygote>, Error> {
-        let slot = Rc::clone(self.roots.borrow_mut().entry(layers).or_default());
+        let slot = loop {
+            {
+                let mut roots = self.roots.borrow_mut();
+                if !roots.contains_key(&layers) && roots.len() >= ROOTS_MAX {
+                    self.evict_root(&mut roots);
+                }
+                if roots.contains_key(&layers) || roots.len() < ROOTS_MAX {
+                    break Rc::clone(roots.entry(layers).or_default());
+                }
+            }
+            self.ended.notified().await;
+        };
         let mut slot = slot.lock().await;
-        if let Some(zygote) = slot.as_ref() {
+        if let Some(zygote) = slot.as_ref().filter(|z| z.is_alive()) {
             return Ok(Rc::clone(zygote));
         }
         let filter = if layers & layer::SECCOMP != 0 { policies::zygote_base_filter()? } else { Vec::new() };
@@ -288,6 +365,43 @@ impl State {
         let zygote = Rc::new(RootZygote::start(&confinement).await?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
+    }
+
+    /// Drops a root zygote under which nothing runs, with the module zygotes below it; if there is none, nothing.
+    fn evict_root(&self, roots: &mut HashMap<u64, Slot<RootZygote>>) {
+        let mut modules = self.modules.borrow_mut();
+        let is_below = |key: &Key, layers: u64| key.layers & !OF_MODULE == layers;
+        let idle = roots.iter().find(|(layers, slot)| {
+            Rc::strong_count(slot) == 1
+                && modules.iter().all(|(key, kept)| !is_below(key, **layers) || is_idle(&kept.zygote))
+        });
+        if let Some(layers) = idle.map(|(layers, _)| *layers) {
+            modules.retain(|key, _| !is_below(key, layers));
+            roots.remove(&layers);
+        }
+    }
+}
+
+/// What decides which module zygote a job needs.
+struct Wanted {
+    module: Module,
+    policy: Arc<Policy>,
+    tenant: String,
+    layers: u64,
+    stack: u64,
+    memories: u32,
+}
+
+impl Wanted {
+    fn of(job: &Job, layers: u64) -> Self {
+        Self {
+            module: job.module.clone(),
+            policy: Arc::clone(&job.policy),
+            tenant: job.tenant.clone(),
+            layers,
+            stack: job.policy.limits().stack,
+            memories: job.module.artifact().metadata().memories.len() as u32,
+        }
     }
 }
 

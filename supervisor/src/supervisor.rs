@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::report::Report;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
-use crate::shard::{Request, Shard};
+use crate::shard::{Request, Shard, block_size_signal, processors};
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ struct Inner {
     cache_problem: Option<String>,
     /// Modules that were loaded lately, so that loading one again costs no more than hashing it.
     loaded: Mutex<Recent>,
+    /// Modules that are loaded at the same time; further ones wait.
+    loads: Arc<Semaphore>,
 }
 
 /// The most recently loaded modules, the latest last.
@@ -63,8 +65,14 @@ impl Supervisor {
     /// Starts the shards. Zygotes start with the first job that needs them. A cache directory that cannot be used is
     /// no error: modules are compiled anew each time, and [`Module::cache_problem`] says why.
     pub fn start(config: Config) -> Result<Self, Error> {
-        let shards =
-            (0..config.shards.max(1)).map(|i| Shard::start(i, &config)).collect::<Result<Vec<_>, _>>()?;
+        let count = config.shards.max(1);
+        let processors = if config.pin_shards { processors(count) } else { vec![None; count] };
+        let shards = processors
+            .into_iter()
+            .enumerate()
+            .map(|(index, processor)| Shard::start(index, processor, &config))
+            .collect::<Result<Vec<_>, _>>()?;
+        let loads = Arc::new(Semaphore::new(count.max(2)));
         let (cache, cache_problem) = match config.state_dir.as_deref().map(Cache::open) {
             Some(Ok(cache)) => (Some(Arc::new(cache)), None),
             Some(Err(error)) => (None, Some(error.to_string())),
@@ -77,19 +85,24 @@ impl Supervisor {
             cache,
             cache_problem,
             loaded: Mutex::default(),
+            loads,
         })))
     }
 
     /// Loads a module: compiles it, or takes it from the cache, and checks the artifact.
     ///
-    /// The work is done on a thread of its own, so the caller's executor is not held up.
+    /// The work is done on a thread of its own, so the caller's executor is not held up. As many modules are loaded at a
+    /// time as there are shards (at least 2); further ones wait. Dropping the future drops the result, not the work.
     pub async fn load(&self, source: ModuleSource) -> Result<Module, Error> {
         let inner = Arc::clone(&self.0);
+        let permit = Arc::clone(&inner.loads).acquire_owned().await.map_err(|_| Error::Stopped)?;
         let (sender, receiver) = oneshot::channel();
         std::thread::Builder::new()
             .name("load".into())
             .spawn(move || {
+                block_size_signal();
                 let _ = sender.send(inner.load(source));
+                drop(permit);
             })
             .map_err(system("start a thread that loads the module"))?;
         receiver.await.unwrap_or(Err(Error::Stopped))

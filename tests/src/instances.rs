@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::process;
+
 /// A process of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pid(pub i32);
@@ -62,16 +64,24 @@ pub struct Mapping {
 }
 
 impl Pid {
-    fn path(self, file: &str) -> String {
-        format!("/proc/{}/{file}", self.0)
+    /// The only child of a process.
+    #[track_caller]
+    pub fn only_child_of(parent: u32) -> Self {
+        let children = children(parent as i32);
+        assert_eq!(children.len(), 1, "children of process {parent}: {children:?}");
+        Self(children[0])
     }
 
-    /// Whether the process exists and is no zombie.
-    pub fn is_alive(self) -> bool {
-        fs::read_to_string(self.path("stat"))
-            .ok()
-            .and_then(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('Z')))
-            == Some(false)
+    /// Waits until the process has ended, reaped or not.
+    #[track_caller]
+    pub fn wait_until_dead(self) {
+        if let Some(pidfd) = process::pidfd(self.0) {
+            assert!(process::ended(&pidfd), "process {} did not end", self.0);
+        }
+    }
+
+    fn path(self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.0)
     }
 
     /// The fields of `/proc/PID/status`.

@@ -199,7 +199,7 @@ fn parent(pid: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn pidfd(pid: i32) -> Option<OwnedFd> {
+pub(crate) fn pidfd(pid: i32) -> Option<OwnedFd> {
     // SAFETY: pidfd_open(2) takes a number and flags.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     // SAFETY: it has just been opened for us.
@@ -207,7 +207,7 @@ fn pidfd(pid: i32) -> Option<OwnedFd> {
 }
 
 /// Waits for the end of a process; false when patience is at its end.
-fn ended(pidfd: &OwnedFd) -> bool {
+pub(crate) fn ended(pidfd: &OwnedFd) -> bool {
     let timeout = PollTimeout::try_from(PATIENCE).expect("fits");
     loop {
         match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], timeout) {

@@ -147,14 +147,14 @@ fn nothing_survives_the_supervisor() {
     process.wait();
     assert_no_orphans();
     for pid in [family.root, family.module, family.instance] {
-        assert!(!pid.is_alive(), "{pid:?} outlived its supervisor");
+        pid.wait_until_dead();
     }
 }
 
 #[test]
 fn killing_any_process_below_costs_one_job_one_clear_report() {
     for (victim, status, needle) in [
-        ("instance", 159, "killed by SIGKILL"),
+        ("instance", 137, "killed from outside"),
         ("module zygote", 125, "module zygote died"),
         ("root zygote", 125, "zygote died"),
     ] {

@@ -39,15 +39,17 @@ pub fn confine(command: &Command) -> Result<(), Failed> {
     let wants = |bit| command.layers & bit != 0;
     take_ids(command).map_err(failed(Step::SetIds))?;
     let namespaces = [
-        (layer::MOUNT_NAMESPACE, CLONE_NEWNS),
-        (layer::NET_NAMESPACE, CLONE_NEWNET),
-        (layer::IPC_NAMESPACE, CLONE_NEWIPC),
-        (layer::UTS_NAMESPACE, CLONE_NEWUTS),
-        (layer::CGROUP_NAMESPACE, CLONE_NEWCGROUP),
+        (Step::UnshareMount, CLONE_NEWNS),
+        (Step::UnshareNet, CLONE_NEWNET),
+        (Step::UnshareIpc, CLONE_NEWIPC),
+        (Step::UnshareUts, CLONE_NEWUTS),
+        (Step::UnshareCgroup, CLONE_NEWCGROUP),
     ];
-    let flags = namespaces.iter().filter(|(bit, _)| wants(*bit)).fold(0, |flags, (_, flag)| flags | flag);
-    if flags != 0 {
-        unshare(flags).map_err(failed(Step::Unshare))?;
+    // One by one, so that an error names its layer.
+    for (step, flag) in namespaces {
+        if wants(step.layer()) {
+            unshare(flag).map_err(failed(step))?;
+        }
     }
     if wants(layer::UTS_NAMESPACE) {
         set_host_name(c"sandbox").map_err(failed(Step::HostName))?;

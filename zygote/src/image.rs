@@ -144,7 +144,7 @@ fn map_segment(fd: i32, header: &ProgramHeader, sealing: Sealing) -> Result<(), 
     let failed = |errno| (Step::MapArtifact, errno);
     if file_bytes > 0 {
         // SAFETY: the range lies in a region of the artifact's, see `place`; nothing of the zygote is there,
-        // because a PIE without interpreter is loaded above 4 GiB times the memories' regions.
+        // because the kernel loads a PIE far above the last memory.
         unsafe { sys::map(header.address, file_bytes, protection, MAP_PRIVATE, fd, header.offset) }
             .map_err(failed)?;
     }

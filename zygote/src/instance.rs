@@ -28,9 +28,10 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
     wait_for_go();
     // SAFETY: the ring is mapped; the header is plain integers, and the supervisor has finished writing it.
     let job = unsafe { ((RING_BASE as usize + JOB_OFFSET) as *const JobHeader).read_volatile() };
-    or_fail(Step::Rlimits, sys::set_limit(RLIMIT_DATA, job.data_limit));
+    or_fail(Step::Rlimits, sys::set_limit(RLIMIT_DATA, job.data_limit, job.data_limit));
     if job.cpu_limit != 0 {
-        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_CPU, job.cpu_limit));
+        // The soft limit sends SIGXCPU, which nothing else does: so the end says why. The hard one kills.
+        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_CPU, job.cpu_limit, job.cpu_limit.saturating_add(1)));
     }
     or_fail(Step::DropGate, gate::drop_for_good());
     // SAFETY: the module zygote mapped artifact and stack, this function the ring.

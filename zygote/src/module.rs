@@ -65,8 +65,8 @@ fn prepare(received: &Received, vdso: u64) -> Result<i32, (Step, Errno)> {
     image::map(ARTIFACT_FD, sealing)?;
     sys::close(ARTIFACT_FD);
     map_stack(received.command.stack_bytes).map_err(step(Step::MapStack))?;
-    // SAFETY: the artifact's context is mapped, readable and writable: `check_context` of the supervisor's artifact
-    // check demands it, and a fault here would only end this zygote.
+    // SAFETY: the artifact's context is mapped, readable and writable: the supervisor's check of artifacts demands it,
+    // and a fault here would only end this zygote.
     unsafe { (ipc::context::BUILTINS as *mut Builtins).write(growth::builtins()) };
     // SAFETY: `vdso` is what the kernel passed to this process in AT_SYSINFO_EHDR.
     let clock = unsafe { vdso::find_clock_gettime(vdso) };
@@ -134,7 +134,7 @@ fn set_limits() -> Result<(), Errno> {
         (RLIMIT_NOFILE, DESCRIPTORS_MAX),
         (RLIMIT_STACK, OWN_STACK_MAX),
     ] {
-        sys::set_limit(resource, value)?;
+        sys::set_limit(resource, value, value)?;
     }
     Ok(())
 }

@@ -3,10 +3,10 @@
 use ipc::control::{CONTROL_FD, Command, Reply, Step, command, layer, reply};
 use linux_raw_sys::errno::EBADMSG;
 use linux_raw_sys::general::{
-    __NR_clone, __NR_rt_sigaction, __NR_seccomp, CLONE_NEWPID, CLONE_PIDFD, SA_RESTORER, SIGCHLD, SIGKILL,
-    kernel_sigaction, kernel_sigset_t,
+    __NR_clone, __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, CLONE_NEWPID, CLONE_PIDFD, SA_RESTORER,
+    SIG_SETMASK, SIGCHLD, SIGKILL, SIGSTOP, kernel_sigaction, kernel_sigset_t,
 };
-use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
+use linux_raw_sys::prctl::{PR_SET_NAME, PR_SET_PDEATHSIG};
 
 use crate::control::{self, Received};
 use crate::sys::{self, Errno};
@@ -23,6 +23,11 @@ pub fn run(vdso: u64) -> ! {
     if let Err(errno) = sys::prctl(PR_SET_PDEATHSIG, u64::from(SIGKILL), 0) {
         control::give_up(0, Step::DeathSignal, errno);
     }
+    if let Err(errno) = reset_signals() {
+        control::give_up(0, Step::Signals, errno);
+    }
+    // For people who list processes; nothing depends on it.
+    let _ = sys::prctl(PR_SET_NAME, c"sandbox-zygote".as_ptr() as u64, 0);
     let first = expect(command::CONFINE);
     if first.command.layers & layer::USER_NAMESPACE != 0 {
         if let Err((step, errno)) = confine::new_user_namespace() {
@@ -111,14 +116,32 @@ pub fn fork(flags: u32) -> Result<Forked, Errno> {
     Ok(if pid == 0 { Forked::Child } else { Forked::Parent { pid: pid as i32, pidfd } })
 }
 
-/// Has the kernel reap dead children (`SIG_IGN`), or not (`SIG_DFL`).
-pub fn ignore_dead_children(ignore: bool) -> Result<(), Errno> {
-    let mut action = kernel_sigaction {
-        sa_handler_kernel: None,
+/// Undoes what the host app did to its signals: blocked and ignored ones survive an exec, and a blocked SIGSEGV
+/// would make of every trap a death.
+fn reset_signals() -> Result<(), Errno> {
+    let none = 0u64;
+    // SAFETY: the signal set is readable and has 8 bytes.
+    unsafe { sys::call(__NR_rt_sigprocmask, [u64::from(SIG_SETMASK), &raw const none as u64, 0, 8, 0, 0])? };
+    let default = action(None);
+    for signal in (1..=64).filter(|s| *s != SIGKILL && *s != SIGSTOP) {
+        // SAFETY: `default` is readable; the signal set has 8 bytes.
+        unsafe { sys::call(__NR_rt_sigaction, [u64::from(signal), &raw const default as u64, 0, 8, 0, 0])? };
+    }
+    Ok(())
+}
+
+fn action(handler: linux_raw_sys::general::__kernel_sighandler_t) -> kernel_sigaction {
+    kernel_sigaction {
+        sa_handler_kernel: handler,
         sa_flags: u64::from(SA_RESTORER),
         sa_restorer: None,
         sa_mask: kernel_sigset_t { sig: [0; 1] },
-    };
+    }
+}
+
+/// Has the kernel reap dead children (`SIG_IGN`), or not (`SIG_DFL`).
+pub fn ignore_dead_children(ignore: bool) -> Result<(), Errno> {
+    let mut action = action(None);
     if ignore {
         // SAFETY: SIG_IGN is the number 1 in the place of a handler's address; the kernel never calls it.
         action.sa_handler_kernel =

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use linux_raw_sys::errno::EPERM;
 use linux_raw_sys::general::{self as nr, __NR_close, __NR_close_range, __NR_dup3, __NR_exit_group};
 use linux_raw_sys::general::{__NR_mmap, __NR_mprotect, __NR_munmap, __NR_prctl, __NR_prlimit64};
 
@@ -101,9 +102,20 @@ pub fn prctl(option: u32, a: u64, b: u64) -> Result<u64, Errno> {
     unsafe { call(__NR_prctl, [u64::from(option), a, b, 0, 0, 0]) }
 }
 
-/// Sets soft and hard limit of a resource of this process.
-pub fn set_limit(resource: u32, value: u64) -> Result<(), Errno> {
-    let limit = nr::rlimit64 { rlim_cur: value, rlim_max: value };
-    // SAFETY: `limit` is readable during the call.
-    unsafe { call(__NR_prlimit64, [0, u64::from(resource), &raw const limit as u64, 0, 0, 0]) }.map(|_| ())
+/// Sets soft and hard limit of a resource of this process. A hard limit that is stricter already stays.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
+    let set = |limit: &nr::rlimit64| {
+        // SAFETY: `limit` is readable during the call.
+        unsafe { call(__NR_prlimit64, [0, u64::from(resource), limit as *const _ as u64, 0, 0, 0]) }
+            .map(|_| ())
+    };
+    match set(&nr::rlimit64 { rlim_cur: soft, rlim_max: hard }) {
+        // Only raising a hard limit is refused.
+        Err(Errno(errno)) if errno == EPERM as i32 => {}
+        result => return result,
+    }
+    let mut old = nr::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `old` is writable during the call.
+    unsafe { call(__NR_prlimit64, [0, u64::from(resource), 0, &raw mut old as u64, 0, 0])? };
+    set(&nr::rlimit64 { rlim_cur: soft.min(old.rlim_max), rlim_max: hard.min(old.rlim_max) })
 }

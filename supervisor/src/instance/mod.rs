@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -32,6 +33,13 @@ use shared_memory::{RawValue, SharedMemory};
 /// room for the kernel's rounding, bytes.
 const OWN_DATA: u64 = 1 << 20;
 
+/// Bytes of globals and tables that do not count against a job's memory limit: what one growable table reserves,
+/// and some.
+const FREE_DATA: u64 = 32 << 20;
+
+/// Largest count that is taken over from an instance's own word: what every reader of a report can represent.
+const BELIEVED_MAX: u64 = 1 << 53;
+
 /// Kills the process behind a pidfd.
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no memory of ours: the third argument, a siginfo, is null.
@@ -57,11 +65,9 @@ impl Drop for Alive {
     }
 }
 
-/// What the shard adds to a job.
+/// How a job is confined.
 #[derive(Debug)]
-pub(crate) struct Confined<'c> {
-    /// The zygote that holds the job's artifact under the job's policy.
-    pub(crate) zygote: &'c ModuleZygote,
+pub(crate) struct Confined {
     /// Layers in force.
     pub(crate) layers: u64,
     /// Layers that are not.
@@ -91,10 +97,22 @@ impl Limits {
     }
 }
 
-/// Runs a job in an instance of its own. `cancel` ends it from outside.
+/// Ends when the job must end whatever it does: cancelled, or out of time since `started`.
+async fn interruption(cancel: impl Future<Output = ()>, limit: Option<Duration>, started: Instant) -> Ending {
+    tokio::select! {
+        () = cancel => Ending::Cancelled,
+        () = sleep(limit, started) => Ending::Limit(LimitReached {
+            limit: Limit::WallTime,
+            value: limit.map_or(0, |t| t.as_nanos() as u64),
+        }),
+    }
+}
+
+/// Runs a job in an instance of its own, forked from the zygote that `zygote` gives. `cancel` ends it from outside.
 pub(crate) async fn run(
     mut job: Job,
-    confined: &Confined<'_>,
+    confined: &Confined,
+    zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
     cancel: impl Future<Output = ()>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
@@ -110,8 +128,11 @@ pub(crate) async fn run(
         layers: layer_names(confined.layers),
         missing_layers: confined.missing.clone(),
     };
+    let mut interruption = pin!(interruption(cancel, limits.wall_time, started));
     let initial_memory = module.initial_memory();
-    if initial_memory > limits.memory {
+    // Globals and tables.
+    let other_data = metadata.data_bytes.saturating_sub(initial_memory);
+    if initial_memory > limits.memory || other_data > limits.memory.saturating_add(FREE_DATA) {
         let limit = LimitReached { limit: Limit::Memory, value: limits.memory };
         return Ok(report(Outcome::LimitReached(limit), Usage::default()));
     }
@@ -145,11 +166,7 @@ pub(crate) async fn run(
     shared.write_job(&JobHeader {
         go: 0,
         flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 },
-        data_limit: metadata
-            .data_bytes
-            .saturating_sub(initial_memory)
-            .saturating_add(limits.memory)
-            .saturating_add(limits.stack + OWN_DATA),
+        data_limit: other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA),
         memory_limit: limits.memory,
         cpu_limit: limits.cpu_seconds,
         start_code: entry.start.map_or(0, |e| e.code),
@@ -173,8 +190,16 @@ pub(crate) async fn run(
     // Before the fork, so that the child never has to wait.
     shared.go();
 
-    let Spawned { pidfd, mut death } =
-        confined.zygote.spawn(shared.file(), doorbell.get_ref().as_fd()).await?;
+    let zygote = tokio::select! {
+        biased;
+        zygote = zygote => zygote?,
+        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+    };
+    let Spawned { pidfd, mut death } = tokio::select! {
+        biased;
+        spawned = zygote.spawn(shared.file(), doorbell.get_ref().as_fd()) => spawned?,
+        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+    };
     let alive = Alive(pidfd);
     let calls = Cell::new(0);
     let server = Server {
@@ -186,15 +211,10 @@ pub(crate) async fn run(
     };
     let ending = {
         let mut serving = pin!(server.run(&mut wasi));
-        let mut cancel = pin!(cancel);
         tokio::select! {
             biased;
             dead = &mut death => Ok(dead),
-            () = &mut cancel => Err(Ending::Cancelled),
-            () = sleep(limits.wall_time, started) => Err(Ending::Limit(LimitReached {
-                limit: Limit::WallTime,
-                value: limits.wall_time.map_or(0, |t| t.as_nanos() as u64),
-            })),
+            ending = &mut interruption => Err(ending),
             ended = &mut serving => Err(match ended {
                 Ended::Violation(violation) => Ending::Violation(violation),
                 Ended::Limit(limit) => Ending::Limit(limit),
@@ -209,17 +229,17 @@ pub(crate) async fn run(
             (ending, death.await)
         }
     };
-    let death = dead.map_err(|_| confined.zygote.died())?;
+    let death = dead.map_err(|_| zygote.died())?;
     let record = shared.exit_record();
     let results = entry.results_from(&shared.values(entry.results.len()));
     let usage = Usage {
         wall_ns: started.elapsed().as_nanos() as u64,
         cpu_us: death.cpu_us,
         peak_memory_bytes: death.peak_bytes,
-        wasm_memory_bytes: record.memory_bytes,
-        refused_grows: record.refused_grows,
+        wasm_memory_bytes: record.memory_bytes.min(limits.memory),
+        refused_grows: record.refused_grows.min(BELIEVED_MAX),
         host_calls: calls.get(),
-        local_host_calls: record.local_calls,
+        local_host_calls: record.local_calls.min(BELIEVED_MAX),
         output_bytes: wasi.output_bytes(),
     };
     let outcome = outcome::outcome(Evidence {
@@ -231,8 +251,9 @@ pub(crate) async fn run(
         stack_bottom: STACK_TOP - limits.stack,
         cpu_limit_seconds: limits.cpu_seconds,
         memory_limit: limits.memory,
+        ends_at_memory_limit: kill_on_memory,
         results,
-    })?;
+    });
     Ok(report(outcome, usage))
 }
 

@@ -3,13 +3,14 @@
 //! The kernel's wait status and the supervisor's own decisions are facts; the exit record is the instance's own
 //! word and only fills in what does not matter for safety: a hostile instance can lie about how *it* ended.
 
+use std::io;
+
 use ipc::control::Step;
 use ipc::job::{BACKTRACE_MAX, ExitRecord, exit_kind};
 use ipc::layout::STACK_REGION_BASE;
 use ipc::report::{Frame, Limit, LimitReached, Outcome, Trap, Value, Violation};
 use nix::sys::signal::Signal;
 
-use crate::error::Error;
 use crate::module::Module;
 use crate::zygote::module::Death;
 
@@ -39,60 +40,75 @@ pub(crate) struct Evidence<'e> {
     /// Limits, for reports of those that the kernel enforces.
     pub(crate) cpu_limit_seconds: u64,
     pub(crate) memory_limit: u64,
+    /// Whether a refused growth of memory ends the job.
+    pub(crate) ends_at_memory_limit: bool,
     /// Results of the entry point, if it returned.
     pub(crate) results: Vec<Value>,
 }
 
-/// The outcome. An error means that the instance never got to its job.
-pub(crate) fn outcome(evidence: Evidence<'_>) -> Result<Outcome, Error> {
+/// The outcome of a job that was ended before it had an instance.
+pub(crate) fn not_started(ending: Ending) -> Outcome {
+    match ending {
+        Ending::Violation(violation) => Outcome::Violated(violation),
+        Ending::Limit(limit) => Outcome::LimitReached(limit),
+        Ending::None | Ending::Cancelled => Outcome::Cancelled,
+    }
+}
+
+/// The outcome.
+pub(crate) fn outcome(evidence: Evidence<'_>) -> Outcome {
     let record = evidence.record;
     let status = evidence.death.status;
     let exited = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
     match evidence.ending {
-        Ending::Violation(violation) => return Ok(Outcome::Violated(violation)),
+        Ending::Violation(violation) => return Outcome::Violated(violation),
         Ending::Limit(limit) if exited.is_none() || limit.limit != Limit::WallTime => {
-            return Ok(Outcome::LimitReached(limit));
+            return Outcome::LimitReached(limit);
         }
-        Ending::Cancelled if exited.is_none() => return Ok(Outcome::Cancelled),
+        Ending::Cancelled if exited.is_none() => return Outcome::Cancelled,
         // The instance ended by itself before the signal reached it.
         Ending::None | Ending::Limit(_) | Ending::Cancelled => {}
     }
     let Some(code) = exited else {
-        return Ok(killed(&evidence, libc::WTERMSIG(status)));
+        return killed(&evidence, libc::WTERMSIG(status));
     };
-    Ok(match record.kind {
+    match record.kind {
         exit_kind::RETURNED if code == 0 => Outcome::Exited { code: 0, results: evidence.results },
         exit_kind::PROC_EXIT if code == (record.code & 0xff) as i32 => {
             Outcome::Exited { code: record.code, results: Vec::new() }
         }
-        exit_kind::MEMORY_LIMIT => {
+        exit_kind::MEMORY_LIMIT if evidence.ends_at_memory_limit => {
             Outcome::LimitReached(LimitReached { limit: Limit::Memory, value: evidence.memory_limit })
         }
         exit_kind::FAULT => fault(&evidence),
-        exit_kind::SETUP_FAILED => return Err(setup_failed(record.code, record.signal as i32)),
-        // Before the ring is mapped, the exit status is the step.
-        exit_kind::NONE if code == Step::MapRing as i32 => return Err(setup_failed(code as u32, 0)),
+        // By its own word: after the first guest instruction it could be a lie, so it is no error of ours.
+        exit_kind::SETUP_FAILED => Outcome::Violated(Violation::Died {
+            how: match Step::from_number(record.code) {
+                Some(step) => format!(
+                    "it says that it could not {}: {}",
+                    step.what(),
+                    io::Error::from_raw_os_error(record.signal as i32)
+                ),
+                None => "it says that it could not set itself up".to_owned(),
+            },
+        }),
         kind => Outcome::Violated(Violation::Died {
             how: format!("it exited with status {code} and left a record of kind {kind} that does not fit"),
         }),
-    })
-}
-
-fn setup_failed(step: u32, errno: i32) -> Error {
-    Error::InstanceStep { step: Step::from_number(step).unwrap_or(Step::MapRing), errno }
+    }
 }
 
 fn killed(evidence: &Evidence<'_>, signal: i32) -> Outcome {
     let name = || Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.to_string());
     match signal {
         libc::SIGSYS => Outcome::Violated(syscall(evidence)),
-        libc::SIGKILL | libc::SIGXCPU
-            if evidence.cpu_limit_seconds > 0
-                && evidence.death.cpu_us >= evidence.cpu_limit_seconds.saturating_mul(1_000_000) =>
-        {
+        // Only the kernel sends it, at RLIMIT_CPU, whose count of ticks may differ from the exact time in the usage.
+        libc::SIGXCPU if evidence.cpu_limit_seconds > 0 => {
             let value = evidence.cpu_limit_seconds.saturating_mul(1_000_000_000);
             Outcome::LimitReached(LimitReached { limit: Limit::CpuTime, value })
         }
+        // An instance can send no signal, so this came from the host.
+        libc::SIGKILL => Outcome::LimitReached(LimitReached { limit: Limit::Host, value: 0 }),
         _ => Outcome::Violated(Violation::Died { how: format!("it was killed by {}", name()) }),
     }
 }
@@ -105,7 +121,8 @@ const X32_BIT: u64 = 0x4000_0000;
 
 fn syscall(evidence: &Evidence<'_>) -> Violation {
     let record = evidence.record;
-    let number = record.syscall;
+    let recorded = record.kind == exit_kind::SYSCALL;
+    let number = if recorded { record.syscall } else { 0 };
     let known = |sysno: Option<String>| sysno.unwrap_or_else(|| "unknown".to_owned());
     let (arch, name) = match (record.kind, record.arch) {
         (exit_kind::SYSCALL, ARCH_X86_64) if number & X32_BIT != 0 => {

@@ -1,14 +1,17 @@
 //! The zygote's binary, carried inside this one, and starting it.
 
-use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use ipc::control::CONTROL_FD;
 
-use crate::error::{Error, system};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::error::{Error, errno, system};
 
 static IMAGE: &[u8] = include_bytes!(env!("SANDBOXD_ZYGOTE"));
 
@@ -18,15 +21,15 @@ static IMAGE: &[u8] = include_bytes!(env!("SANDBOXD_ZYGOTE"));
 /// The zygote dies with the calling *thread* (`PR_SET_PDEATHSIG`), so call it from one that lives as long as the
 /// supervisor.
 pub(crate) fn start(socket: OwnedFd) -> Result<Child, Error> {
-    let image =
-        memfd::MemfdOptions::default().allow_sealing(true).close_on_exec(true).create("zygote").map_err(
-            |e| Error::System { what: "create a memory file for the zygote", source: io::Error::other(e) },
-        )?;
-    io::Write::write_all(&mut image.as_file(), IMAGE).map_err(system("write the zygote's memory file"))?;
-    let path = CString::new(format!("/proc/self/fd/{}", image.as_file().as_raw_fd()))
-        .map_err(|e| Error::System { what: "name the zygote's memory file", source: e.into() })?;
+    let mut image = memory_file()?;
+    image.write_all(IMAGE).map_err(system("write the zygote's memory file"))?;
+    // Out of the way of the number that the control socket takes in the child.
+    let image = fcntl(&image, FcntlArg::F_DUPFD_CLOEXEC(CONTROL_FD + 1))
+        // SAFETY: the call has just made this descriptor.
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .map_err(errno("move the zygote's memory file to another descriptor"))?;
     let control = socket.as_raw_fd();
-    let mut command = Command::new(std::ffi::OsStr::new(path.to_str().unwrap_or_default()));
+    let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
     command.arg0("sandbox-zygote").env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // SAFETY: runs between fork and exec; `dup2`, `fcntl` and `close_range` are async-signal-safe and allocate
@@ -50,8 +53,15 @@ pub(crate) fn start(socket: OwnedFd) -> Result<Child, Error> {
             Ok(())
         });
     }
-    let child = command.spawn().map_err(system("start the zygote from its memory file"))?;
-    drop(socket);
-    let _ = image.as_file().as_fd();
-    Ok(child)
+    command.spawn().map_err(system("start the zygote from its memory file (is vm.memfd_noexec 2?)"))
+}
+
+/// A memory file that may be executed. Kernels before 6.3 know no flag for that and need none.
+fn memory_file() -> Result<File, Error> {
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let create = |flags| memfd_create(c"zygote", MFdFlags::from_bits_retain(flags));
+    create(libc::MFD_CLOEXEC | MFD_EXEC)
+        .or_else(|_| create(libc::MFD_CLOEXEC))
+        .map(File::from)
+        .map_err(errno("create a memory file for the zygote"))
 }

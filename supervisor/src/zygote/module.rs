@@ -23,6 +23,10 @@ pub(crate) struct Death {
     pub(crate) peak_bytes: u64,
 }
 
+/// The kernel counts resident pages in batches per processor and shows a small process as 0. Its page faults are
+/// the better word then, up to about what such batches hide.
+const UNCOUNTED_MAX: u64 = 1 << 20;
+
 /// A forked instance.
 #[derive(Debug)]
 pub(crate) struct Spawned {
@@ -46,7 +50,9 @@ struct Expected {
 #[derive(Debug)]
 pub(crate) struct ModuleZygote {
     channel: Rc<Channel>,
-    pidfd: OwnedFd,
+    pidfd: Rc<OwnedFd>,
+    /// Kept alive: the kernel kills a module zygote with its root.
+    _root: Rc<RootZygote>,
     expected: Rc<RefCell<Expected>>,
     next: Cell<u64>,
     reader: tokio::task::JoinHandle<()>,
@@ -55,7 +61,7 @@ pub(crate) struct ModuleZygote {
 impl ModuleZygote {
     /// Has `root` fork a module zygote for the artifact and waits until it serves. `command` says how it is confined.
     pub(crate) async fn start(
-        root: &RootZygote,
+        root: Rc<RootZygote>,
         command: Command,
         filter: &[libc::sock_filter],
         artifact: &impl AsFd,
@@ -72,8 +78,10 @@ impl ModuleZygote {
         }
         let channel = Rc::new(channel);
         let expected = Rc::new(RefCell::new(Expected::default()));
-        let reader = tokio::task::spawn_local(read(Rc::clone(&channel), Rc::clone(&expected)));
-        Ok(Self { channel, pidfd, expected, next: Cell::new(1), reader })
+        let pidfd = Rc::new(pidfd);
+        let reader =
+            tokio::task::spawn_local(read(Rc::clone(&channel), Rc::clone(&expected), Rc::clone(&pidfd)));
+        Ok(Self { channel, pidfd, _root: root, expected, next: Cell::new(1), reader })
     }
 
     /// Whether it still serves.
@@ -115,12 +123,12 @@ impl ModuleZygote {
 impl Drop for ModuleZygote {
     fn drop(&mut self) {
         self.reader.abort();
-        let _ = crate::instance::kill(self.pidfd.as_fd());
+        let _ = crate::instance::kill((*self.pidfd).as_fd());
     }
 }
 
 /// Hears what the zygote says until it is gone.
-async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>) {
+async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>, pidfd: Rc<OwnedFd>) {
     let detail = loop {
         match channel.receive().await {
             Ok((reply, fd)) => {
@@ -132,6 +140,8 @@ async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>) {
             Err(error) => break format!(" ({error})"),
         }
     };
+    // Whatever ended the conversation, nothing that nobody hears of may go on running.
+    let _ = crate::instance::kill((*pidfd).as_fd());
     let mut expected = expected.borrow_mut();
     expected.lost = Some(detail);
     // Dropping the senders wakes everyone who waits.
@@ -164,16 +174,17 @@ fn hear(
             let _ = waiting.send(Death {
                 status: reply.status,
                 cpu_us: reply.user_us.saturating_add(reply.system_us),
-                peak_bytes: reply
-                    .peak_kib
-                    .saturating_mul(1024)
-                    .max(reply.page_faults.saturating_mul(ipc::layout::PAGE)),
+                peak_bytes: match reply.peak_kib {
+                    0 => reply.page_faults.saturating_mul(ipc::layout::PAGE).min(UNCOUNTED_MAX),
+                    kib => kib.saturating_mul(1024),
+                },
             });
             Ok(())
         }
         reply::FAILED => {
-            let waiting = expected.spawns.remove(&reply.id).ok_or("a failure that nobody waits for")?;
-            let _ = waiting.send(Err(channel.failed(reply)));
+            let failure = channel.failed(reply);
+            let Some(waiting) = expected.spawns.remove(&reply.id) else { return Err(failure.to_string()) };
+            let _ = waiting.send(Err(failure));
             Ok(())
         }
         other => Err(format!("reply {other}")),

@@ -1,5 +1,6 @@
 //! A root zygote.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
@@ -20,7 +21,7 @@ const INSIDE_ID: u32 = 65534;
 pub(crate) struct RootZygote {
     /// Requests and replies alternate: one request at a time.
     channel: Mutex<Channel>,
-    process: Child,
+    process: RefCell<Child>,
 }
 
 /// What a root zygote confines itself with.
@@ -41,8 +42,8 @@ impl RootZygote {
     pub(crate) async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
         let (channel, theirs) = channel::pair("root")?;
         // From here on the value's destructor ends the process, whatever fails.
-        let mut zygote = Self { process: image::start(theirs)?, channel: Mutex::new(channel) };
-        let pid = zygote.process.id();
+        let mut zygote = Self { process: RefCell::new(image::start(theirs)?), channel: Mutex::new(channel) };
+        let pid = zygote.process.get_mut().id();
         let channel = zygote.channel.get_mut();
         let filter_len = confinement.filter.len() as u32;
         let confine = Command {
@@ -70,6 +71,11 @@ impl RootZygote {
         Ok(zygote)
     }
 
+    /// Whether the process lives.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.process.borrow_mut().try_wait(), Ok(None))
+    }
+
     /// Has a module zygote forked. Its own messages come over the returned channel; the descriptor is its pidfd.
     pub(crate) async fn spawn_module(
         &self,
@@ -93,8 +99,9 @@ impl RootZygote {
 impl Drop for RootZygote {
     fn drop(&mut self) {
         // Its children are in PID namespaces whose first process dies with it.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let process = self.process.get_mut();
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
@@ -108,16 +115,23 @@ async fn expect(channel: &Channel, kind: u32) -> Result<(ipc::control::Reply, Op
 }
 
 /// Maps one user and one group id into the zygote's new user namespace (user_namespaces(7)). Root maps an
-/// unprivileged id; anybody else can map only himself.
+/// unprivileged id; anybody else can map only himself, and so does a root that is one in a user namespace which has no
+/// other id.
 fn map_ids(pid: u32, sandbox_id: u32) -> Result<(), Error> {
-    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let (outside_uid, outside_gid) =
-        if uid.is_root() { (sandbox_id, sandbox_id) } else { (uid.as_raw(), gid.as_raw()) };
-    let write = |file: &str, text: String| {
+    let write = |file: &str, text: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/{file}"));
         fs::write(&path, text).map_err(|source: io::Error| Error::IdMap { path, source })
     };
-    write("uid_map", format!("{INSIDE_ID} {outside_uid} 1\n"))?;
-    write("setgroups", if uid.is_root() { "allow" } else { "deny" }.to_owned())?;
-    write("gid_map", format!("{INSIDE_ID} {outside_gid} 1\n"))
+    let map = |outside: u32| format!("{INSIDE_ID} {outside} 1\n");
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    if uid.is_root() {
+        match write("uid_map", &map(sandbox_id)) {
+            Ok(()) => return write("gid_map", &map(sandbox_id)),
+            Err(Error::IdMap { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    write("uid_map", &map(uid.as_raw()))?;
+    write("setgroups", "deny")?;
+    write("gid_map", &map(gid.as_raw()))
 }

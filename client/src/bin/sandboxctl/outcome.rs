@@ -92,6 +92,9 @@ fn limit_message(reached: &LimitReached) -> String {
         }
         Limit::Memory => format!("the job needs more memory than its limit of {}", format_size(value)),
         Limit::Output => format!("the job has written more output than its limit of {}", format_size(value)),
+        Limit::Host => {
+            "the job was killed from outside: the host ran out of memory, or somebody killed it".to_owned()
+        }
         Limit::HostCalls => format!("the job has made more host calls than its limit of {value}"),
     }
 }
