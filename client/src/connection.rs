@@ -1,8 +1,10 @@
 //! A connection to the daemon.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
 use ipc::protocol::{
@@ -10,8 +12,14 @@ use ipc::protocol::{
 };
 use ipc::report::Report;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 use crate::{Error, JobRequest, ModuleFile};
+
+/// How long to try again while too many others wait to be accepted.
+const BUSY_TIME: Duration = Duration::from_secs(1);
+/// Pause between two tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection to the daemon. Dropping it cancels a job that runs on it.
 #[derive(Debug)]
@@ -25,10 +33,23 @@ impl Client {
     /// Connects to the daemon at `socket` and agrees on a version of the protocol.
     ///
     /// # Errors
-    /// [`Error::Connect`] if nobody answers; [`Error::Stranger`] if another user than this one or root does.
+    /// [`Error::Connect`] if nobody answers; [`Error::Busy`] if too many wait to be accepted, for a second;
+    /// [`Error::Stranger`] if another user than this one or root does.
     pub async fn connect(socket: &Path) -> Result<Self, Error> {
         let connect_error = |source| Error::Connect { path: socket.to_path_buf(), source };
-        let stream = UnixStream::connect(socket).await.map_err(connect_error)?;
+        let give_up = Instant::now() + BUSY_TIME;
+        let stream = loop {
+            match UnixStream::connect(socket).await {
+                // connect(2): EAGAIN means that the backlog of a socket that listens is full. Nothing tells when it is not.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if Instant::now() >= give_up {
+                        return Err(Error::Busy { path: socket.to_path_buf() });
+                    }
+                    sleep(BUSY_PAUSE).await;
+                }
+                result => break result.map_err(connect_error)?,
+            }
+        };
         let uid = stream.peer_cred().map_err(connect_error)?.uid();
         if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
             return Err(Error::Stranger { path: socket.to_path_buf(), uid });
@@ -143,5 +164,50 @@ impl Client {
             Response::Error(reply) => Err(Error::Daemon(reply)),
             response => Ok(response),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use nix::errno::Errno;
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_full_backlog_is_waited_for_but_not_forever() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("s");
+        let address = UnixAddr::new(&path).expect("address");
+        let new =
+            || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("socket");
+        let listener = new();
+        bind(listener.as_raw_fd(), &address).expect("bind");
+        listen(&listener, Backlog::new(1).expect("backlog")).expect("listen");
+        let mut waiting = Vec::new();
+        loop {
+            let client = new();
+            match connect(client.as_raw_fd(), &address) {
+                Ok(()) => waiting.push(client),
+                Err(errno) => break assert_eq!(errno, Errno::EAGAIN),
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            assert!(matches!(Client::connect(&path).await, Err(Error::Busy { .. })));
+            let listener = tokio::net::UnixListener::from_std(listener.into()).expect("listener");
+            // The client is polled first and finds the backlog full; then it is emptied, and the client let in and sent off.
+            let accept = async {
+                for _ in 0..=waiting.len() {
+                    drop(listener.accept().await.expect("accept"));
+                }
+            };
+            let (result, ()) = tokio::join!(biased; Client::connect(&path), accept);
+            assert!(matches!(result, Err(Error::Closed | Error::Channel(_))), "{result:?}");
+        });
     }
 }

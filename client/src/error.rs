@@ -20,6 +20,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A daemon listens at the socket, but too many wait for it already.
+    #[error("too many connections wait for the daemon at {} already; try again later", path.display())]
+    Busy {
+        /// The socket.
+        path: PathBuf,
+    },
     /// Somebody else answers at the socket: what a job reads and writes would be in his hands.
     #[error("the daemon at {} is run by user {uid}, who is neither you nor root; not sending it anything", path.display())]
     Stranger {

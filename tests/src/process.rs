@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
@@ -83,6 +84,16 @@ pub fn spawn(command: &mut Command) -> Process {
     static SUBREAPER: Once = Once::new();
     SUBREAPER.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A shell without job control starts what runs in the background with SIGINT ignored, and the programs under
+    // test respect that.
+    // SAFETY: `signal` is async-signal-safe and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            libc::signal(libc::SIGTERM, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     let mut known = children();
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     known.get_or_insert_default().insert(child.id() as i32);

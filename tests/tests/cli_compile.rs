@@ -58,6 +58,36 @@ fn what_cannot_be_compiled_or_written_leaves_nothing() {
 }
 
 #[test]
+fn only_regular_files_are_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    let compile = |to: &str| run(scratch.sandboxctl().args(["compile", "hello.wasm", "-o", to]));
+    compile("plain").expect_status(0);
+    let artifact = std::fs::read(scratch.file("plain")).expect("read");
+
+    scratch.write("target", "old");
+    std::os::unix::fs::symlink("target", scratch.file("link")).expect("symlink");
+    compile("link").expect_status(0);
+    assert!(std::fs::symlink_metadata(scratch.file("link")).expect("link").is_symlink());
+    assert!(std::fs::read(scratch.file("target")).expect("read") == artifact);
+
+    std::os::unix::fs::symlink("nowhere", scratch.file("dangling")).expect("symlink");
+    compile("dangling").expect_own_error(&["dangling", "leads nowhere"]);
+
+    let pipe = scratch.file("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)
+        .expect("mkfifo");
+    let read = std::thread::scope(|threads| {
+        let reader = threads.spawn(|| std::fs::read(&pipe).expect("read"));
+        compile("pipe").expect_status(0);
+        assert!(std::fs::symlink_metadata(&pipe).expect("pipe").file_type().is_fifo());
+        reader.join().expect("reader")
+    });
+    assert!(read == artifact);
+}
+
+#[test]
 fn the_doctor_names_every_layer() {
     let scratch = Scratch::new();
     let text = run(scratch.sandboxctl().arg("doctor"));

@@ -262,7 +262,7 @@ fn values_that_a_job_cannot_have() {
         (RunRequest { args: vec![b"a\0b".to_vec()], ..job() }, ErrorKind::Job, "zero byte"),
         (
             RunRequest { entry: EntryRequest::Export { name: "x".repeat(100_000), args: vec![] }, ..job() },
-            ErrorKind::Job,
+            ErrorKind::Module,
             "no exported function",
         ),
     ] {
@@ -420,18 +420,35 @@ fn connections_beyond_the_maximum_are_told_so() {
     });
 }
 
+/// A client with a loaded module that spins, and a request to run it with descriptor 0 as its output: nothing but
+/// `--max-jobs` can hold such a job up.
+fn loaded_spin(daemon: &Daemon) -> (RawClient, Request) {
+    let scratch = Scratch::new();
+    let mut client = RawClient::greeted(daemon);
+    let source = ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm };
+    client.request(&Request::Load(source), &[module(&scratch, guests::SPIN).as_fd()]);
+    let Response::Loaded(id) = client.response() else { panic!("not loaded") };
+    let stdio = [None, Some(Descriptor(0)), None];
+    (client, Request::Run(RunRequest { module: ModuleRef::Loaded(id), stdio, ..job() }))
+}
+
 #[test]
 fn jobs_beyond_the_maximum_wait() {
     let daemon = Daemon::start_with(&["--max-jobs", "1"]);
+    let (mut waiting, request) = loaded_spin(&daemon);
     let spinning = spinning(&daemon);
-    let scratch = Scratch::new();
-    let file = module(&scratch, guests::HELLO);
-    let mut waiting = RawClient::greeted(&daemon);
-    waiting.request(&Request::Run(job()), &[file.as_fd()]);
+    let (mut reader, writer) = std::io::pipe().expect("pipe");
+    waiting.request(&request, &[writer.as_fd()]);
+    drop(writer);
+    // The daemon has one thread: it has seen the request when it answers those that come after it.
     assert_eq!(RawClient::greeted(&daemon).jobs(), 1);
     drop(spinning);
+    let mut ready = [0; 6];
+    reader.read_exact(&mut ready).expect("output");
+    assert_eq!(&ready, b"ready\n");
+    waiting.request(&Request::Cancel, &[]);
     match waiting.response() {
-        Response::Report(report) => assert_eq!(report.exit_status(), 0),
+        Response::Report(report) => assert_eq!(report.outcome, Outcome::Cancelled),
         other => panic!("{other:?}"),
     }
 }
@@ -482,11 +499,12 @@ fn a_second_daemon_for_the_same_socket_is_refused() {
 
 #[test]
 fn a_job_that_waits_for_a_place_can_be_cancelled() {
-    let (daemon, scratch) = (Daemon::start_with(&["--max-jobs", "1"]), Scratch::new());
+    let daemon = Daemon::start_with(&["--max-jobs", "1"]);
+    let (mut waiting, request) = loaded_spin(&daemon);
     let _spinning = spinning(&daemon);
-    let file = module(&scratch, guests::HELLO);
-    let mut waiting = RawClient::greeted(&daemon);
-    waiting.request(&Request::Run(job()), &[file.as_fd()]);
+    let (_reader, writer) = std::io::pipe().expect("pipe");
+    waiting.request(&request, &[writer.as_fd()]);
+    assert_eq!(RawClient::greeted(&daemon).jobs(), 1);
     waiting.request(&Request::Cancel, &[]);
     assert_eq!(waiting.error().0, ErrorKind::Cancelled);
 }

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use supervisor::daemon::signals::{self, Interrupts};
 use supervisor::daemon::{self, Bounds, Listener};
 use supervisor::{Config, Supervisor};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Run confined WebAssembly jobs for clients on a Unix socket.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = Bounds::default().connections, value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_connections: u32,
     /// Jobs at the same time; further ones wait.
-    #[arg(long, value_name = "N", default_value_t = Bounds::default().jobs, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = Bounds::default().jobs, value_parser = clap::value_parser!(u32).range(1..=4096))]
     max_jobs: u32,
 }
 
@@ -65,6 +65,7 @@ fn say(line: &str) {
 
 fn run(options: Options) -> Result<(), Error> {
     raise_file_limit();
+    signals::survive_file_size_limit().map_err(Error::Signals)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(16)
@@ -78,11 +79,7 @@ fn run(options: Options) -> Result<(), Error> {
 
 async fn serve(options: Options) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
-    let mut ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()]
-        .into_iter()
-        .map(signal)
-        .collect::<Result<Vec<Signal>, _>>()
-        .map_err(Error::Signals)?;
+    let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
     let path = options.socket.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
     let shards = options
@@ -92,14 +89,7 @@ async fn serve(options: Options) -> Result<(), Error> {
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     let bounds = Bounds { connections: options.max_connections, jobs: options.max_jobs };
-    let end = async move {
-        std::future::poll_fn(|context| match ends.iter_mut().any(|s| s.poll_recv(context).is_ready()) {
-            true => std::task::Poll::Ready(()),
-            false => std::task::Poll::Pending,
-        })
-        .await;
-    };
-    Ok(daemon::serve(listener, supervisor, bounds, end).await?)
+    Ok(daemon::serve(listener, supervisor, bounds, interrupts.arrived()).await?)
 }
 
 /// Every job holds descriptors of its client: the usual soft limit of 1024 is soon reached. Best effort: with a

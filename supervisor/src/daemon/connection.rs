@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Counted, Shared, request};
+use super::{Counted, Shared, module_error, request};
 use crate::{HostReport, Module};
 
 /// A frame that has begun must be complete within this time or twice it; so must a hello.
@@ -157,13 +157,13 @@ impl Connection<'_> {
         mut cancelled: oneshot::Receiver<()>,
     ) -> Result<Report, ErrorReply> {
         let begin = async {
+            // First the place: a job that waits for it holds no module in memory.
+            let permit = self.shared.job_permits.acquire().await;
+            let permit = permit.map_err(|closed| ErrorReply::new(ErrorKind::Internal, closed))?;
             let job = request::job(prepared, self.peer, &self.modules, self.shared).await?;
-            match self.shared.job_permits.acquire().await {
-                Ok(permit) => Ok((job, permit)),
-                Err(closed) => Err(ErrorReply::new(ErrorKind::Internal, closed)),
-            }
+            Ok::<_, ErrorReply>((job, permit))
         };
-        // Compiling and waiting for a place can take long.
+        // Waiting for a place and compiling can take long.
         let (job, _permit) = tokio::select! {
             biased;
             begun = begin => begun?,
@@ -173,7 +173,11 @@ impl Connection<'_> {
         };
         let _counted = Counted::new(&self.shared.jobs);
         let report = self.shared.supervisor.run_until(job, wished(&mut cancelled)).await;
-        report.map_err(|e| ErrorReply::new(ErrorKind::Job, e))
+        report.map_err(|e| {
+            let about_module = module_error::concerns_module(&e);
+            let kind = if about_module { ErrorKind::Module } else { ErrorKind::Job };
+            ErrorReply::new(kind, module_error::message(&e))
+        })
     }
 
     fn keep(&mut self, module: Module) -> ModuleId {
@@ -213,7 +217,7 @@ async fn wished(cancelled: &mut oneshot::Receiver<()>) {
 }
 
 /// Does work for a client while watching its connection. `None`: the client is gone and the work was dropped
-/// unfinished, which ends whatever it had started.
+/// unfinished: an instance is killed; a thread that reads or compiles a module runs on, and its result is dropped.
 async fn attend<T>(
     channel: &mut Channel,
     work: impl Future<Output = T>,

@@ -16,8 +16,8 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use nix::sys::stat::{Mode, fchmod};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
+/// Connections that may wait to be accepted; the sysctl net.core.somaxconn may allow fewer.
+const BACKLOG: i32 = 1024;
 /// How long accepting pauses when the process can open no more files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

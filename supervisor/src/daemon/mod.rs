@@ -7,6 +7,7 @@
 //! * [`listener`]: the socket, and the right to serve it.
 //! * `connection`: one client, from hello to end.
 //! * `request`: from a request and its descriptors to a job of the supervisor.
+//! * [`module_error`], [`signals`]: what `sandboxctl` without a daemon does in the same way.
 //!
 //! Who may connect: the user that the daemon runs as, and root. The socket's mode says so, and the
 //! credentials of every peer are checked again. Clients are not trusted beyond that: they can ask for jobs, and
@@ -28,7 +29,9 @@ use crate::{Config, Supervisor};
 
 mod connection;
 pub mod listener;
+pub mod module_error;
 mod request;
+pub mod signals;
 
 pub use listener::{ListenError, Listener};
 
@@ -55,12 +58,17 @@ impl Default for Bounds {
     }
 }
 
+/// Modules that are read and compiled at the same time: each can have [`ipc::protocol::MODULE_BYTES_MAX`] bytes.
+const LOADS_MAX: usize = 16;
+
 /// What all connections share.
 struct Shared {
     supervisor: Supervisor,
     bounds: Bounds,
     /// A permit per running job.
     job_permits: Semaphore,
+    /// A permit per module that is in memory to be loaded. Whoever holds one never waits for a job's.
+    load_permits: Semaphore,
     connections: AtomicU32,
     jobs: AtomicU32,
     /// The built-in policies, parsed once.
@@ -102,6 +110,7 @@ pub async fn serve(
         supervisor,
         bounds,
         job_permits: Semaphore::new(bounds.jobs as usize),
+        load_permits: Semaphore::new(LOADS_MAX),
         connections: AtomicU32::new(0),
         jobs: AtomicU32::new(0),
         policies,

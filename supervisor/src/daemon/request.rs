@@ -15,7 +15,7 @@ use ipc::protocol::{
 use policies::Policy;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
-use super::Shared;
+use super::{Shared, module_error};
 use crate::{Entry, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
 
 /// Bytes of the name of a tenant.
@@ -33,6 +33,9 @@ pub(super) enum RequestError {
     /// The module's file cannot be read.
     #[error("the module cannot be read: {0}")]
     ModuleUnreadable(#[source] std::io::Error),
+    /// The module's file holds something else.
+    #[error("{0}")]
+    NotAModule(&'static str),
     /// The module is not loaded.
     #[error("module {0} is not loaded on this connection")]
     NoSuchModule(u32),
@@ -64,6 +67,7 @@ impl RequestError {
             RequestError::ModuleNotFile(_)
             | RequestError::ModuleTooLarge(_)
             | RequestError::ModuleUnreadable(_)
+            | RequestError::NotAModule(_)
             | RequestError::NoSuchModule(_) => ErrorKind::Module,
             RequestError::Stat(_) => ErrorKind::Internal,
             _ => ErrorKind::Job,
@@ -128,7 +132,7 @@ pub(super) async fn job(
         EntryRequest::Command => Entry::Command,
         EntryRequest::Export { name, args } => Entry::Export { name, args },
         EntryRequest::Invoke { name, args } => {
-            invoke::entry(&module, &name, &args).map_err(|e| ErrorReply::new(ErrorKind::Job, e))?
+            invoke::entry(&module, &name, &args).map_err(|e| ErrorReply::new(ErrorKind::Module, e))?
         }
     };
     let limits = JobLimits {
@@ -140,15 +144,21 @@ pub(super) async fn job(
 
 /// Reads and loads a module.
 pub(super) async fn load(file: OwnedFd, format: ModuleFormat, shared: &Shared) -> Result<Module, ErrorReply> {
+    // Before the file is read: modules that wait to be compiled must not fill the memory.
+    let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
     // The file may lie on a slow or hostile file system, and this thread serves everybody.
     let bytes = tokio::task::spawn_blocking(move || read_module(File::from(file)))
         .await
         .map_err(|e| ErrorReply::new(ErrorKind::Internal, e))??;
     let source = match format {
-        ModuleFormat::Wasm => ModuleSource::Wasm(bytes),
+        ModuleFormat::Wasm => match module_error::not_a_module(&bytes) {
+            Some(what) => return Err(RequestError::NotAModule(what).into()),
+            None => ModuleSource::Wasm(bytes),
+        },
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    shared.supervisor.load(source).await.map_err(|e| ErrorReply::new(ErrorKind::Module, e))
+    let loaded = shared.supervisor.load(source).await;
+    loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, module_error::message(&e)))
 }
 
 /// The whole file, from its beginning, wherever its offset is. A file that changes meanwhile gives a mixture,

@@ -9,8 +9,8 @@ use nix::sys::stat::Mode;
 
 use super::errno::Errno;
 use super::files::{FileMode, OpenFile};
-use super::metadata::{self, identity};
-use super::paths::open_beneath;
+use super::metadata::{self, Identities};
+use super::paths::{locate, open_beneath};
 use super::types::{FdStat, FileType, dirent, fdflags, oflags, rights};
 use crate::hostcall::SharedRegion;
 
@@ -132,7 +132,13 @@ impl OpenDirectory {
             return Err(Errno::NotPermitted);
         }
 
-        // O_NONBLOCK: the open of a FIFO or a device must not wait before it is refused below.
+        // An exclusive creation opens nothing that exists.
+        if !(create && has(oflags::EXCLUSIVE)) {
+            self.check_kind(path, options)?;
+        }
+
+        // O_NONBLOCK: should a FIFO or a device have taken the place meanwhile, its open must not wait before it
+        // is refused below.
         let mut flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
         flags |= match (readable, writable) {
             (true, true) => OFlag::O_RDWR,
@@ -170,18 +176,40 @@ impl OpenDirectory {
         }
     }
 
+    /// Refuses what is neither a regular file nor a directory without opening it, which alone may do something:
+    /// wake the other end of a FIFO, start a watchdog. Whatever has its place by the time of the open is checked
+    /// again then, so that a race gains no descriptor.
+    fn check_kind(&self, path: &str, options: OpenOptions) -> Result<(), Errno> {
+        let found = match locate(self.as_fd(), path, options.follow) {
+            Ok(found) => found,
+            Err(Errno::NoEntry) if options.oflags & oflags::CREATE != 0 => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match FileType::of_mode(nix::sys::stat::fstat(&found)?.st_mode) {
+            // The open itself tells about a link that must not be followed.
+            FileType::Directory | FileType::RegularFile | FileType::SymbolicLink => Ok(()),
+            _ if options.oflags & oflags::DIRECTORY != 0 => Err(Errno::NotDirectory),
+            _ => Err(Errno::NotPermitted),
+        }
+    }
+
     /// Writes entries from number `cookie` on until the buffer is full; the last may be cut off anywhere.
     /// Returns the bytes written, less than the buffer has only at the end of the directory.
     ///
     /// Entries are numbered in the order of one listing: `.` is 0, `..` is 1. As long as a guest goes forward
     /// from where it was, each name is delivered once even if files are created and removed meanwhile.
-    pub async fn read_entries(&mut self, into: SharedRegion<'_>, cookie: u64) -> Result<usize, Errno> {
+    pub async fn read_entries(
+        &mut self,
+        into: SharedRegion<'_>,
+        cookie: u64,
+        identities: &Identities,
+    ) -> Result<usize, Errno> {
         let mut listing = match self.listing.take() {
             Some(listing) if listing.can_go_on_at(cookie) => listing,
             // Also when the guest starts over, to see what changed.
             _ => Listing::new(self.fd.as_fd())?,
         };
-        let own = metadata::stat(self.fd.as_fd())?.inode;
+        let own = metadata::stat(self.fd.as_fd(), identities)?.inode;
 
         let mut written = 0;
         let mut index = cookie;
@@ -190,7 +218,7 @@ impl OpenDirectory {
                 0 => Entry { inode: own, file_type: FileType::Directory, name: String::from(".") },
                 // The number of the directory itself, as Wasmtime says it.
                 1 => Entry { inode: own, file_type: FileType::Directory, name: String::from("..") },
-                _ => match listing.entry(self.fd.as_fd(), index).await? {
+                _ => match listing.entry(self.fd.as_fd(), index, identities).await? {
                     Some(entry) => entry,
                     None => break,
                 },
@@ -256,9 +284,14 @@ impl Listing {
     }
 
     /// Entry number `index`, for which [`can_go_on_at`](Self::can_go_on_at) holds; `None` behind the last.
-    async fn entry(&mut self, directory: BorrowedFd<'_>, index: u64) -> Result<Option<Entry>, Errno> {
+    async fn entry(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        index: u64,
+        identities: &Identities,
+    ) -> Result<Option<Entry>, Errno> {
         while self.next <= index {
-            let Some(entry) = self.advance(directory)? else { return Ok(None) };
+            let Some(entry) = self.advance(directory, identities)? else { return Ok(None) };
             if self.recent.len() == RECENT_ENTRIES {
                 self.recent.pop_front();
             }
@@ -272,7 +305,11 @@ impl Listing {
         Ok(recent.and_then(|i| self.recent.get(i)).cloned())
     }
 
-    fn advance(&mut self, directory: BorrowedFd<'_>) -> Result<Option<Entry>, Errno> {
+    fn advance(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        identities: &Identities,
+    ) -> Result<Option<Entry>, Errno> {
         loop {
             let Some(entry) = self.entries.next() else { return Ok(None) };
             let entry = entry?;
@@ -283,10 +320,10 @@ impl Listing {
             let name = name.to_str().map_err(|_| Errno::IllegalSequence)?.to_owned();
             // What the entry says of inode and type differs from stat(2) at mount points and on stacked file
             // systems, so ask; an entry that is gone meanwhile is delivered as it was.
-            let (inode, file_type) = match metadata::stat_name(directory, &name) {
+            let (inode, file_type) = match metadata::stat_name(directory, &name, identities) {
                 Ok(found) => (found.inode, found.file_type),
                 Err(Errno::NoEntry) => (
-                    identity(self.device, entry.ino()),
+                    identities.number(self.device, entry.ino()),
                     entry.file_type().map_or(FileType::Unknown, file_type_of_entry),
                 ),
                 Err(error) => return Err(error),

@@ -109,7 +109,7 @@ impl OpenFile {
     pub fn write(&mut self, from: SharedRegion<'_>) -> Result<usize, Errno> {
         let count = self.write_at(from, self.position)?;
         self.position = if self.append {
-            metadata::stat(self.as_fd())?.size
+            metadata::size(self.as_fd())?
         } else {
             self.position.checked_add(count as u64).ok_or(Errno::Overflow)?
         };
@@ -134,7 +134,7 @@ impl OpenFile {
         let base = match from {
             whence::SET => 0,
             whence::CUR => self.position,
-            whence::END => metadata::stat(self.as_fd())?.size,
+            whence::END => metadata::size(self.as_fd())?,
             _ => return Err(Errno::Invalid),
         };
         self.position = base.checked_add_signed(offset).ok_or(Errno::Invalid)?;

@@ -1,7 +1,7 @@
 //! `filestat` and the times of files.
 
 use std::ffi::CString;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -12,28 +12,47 @@ use super::paths::{is_plain_name, locate};
 use super::types::{FileStat, FileType, fstflags};
 
 /// The `filestat` of an open descriptor; `O_PATH` is enough.
-pub(super) fn stat(fd: BorrowedFd<'_>) -> Result<FileStat, Errno> {
-    statx(fd, "", libc::AT_EMPTY_PATH)
+pub(super) fn stat(fd: BorrowedFd<'_>, identities: &Identities) -> Result<FileStat, Errno> {
+    statx(fd, "", libc::AT_EMPTY_PATH, identities)
+}
+
+/// The size of an open file in bytes.
+pub(super) fn size(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
+    u64::try_from(nix::sys::stat::fstat(fd)?.st_size).map_err(|_| Errno::Overflow)
 }
 
 /// The `filestat` of what `path` names beneath `directory`.
-pub(super) fn stat_at(directory: BorrowedFd<'_>, path: &str, follow: bool) -> Result<FileStat, Errno> {
+pub(super) fn stat_at(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    follow: bool,
+    identities: &Identities,
+) -> Result<FileStat, Errno> {
     if is_plain_name(path) {
         // One component that is not followed cannot leave the directory, and most paths are just that.
-        let found = stat_name(directory, path)?;
+        let found = stat_name(directory, path, identities)?;
         if !follow || found.file_type != FileType::SymbolicLink {
             return Ok(found);
         }
     }
-    stat(locate(directory, path, follow)?.as_fd())
+    stat(locate(directory, path, follow)?.as_fd(), identities)
 }
 
 /// The `filestat` of a name in a directory, for which [`is_plain_name`] must hold. A link is not followed.
-pub(super) fn stat_name(directory: BorrowedFd<'_>, name: &str) -> Result<FileStat, Errno> {
-    statx(directory, name, libc::AT_SYMLINK_NOFOLLOW)
+pub(super) fn stat_name(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    identities: &Identities,
+) -> Result<FileStat, Errno> {
+    statx(directory, name, libc::AT_SYMLINK_NOFOLLOW, identities)
 }
 
-fn statx(directory: BorrowedFd<'_>, path: &str, flags: i32) -> Result<FileStat, Errno> {
+fn statx(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    flags: i32,
+    identities: &Identities,
+) -> Result<FileStat, Errno> {
     let path = CString::new(path).map_err(|_| Errno::Invalid)?;
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `path` is a C string and `buffer` has room for one `struct statx`; both live through the call.
@@ -50,10 +69,9 @@ fn statx(directory: BorrowedFd<'_>, path: &str, flags: i32) -> Result<FileStat, 
     // SAFETY: all bytes were zeroed above, and every bit pattern is a `struct statx`.
     let found = unsafe { buffer.assume_init() };
     Ok(FileStat {
-        // As Wasmtime does it: no device number, and a hash in place of the inode number, so that guests can
-        // compare identities but learn neither. `ctim` is the time of creation, 0 where it is not recorded.
+        // As Wasmtime does it: no device number, and a hash in place of the inode number. `ctim` is the time of creation, 0 where it is not recorded.
         device: 1,
-        inode: identity(libc::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino),
+        inode: identities.number(libc::makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino),
         file_type: FileType::of_mode(found.stx_mode.into()),
         links: found.stx_nlink.into(),
         size: found.stx_size,
@@ -63,11 +81,16 @@ fn statx(directory: BorrowedFd<'_>, path: &str, flags: i32) -> Result<FileStat, 
     })
 }
 
-/// The number that stands for a file in `filestat` and `dirent`.
-pub(super) fn identity(device: u64, inode: u64) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (device, inode).hash(&mut hasher);
-    hasher.finish()
+/// Makes the numbers that stand for files in `filestat` and `dirent`: hashes under a random key, so that a guest
+/// can compare files as long as it runs, but cannot search for the device and inode behind a number.
+#[derive(Debug, Default)]
+pub(super) struct Identities(RandomState);
+
+impl Identities {
+    /// The number of a file, always the same from one `Identities`.
+    pub fn number(&self, device: u64, inode: u64) -> u64 {
+        self.0.hash_one((device, inode))
+    }
 }
 
 /// Nanoseconds since the epoch; times before it are 0.
@@ -116,6 +139,14 @@ impl NewTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_one_number_for_one_guest_and_another_for_the_next() {
+        let (one, other) = (Identities::default(), Identities::default());
+        assert_eq!(one.number(1, 2), one.number(1, 2));
+        assert_ne!(one.number(1, 2), one.number(2, 1));
+        assert_ne!(one.number(1, 2), other.number(1, 2));
+    }
 
     #[test]
     fn times_before_the_epoch_are_zero_and_those_after_2554_overflow() {

@@ -21,7 +21,7 @@ mod streams;
 mod tests;
 mod types;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached};
@@ -30,8 +30,9 @@ use nix::unistd::UnlinkatFlags;
 use self::descriptors::{Descriptor, Descriptors};
 use self::directories::OpenDirectory;
 use self::errno::Errno;
-use self::metadata::NewTimes;
-use self::poll::{GuestClocks, poll_oneoff};
+use self::metadata::{Identities, NewTimes};
+use self::paths::is_procfs;
+use self::poll::{GuestClocks, MAX_SUBSCRIPTIONS, poll_oneoff};
 use self::streams::{Direction, Stream};
 use self::types::{
     EVENT_BYTES, FdStat, FileStat, SUBSCRIPTION_BYTES, fdflags, flags16, fstflags, prestat_directory, rights,
@@ -79,6 +80,15 @@ pub enum WasiError {
         /// The reason.
         source: nix::errno::Errno,
     },
+    /// A preopened directory is in a procfs, where the guest would find the supervisor's memory.
+    #[error(
+        "the directory for guest path `{guest_path}` is in a procfs, which shows the supervisor itself: pass a \
+         directory of another file system"
+    )]
+    PreopenIsProcfs {
+        /// The guest's name of it.
+        guest_path: String,
+    },
     /// A preopened descriptor is something else.
     #[error("the descriptor for guest path `{guest_path}` is not a directory: pass an open directory")]
     PreopenIsNoDirectory {
@@ -92,6 +102,7 @@ pub enum WasiError {
 #[derive(Debug)]
 pub struct WasiContext {
     table: Descriptors,
+    identities: Identities,
     clocks: GuestClocks,
     output_bytes: u64,
     max_output_bytes: Option<u64>,
@@ -134,12 +145,23 @@ impl WasiContext {
                 }
                 Ok(_) => {}
             }
+            match is_procfs(directory.as_fd()) {
+                Err(source) => return Err(WasiError::ExaminePreopen { guest_path, source }),
+                Ok(true) => return Err(WasiError::PreopenIsProcfs { guest_path }),
+                Ok(false) => {}
+            }
             let directory = OpenDirectory::preopened(directory, guest_path, read_only);
             table.insert(Descriptor::Directory(directory)).map_err(full)?;
         }
         let clocks =
             GuestClocks { resolution: config.clock_resolution_ns, monotonic_offset: config.monotonic_offset };
-        Ok(Self { table, clocks, output_bytes: 0, max_output_bytes: config.max_output_bytes })
+        Ok(Self {
+            table,
+            identities: Identities::default(),
+            clocks,
+            output_bytes: 0,
+            max_output_bytes: config.max_output_bytes,
+        })
     }
 
     /// Bytes written to standard output and standard error so far.
@@ -330,8 +352,8 @@ impl WasiContext {
                 modified: 0,
                 changed: 0,
             },
-            Descriptor::Directory(directory) => metadata::stat(directory.as_fd())?,
-            Descriptor::File(file) => metadata::stat(file.as_fd())?,
+            Descriptor::Directory(directory) => metadata::stat(directory.as_fd(), &self.identities)?,
+            Descriptor::File(file) => metadata::stat(file.as_fd(), &self.identities)?,
         };
         call.region(1).write(0, &stat.to_bytes());
         Ok(())
@@ -376,7 +398,7 @@ impl WasiContext {
         let Descriptor::Directory(directory) = self.table.get_mut(call.value32(0))? else {
             return Err(Errno::BadDescriptor);
         };
-        let count = directory.read_entries(call.region(1), call.value(2)).await?;
+        let count = directory.read_entries(call.region(1), call.value(2), &self.identities).await?;
         write_count(call.region(3), count);
         Ok(count)
     }
@@ -399,6 +421,7 @@ impl WasiContext {
         let count = call.value32(2) as usize;
         // The ranges are of the guest's making: they must have the lengths that the number demands.
         if count == 0
+            || count > MAX_SUBSCRIPTIONS
             || count.checked_mul(SUBSCRIPTION_BYTES) != Some(subscriptions.len())
             || count.checked_mul(EVENT_BYTES) != Some(events.len())
         {

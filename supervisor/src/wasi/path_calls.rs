@@ -28,7 +28,7 @@ impl WasiContext {
         let follow = follows_symlinks(call.value32(1))?;
         let directory = self.table.directory(call.value32(0))?;
         let path = read_path(call.region(2))?;
-        let stat = metadata::stat_at(directory.as_fd(), &path, follow)?;
+        let stat = metadata::stat_at(directory.as_fd(), &path, follow, &self.identities)?;
         call.region(3).write(0, &stat.to_bytes());
         Ok(())
     }

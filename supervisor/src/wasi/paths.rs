@@ -4,11 +4,15 @@
 //! directory, also while somebody renames what the path runs through; `RESOLVE_NO_MAGICLINKS` refuses the links
 //! of `/proc`. Operations that have no descriptor to work on (create, remove, rename, link) resolve the parent
 //! that way and hand the kernel one plain final name, which those system calls never follow.
+//!
+//! Nothing of a procfs is ever opened, wherever it is mounted: `self` in it is the supervisor, whose memory
+//! (`self/mem`) and descriptors are regular files and directories there, reached by no magic link.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::Mode;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::errno::Errno;
 use crate::hostcall::SharedRegion;
@@ -31,7 +35,7 @@ pub(super) fn read_path(region: SharedRegion<'_>) -> Result<String, Errno> {
 /// Opens `path` beneath `directory`, never outside of it.
 ///
 /// `flags` are those of `openat2`; the last component is not followed with `O_NOFOLLOW`. A path that would leave
-/// the directory is `NotPermitted`.
+/// the directory is `NotPermitted`, and so is one that ends in a procfs.
 pub(super) fn open_beneath(
     directory: BorrowedFd<'_>,
     path: &str,
@@ -45,6 +49,7 @@ pub(super) fn open_beneath(
     let mut last = nix::errno::Errno::EAGAIN;
     for _ in 0..RESOLVE_TRIES {
         match openat2(directory, path, how) {
+            Ok(fd) if is_procfs(fd.as_fd())? => return Err(Errno::NotPermitted),
             Ok(fd) => return Ok(fd),
             Err(nix::errno::Errno::EXDEV) => return Err(Errno::NotPermitted),
             Err(error @ (nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR)) => last = error,
@@ -52,6 +57,11 @@ pub(super) fn open_beneath(
         }
     }
     Err(last.into())
+}
+
+/// Whether an open descriptor is of a procfs; `O_PATH` is enough.
+pub(super) fn is_procfs(fd: BorrowedFd<'_>) -> nix::Result<bool> {
+    Ok(fstatfs(fd)?.filesystem_type() == PROC_SUPER_MAGIC)
 }
 
 /// Opens what `path` names without access to its content, for operations on its metadata.

@@ -1,5 +1,6 @@
 //! `poll_oneoff`: waiting for clocks and descriptors.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::task::Poll;
@@ -15,6 +16,9 @@ use super::metadata;
 use super::streams::Stream;
 use super::types::{Awaited, Clock, SUBSCRIPTION_BYTES, Subscription, event};
 use crate::hostcall::SharedRegion;
+
+/// Most subscriptions of one call: handling them is time that other guests of the thread wait.
+pub(super) const MAX_SUBSCRIPTIONS: usize = 4096;
 
 /// The clocks as the guest sees them.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +76,7 @@ pub(super) async fn poll_oneoff(
             ready.push(fd);
         }
     }
+    let mut at_end = BTreeMap::new();
     let mut count = 0;
     let mut written = 0;
     for (subscription, due) in subscriptions.iter().zip(dues) {
@@ -81,7 +86,7 @@ pub(super) async fn poll_oneoff(
             Due::Now => true,
         };
         if is_due {
-            written += events.write(written, &event_of(subscription, table, sleeps_only)?);
+            written += events.write(written, &event_of(subscription, table, sleeps_only, &mut at_end)?);
             count += 1;
         }
     }
@@ -127,16 +132,25 @@ fn due(
     }
 }
 
-/// The event of a subscription that is due, with the values that Wasmtime gives.
-fn event_of(subscription: &Subscription, table: &Descriptors, sleeps_only: bool) -> Result<[u8; 32], Errno> {
+/// The event of a subscription that is due, with the values that Wasmtime gives. `at_end` remembers which
+/// descriptors are files at their end, so that each is examined once per call.
+fn event_of(
+    subscription: &Subscription,
+    table: &Descriptors,
+    sleeps_only: bool,
+    at_end: &mut BTreeMap<u32, bool>,
+) -> Result<[u8; 32], Errno> {
     Ok(match subscription.awaited {
         Awaited::Clock { .. } => event(subscription, u64::from(sleeps_only), false),
         Awaited::Read(fd) => {
-            let at_end = match table.get(fd)? {
-                Descriptor::File(file) => metadata::stat(file.as_fd())?.size <= file.position(),
-                _ => false,
+            let known = at_end.get(&fd).copied();
+            let is_at_end = match (known, table.get(fd)?) {
+                (Some(known), _) => known,
+                (None, Descriptor::File(file)) => metadata::size(file.as_fd())? <= file.position(),
+                (None, _) => false,
             };
-            event(subscription, 1, at_end)
+            at_end.insert(fd, is_at_end);
+            event(subscription, 1, is_at_end)
         }
         Awaited::Write(_) => event(subscription, 1, false),
     })

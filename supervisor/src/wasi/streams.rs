@@ -1,7 +1,7 @@
 //! Standard input, output and error: whatever the host app passed for them, without ever blocking the thread.
 //!
 //! The open file descriptions are shared with other processes, so their flags are not touched. Sockets are asked
-//! not to wait call by call. Pipes and terminals are opened a second time, without waiting; where that is
+//! not to wait call by call. Pipes and most terminals are opened a second time, without waiting; where that is
 //! refused, a call that must not wait is tried, and last the descriptor is polled before a small transfer.
 //! Regular files and the like never wait; they are used as they are, so that the position is shared.
 
@@ -54,6 +54,34 @@ enum Method {
     NoWait,
     /// poll(2) before each transfer.
     Polled,
+}
+
+/// The kinds of character devices that are treated differently, see devices.txt of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CharacterDevice {
+    /// Never waits.
+    Memory,
+    /// Opening it again gives the same terminal.
+    Terminal,
+    /// All others, such as the kernel log, which waits, and the names that each process, or each moment, has
+    /// another terminal for: opening those again would not give what the host app passed, but a terminal of the
+    /// supervisor or a new one.
+    Other,
+}
+
+impl CharacterDevice {
+    fn of(major: u32, minor: u32) -> Self {
+        match (major, minor) {
+            // null, zero, full, random, urandom.
+            (1, 3 | 5 | 7 | 8 | 9) => Self::Memory,
+            // tty0, whichever virtual console is in front.
+            (4, 0) => Self::Other,
+            // Virtual consoles and serial lines; the program's side of pseudoterminals.
+            (4 | 136..=143, _) => Self::Terminal,
+            // Also major 5: tty, console, ptmx.
+            _ => Self::Other,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -221,14 +249,15 @@ impl Source {
             libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => Method::Plain,
             libc::S_IFSOCK => Method::Socket,
             libc::S_IFIFO => self.open_again(direction)?,
-            libc::S_IFCHR => match (libc::major(found.st_rdev), libc::minor(found.st_rdev)) {
-                // Memory devices: null, zero, full, random.
-                (1, _) => Method::Plain,
-                // Opening it again would make a new terminal.
-                (5, 2) => Method::Polled,
-                _ if isatty(&*self.fd).unwrap_or(false) => self.open_again(direction)?,
-                _ => Method::Polled,
-            },
+            libc::S_IFCHR => {
+                match CharacterDevice::of(libc::major(found.st_rdev), libc::minor(found.st_rdev)) {
+                    CharacterDevice::Memory => Method::Plain,
+                    CharacterDevice::Terminal if isatty(&*self.fd).unwrap_or(false) => {
+                        self.open_again(direction)?
+                    }
+                    CharacterDevice::Terminal | CharacterDevice::Other => Method::Polled,
+                }
+            }
             _ => Method::NoWait,
         };
         self.method = Some(method);
@@ -366,6 +395,34 @@ mod tests {
         let mut output = stream(master, Direction::Out, Method::NoWait);
         assert_eq!(output.write(region(&mut [b'x'; 5])).await, Ok(5));
         assert_eq!(output.source.unwrap().method, Some(Method::Polled));
+    }
+
+    #[test]
+    fn only_what_stays_the_same_is_opened_again_and_only_what_never_waits_is_plain() {
+        use CharacterDevice::{Memory, Other, Terminal};
+        let of = CharacterDevice::of;
+        for minor in 0..=255 {
+            let expected = if [3, 5, 7, 8, 9].contains(&minor) { Memory } else { Other };
+            assert_eq!(of(1, minor), expected, "{minor}");
+            assert_eq!(of(5, minor), Other, "{minor}");
+            assert_eq!(of(4, minor), if minor == 0 { Other } else { Terminal }, "{minor}");
+        }
+        for major in 136..=143 {
+            assert_eq!(of(major, 0), Terminal);
+        }
+        for major in [0, 2, 3, 10, 128, 135, 144, 188, 229] {
+            assert_eq!(of(major, 3), Other, "{major}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_multiplexer_of_terminals_is_polled_as_it_was_passed() {
+        let master = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx");
+        let mut stream = Stream::new(Some(master.unwrap().into()), Direction::Out);
+        let source = stream.source.as_mut().unwrap();
+        let passed = source.fd.as_raw_fd();
+        assert_eq!(source.method(Direction::Out), Ok(Method::Polled));
+        assert_eq!(source.fd.as_raw_fd(), passed);
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
 //! `sandboxctl compile`: a module to an artifact.
 
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::embedded::read_module;
+use supervisor::daemon::module_error;
+
+use crate::embedded::{check_form, read_module};
 use crate::error::Error;
 
 /// Compile a WebAssembly module ahead of time; `sandboxctl run` runs the artifact.
@@ -24,18 +27,33 @@ pub fn compile(options: Options) -> Result<u8, Error> {
         return Err(Error::AlreadyCompiled { path });
     }
     let bytes = read_module(module.file.into(), &path)?;
+    check_form(&bytes, &path)?;
     // As in the supervisor, whatever is not binary is taken for text.
     let wasm = if bytes.starts_with(b"\0asm") { Ok(bytes) } else { compiler::parse_text(&bytes) };
     let artifact = wasm
         .and_then(|wasm| compiler::compile(&wasm, &compiler::Options::default()))
-        .map_err(|source| Error::Compile { path, source: Box::new(source) })?;
+        .map_err(|e| Error::Module { path, message: module_error::compile_message(&e) })?;
     write_whole(&options.output, &artifact)
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
 }
 
-/// Writes a file so that it is either complete or not there.
+/// Writes a file so that it is either complete or not there. A device or a pipe is written to, never replaced; of a symbolic
+/// link, the file that it leads to is replaced.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => replace(&fs::canonicalize(path)?, bytes),
+        // Opening a directory for writing is an error.
+        Ok(_) => File::options().write(true).open(path)?.write_all(bytes),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            Err(io::Error::other("it is a symbolic link that leads nowhere"))
+        }
+        Err(_) => replace(path, bytes),
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -9,39 +9,47 @@ use client::{EntryRequest, ModuleFormat, PolicyRequest};
 use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Report;
 use policies::Policy;
+use supervisor::daemon::module_error;
+use supervisor::daemon::signals::Interrupts;
 use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
 
 use crate::error::Error;
 use crate::run::Plan;
-use crate::signals::Interrupts;
 
-/// Runs the job in a supervisor of our own; a signal cancels it.
+/// Runs the job in a supervisor of our own; a signal cancels it. With the report comes why the artifact could not be kept in
+/// the cache, if it could not.
 pub async fn run(
     plan: Plan,
     state_dir: Option<PathBuf>,
     interrupts: &mut Interrupts,
-) -> Result<Report, Error> {
+) -> Result<(Report, Option<String>), Error> {
     let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
     };
     let bytes = read_module(plan.module.file.into(), &plan.module_path)?;
     let source = match plan.module.format {
-        ModuleFormat::Wasm => ModuleSource::Wasm(bytes),
+        ModuleFormat::Wasm => {
+            check_form(&bytes, &plan.module_path)?;
+            ModuleSource::Wasm(bytes)
+        }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
     let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
     let module = tokio::select! {
         biased;
         module = supervisor.load(source) => {
-            module.map_err(|source| Error::Module { path: plan.module_path, source: Box::new(source) })?
+            module.map_err(|e| about(&plan.module_path, module_error::message(&e)))?
         }
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
+    let cache_problem = module.cache_problem().map(str::to_owned);
     let entry = match plan.entry {
         EntryRequest::Command => Entry::Command,
         EntryRequest::Export { name, args } => Entry::Export { name, args },
-        EntryRequest::Invoke { name, args } => invoke::entry(&module, &name, &args)?,
+        EntryRequest::Invoke { name, args } => {
+            invoke::entry(&module, &name, &args).map_err(|e| about(&plan.module_path, e.to_string()))?
+        }
     };
     let preopens = plan
         .directories
@@ -59,7 +67,23 @@ pub async fn run(
         limits: JobLimits { memory: plan.memory, wall_time: plan.wall_time },
         tenant: String::from("default"),
     };
-    Ok(supervisor.run_until(job, interrupts.arrived()).await?)
+    let result = supervisor.run_until(job, interrupts.arrived()).await;
+    result.map(|report| (report, cache_problem)).map_err(|error| {
+        match module_error::concerns_module(&error) {
+            true => about(&plan.module_path, module_error::message(&error)),
+            false => error.into(),
+        }
+    })
+}
+
+/// An error that is about the module.
+fn about(path: &Path, message: String) -> Error {
+    Error::Module { path: path.to_path_buf(), message }
+}
+
+/// Refuses what cannot be a module, binary or text.
+pub fn check_form(bytes: &[u8], path: &Path) -> Result<(), Error> {
+    module_error::not_a_module(bytes).map_or(Ok(()), |what| Err(about(path, what.to_owned())))
 }
 
 /// The whole file. It was not too large when it was opened; what it has grown by since is not read.

@@ -25,12 +25,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The module is at fault.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {message}", path.display())]
     Module {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: Box<supervisor::Error>,
+        message: String,
     },
     /// The module is at fault, the daemon says.
     #[error("{}: {reply}", path.display())]
@@ -45,14 +45,6 @@ pub enum Error {
     AlreadyCompiled {
         /// The file.
         path: PathBuf,
-    },
-    /// The module does not compile.
-    #[error("{}: {source}", path.display())]
-    Compile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: Box<compiler::Error>,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -75,6 +67,12 @@ pub enum Error {
     NoVariable {
         /// Its name.
         name: String,
+    },
+    /// An environment variable without a name.
+    #[error("--env {text}: the variable has no name; write --env NAME=VALUE")]
+    NamelessVariable {
+        /// What was written.
+        text: String,
     },
     /// A policy file cannot be read.
     #[error("cannot read the policy {}: {source}", path.display())]
@@ -104,9 +102,6 @@ pub enum Error {
     /// The supervisor.
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
-    /// The arguments of an invoked export.
-    #[error(transparent)]
-    Invoke(#[from] supervisor::invoke::InvokeError),
     /// The daemon.
     #[error(transparent)]
     Client(#[from] client::Error),
@@ -116,13 +111,16 @@ pub enum Error {
     /// Ended by a signal before there was a report.
     #[error("interrupted before the job began")]
     Interrupted,
+    /// Ended by a signal, and the daemon sends no report.
+    #[error("interrupted; the daemon has not reported the end of the job")]
+    NoReport,
 }
 
 impl Error {
     /// The exit status that goes with it.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Interrupted => 130,
+            Error::Interrupted | Error::NoReport => 130,
             _ => OWN_ERROR,
         }
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use supervisor::daemon::signals;
 
 mod compile;
 mod daemon;
@@ -12,7 +13,6 @@ mod embedded;
 mod error;
 mod outcome;
 mod run;
-mod signals;
 mod version;
 
 /// Exit status for errors of our own: whatever keeps the guest from running or its end from being known.
@@ -39,12 +39,13 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let result = match cli.command {
+    let result = signals::survive_file_size_limit().map_err(error::Error::Signals);
+    let result = result.and_then(|()| match cli.command {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),
-    };
+    });
     let status = result.unwrap_or_else(|error| {
         complain(&error.to_string());
         error.exit_status()

@@ -14,10 +14,15 @@ use crate::error::Error;
 ///
 /// Results of an invoked export and the report (`json`) go to stdout, after all output of the guest; how a job ended
 /// otherwise than by exiting goes to stderr.
-pub fn tell(report: &Report, json: bool) -> Result<u8, Error> {
+/// The cache's problem is in the report alone: the job ran, and stderr is the guest's. Of a daemon's cache nothing is known.
+pub fn tell(report: &Report, cache_problem: Option<String>, json: bool) -> Result<u8, Error> {
     let mut out = String::new();
     if json {
-        let _ = writeln!(out, "{}", client::report_json(report));
+        let mut object = client::report_json(report);
+        if let Some(keys) = object.as_object_mut() {
+            keys.insert(String::from("cache_problem"), cache_problem.into());
+        }
+        let _ = writeln!(out, "{object}");
     } else if let Outcome::Exited { results, .. } = &report.outcome {
         for value in results {
             let _ = writeln!(out, "{}", ipc::text::format(value));

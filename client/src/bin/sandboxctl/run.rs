@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use client::{Directory, EntryRequest, PolicyRequest};
 use policies::Policy;
+use supervisor::daemon::signals::Interrupts;
 
 use crate::error::Error;
-use crate::signals::Interrupts;
 use crate::{daemon, embedded, outcome};
 
 /// Run a WebAssembly module (.wasm, .wat, or an artifact of `sandboxctl compile`) as a confined process.
@@ -130,22 +130,25 @@ pub fn run(options: Options) -> Result<u8, Error> {
     let (place, state_dir, json) =
         (place(&options), supervisor::daemon::state_dir(options.state_dir.clone()), options.json);
     let plan = plan(options)?;
-    let report = runtime.block_on(async {
+    let (report, cache_problem) = runtime.block_on(async {
         // Before anything exists that a signal could leave behind.
-        let mut interrupts = Interrupts::catch()?;
+        let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
         match place {
             Where::Daemon(socket) => {
-                daemon::run(client::Client::connect(&socket).await?, plan, &mut interrupts).await
+                let client = daemon::connect(&socket, &mut interrupts).await?;
+                Ok((daemon::run(client, plan, &mut interrupts).await?, None))
             }
-            Where::DaemonIfAny(socket) => match client::Client::connect(&socket).await {
-                Ok(client) => daemon::run(client, plan, &mut interrupts).await,
-                Err(client::Error::Connect { .. }) => embedded::run(plan, state_dir, &mut interrupts).await,
-                Err(error) => Err(error.into()),
+            Where::DaemonIfAny(socket) => match daemon::connect(&socket, &mut interrupts).await {
+                Ok(client) => Ok((daemon::run(client, plan, &mut interrupts).await?, None)),
+                Err(Error::Client(client::Error::Connect { .. })) => {
+                    embedded::run(plan, state_dir, &mut interrupts).await
+                }
+                Err(error) => Err(error),
             },
             Where::Embedded => embedded::run(plan, state_dir, &mut interrupts).await,
         }
     })?;
-    outcome::tell(&report, json)
+    outcome::tell(&report, cache_problem, json)
 }
 
 fn place(options: &Options) -> Where {
@@ -223,6 +226,9 @@ fn open_directory(option: DirectoryOption, read_only: bool) -> Result<Directory,
 }
 
 fn variable(text: OsString) -> Result<Vec<u8>, Error> {
+    if text.is_empty() || text.as_bytes().starts_with(b"=") {
+        return Err(Error::NamelessVariable { text: text.to_string_lossy().into_owned() });
+    }
     if text.as_bytes().contains(&b'=') {
         return Ok(text.into_vec());
     }

@@ -123,14 +123,49 @@ async fn links_that_point_outside_are_not_followed() {
 
 #[tokio::test]
 async fn magic_links_are_not_followed() {
-    let proc = preopen(Path::new("/proc/self"), "/proc", false);
-    let mut guest = Guest::with(|config| config.preopens.push(proc));
+    let host = preopen(Path::new("/"), "/host", true);
+    let mut guest = Guest::with(|config| config.preopens.push(host));
     for path in ["root", "root/etc/passwd", "cwd/..", "exe", "fd/0", "root/", "task/../root/etc"] {
+        let path = &format!("proc/self/{path}");
         let error = guest.open(OTHER, path, 0, READ).await.unwrap_err();
         assert!([LOOP, PERM].contains(&error), "{path}: {error}");
         let error = guest.stat(OTHER, path, true).await.unwrap_err();
         assert!([LOOP, PERM].contains(&error), "{path}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_procfs_gives_nothing() {
+    // `self` in it is the supervisor.
+    for path in ["/proc", "/proc/self", "/proc/self/fd"] {
+        let error = WasiContext::new(config(vec![preopen(Path::new(path), "/p", true)])).unwrap_err();
+        assert!(matches!(error, WasiError::PreopenIsProcfs { .. }), "{path}: {error}");
+    }
+    let host = preopen(Path::new("/"), "/host", false);
+    let mut guest = Guest::with(|config| config.preopens.push(host));
+    for path in ["proc/self/mem", "proc/self/maps", "proc/thread-self/mem", "proc/self/../self/mem"] {
+        for (oflags, rights) in [(0, READ), (0, WRITE), (0, READ_WRITE), (CREATE, READ), (TRUNCATE, READ)] {
+            for lookup in [0, 1] {
+                let opened = guest.open_with(OTHER, lookup, path, oflags, rights, 0).await;
+                assert_eq!(opened, Err(PERM), "{path} {oflags} {lookup}");
+            }
+        }
+        assert_eq!(guest.stat(OTHER, path, true).await.err(), Some(PERM), "{path}");
+        assert_eq!(guest.stat(OTHER, path, false).await.err(), Some(PERM), "{path}");
+        assert_eq!(guest.set_times(OTHER, 1, path, (1, 1), 5).await, Err(PERM), "{path}");
+        assert_eq!(guest.unlink(OTHER, path).await, Err(PERM), "{path}");
+        assert_eq!(guest.link(OTHER, path, ROOT, "stolen").await, Err(PERM), "{path}");
+        assert_eq!(guest.rename(OTHER, path, ROOT, "stolen").await, Err(PERM), "{path}");
+    }
+    for path in ["proc", "proc/", "proc/self", "proc/self/", "proc/self/fd", "proc/self/task"] {
+        assert_eq!(guest.open(OTHER, path, DIRECTORY, READ).await, Err(PERM), "{path}");
+    }
+    for path in ["proc/self", "proc/self/cwd", "proc/self/fd/0"] {
+        assert_eq!(guest.readlink(OTHER, path, 100).await, Err(PERM), "{path}");
+    }
+    assert_eq!(guest.mkdir(OTHER, "proc/new").await, Err(PERM));
+    // What is beside it stays open.
+    guest.open(OTHER, "proc/../etc", DIRECTORY, READ).await.unwrap();
 }
 
 #[tokio::test]
@@ -146,10 +181,32 @@ async fn devices_pipes_and_sockets_are_not_opened() {
     let _listener = std::os::unix::net::UnixListener::bind(guest.host("socket")).unwrap();
     // Nobody has the other end: an open that waits would hang here.
     assert_eq!(guest.open(ROOT, "fifo", 0, READ).await, Err(PERM));
-    assert_eq!(guest.open(ROOT, "fifo", 0, WRITE).await, Err(60));
+    assert_eq!(guest.open(ROOT, "fifo", 0, WRITE).await, Err(PERM));
     assert_eq!(guest.open(ROOT, "fifo", 0, READ_WRITE).await, Err(PERM));
-    assert_eq!(guest.open(ROOT, "socket", 0, READ).await, Err(60));
+    assert_eq!(guest.open(ROOT, "fifo", CREATE, READ).await, Err(PERM));
+    assert_eq!(guest.open(ROOT, "socket", 0, READ).await, Err(PERM));
     assert_eq!(guest.stat(ROOT, "fifo", true).await.unwrap().file_type(), 0);
+}
+
+#[tokio::test]
+async fn a_refused_pipe_was_not_opened_either() {
+    use rustix::fs::inotify;
+    let mut guest = Guest::new();
+    nix::unistd::mkfifo(&guest.host("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(guest.host("file"), "").unwrap();
+    let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&events, guest.host(""), inotify::WatchFlags::OPEN).unwrap();
+    for rights in [READ, READ_WRITE] {
+        assert_eq!(guest.open(ROOT, "fifo", 0, rights).await, Err(PERM));
+    }
+    guest.open(ROOT, "file", 0, READ).await.unwrap();
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&events, &mut buffer);
+    let mut opened = Vec::new();
+    while let Ok(event) = events.next() {
+        opened.push(event.file_name().unwrap().to_owned());
+    }
+    assert_eq!(opened, [c"file".to_owned()]);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use ipc::job::ARENA_BYTES;
 use ipc::ring::{Submission, pack_range};
 use tempfile::TempDir;
 
-use super::{WasiConfig, WasiContext};
+use super::{WasiConfig, WasiContext, WasiError};
 use crate::hostcall::{Answer, HostCall, SharedRegion};
 use crate::job::Preopen;
 

@@ -196,10 +196,26 @@ async fn absent_and_ordinary_streams_are_ready() {
 async fn many_subscriptions_of_one_stream() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let mut guest = Guest::with_stdio([Some(reader.into()), None, None]);
-    let many = vec![On::Read(0); 50_000];
+    let many = vec![On::Read(0); 4096];
     let (events, ()) = tokio::join!(guest.poll(&many), async {
         tokio::task::yield_now().await;
         writer.write_all(b"x").unwrap();
     });
-    assert_eq!(events.unwrap().len(), 50_000);
+    assert_eq!(events.unwrap().len(), 4096);
+    assert_eq!(guest.poll(&vec![On::Read(0); 4097]).await, Err(INVAL));
+}
+
+#[tokio::test]
+async fn many_subscriptions_of_files() {
+    let mut guest = Guest::new();
+    std::fs::write(guest.host("f"), "ab").unwrap();
+    let start = guest.open(ROOT, "f", 0, READ).await.unwrap();
+    let end = guest.open(ROOT, "f", 0, READ).await.unwrap();
+    guest.seek(end, 0, 2).await.unwrap();
+    let many: Vec<On> = (0..4096).map(|i| On::Read(if i % 2 == 0 { start } else { end })).collect();
+    let events = guest.poll(&many).await.unwrap();
+    assert_eq!(events.len(), 4096);
+    for (i, event) in events.iter().enumerate() {
+        assert_eq!(*event, (100 + i as u64, 0, 1, 1, (i % 2) as u16));
+    }
 }
