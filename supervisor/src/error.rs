@@ -149,6 +149,11 @@ pub enum Error {
         /// The error.
         source: io::Error,
     },
+    /// A bug of the compiler or of the artifact's check.
+    #[error(
+        "loading the module ended in a panic: this is a bug of sandboxd, please report it with the module"
+    )]
+    LoadPanicked,
     /// The supervisor is stopping.
     #[error("the supervisor has stopped")]
     Stopped,

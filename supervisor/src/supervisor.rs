@@ -29,8 +29,37 @@ struct Inner {
     cache_problem: Option<String>,
     /// Modules that were loaded lately, so that loading one again costs no more than hashing it.
     loaded: Mutex<Recent>,
-    /// Modules that are loaded at the same time; further ones wait.
-    loads: Arc<Semaphore>,
+    /// Modules that are compiled at the same time; further ones wait.
+    compilations: Arc<Semaphore>,
+}
+
+/// Where a module is.
+enum Found {
+    /// In memory.
+    Module(Module),
+    /// Nowhere.
+    ToCompile(ToCompile),
+}
+
+struct ToCompile {
+    name: EntryName,
+    bytes: Vec<u8>,
+    /// Why the cache could not be asked.
+    problem: Option<String>,
+}
+
+/// Runs `work` on a thread of its own.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("load".into())
+        .spawn(move || {
+            block_size_signal();
+            let _ = sender.send(work());
+        })
+        .map_err(system("start a thread that loads the module"))?;
+    // The sender is only lost when the thread panicked.
+    receiver.await.map_err(|_| Error::LoadPanicked)
 }
 
 /// The most recently loaded modules, the latest last.
@@ -72,7 +101,7 @@ impl Supervisor {
             .enumerate()
             .map(|(index, processor)| Shard::start(index, processor, &config))
             .collect::<Result<Vec<_>, _>>()?;
-        let loads = Arc::new(Semaphore::new(count.max(2)));
+        let compilations = Arc::new(Semaphore::new(count.max(2)));
         let (cache, cache_problem) = match config.state_dir.as_deref().map(Cache::open) {
             Some(Ok(cache)) => (Some(Arc::new(cache)), None),
             Some(Err(error)) => (None, Some(error.to_string())),
@@ -85,27 +114,31 @@ impl Supervisor {
             cache,
             cache_problem,
             loaded: Mutex::default(),
-            loads,
+            compilations,
         })))
     }
 
     /// Loads a module: compiles it, or takes it from the cache, and checks the artifact.
     ///
-    /// The work is done on a thread of its own, so the caller's executor is not held up. As many modules are loaded at a
-    /// time as there are shards (at least 2); further ones wait. Dropping the future drops the result, not the work.
+    /// The work is done on threads of its own, so the caller's executor is not held up. As many modules are compiled at a
+    /// time as there are shards (at least 2); further ones wait, but not those that need no compiling. Dropping the
+    /// future drops the result, not the work.
     pub async fn load(&self, source: ModuleSource) -> Result<Module, Error> {
         let inner = Arc::clone(&self.0);
-        let permit = Arc::clone(&inner.loads).acquire_owned().await.map_err(|_| Error::Stopped)?;
-        let (sender, receiver) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("load".into())
-            .spawn(move || {
-                block_size_signal();
-                let _ = sender.send(inner.load(source));
-                drop(permit);
-            })
-            .map_err(system("start a thread that loads the module"))?;
-        receiver.await.unwrap_or(Err(Error::Stopped))
+        match on_thread(move || inner.find(source)).await?? {
+            Found::Module(module) => Ok(module),
+            Found::ToCompile(todo) => {
+                let inner = Arc::clone(&self.0);
+                let permit =
+                    Arc::clone(&inner.compilations).acquire_owned().await.map_err(|_| Error::Stopped)?;
+                on_thread(move || {
+                    let module = inner.compile(todo);
+                    drop(permit);
+                    module
+                })
+                .await?
+            }
+        }
     }
 
     /// Runs a job and reports. Dropping the future cancels the job: its instance is killed.
@@ -137,7 +170,8 @@ impl Inner {
         after.iter().chain(before).min_by_key(|shard| shard.load()).ok_or(Error::Stopped)
     }
 
-    fn load(&self, source: ModuleSource) -> Result<Module, Error> {
+    /// Looks for a module among those in memory and in the cache. An artifact needs no more than a check.
+    fn find(&self, source: ModuleSource) -> Result<Found, Error> {
         let fingerprint = match source {
             ModuleSource::Wasm(_) => self.config.compile.fingerprint()?,
             // Its bytes say all.
@@ -146,12 +180,42 @@ impl Inner {
         let (ModuleSource::Wasm(bytes) | ModuleSource::Artifact(bytes)) = &source;
         let name = EntryName::new(bytes, &fingerprint);
         if let Some(module) = self.loaded().get(name) {
-            return Ok(module);
+            return Ok(Found::Module(module));
         }
         let module = match source {
-            ModuleSource::Wasm(bytes) => self.load_wasm(name, bytes)?,
             ModuleSource::Artifact(bytes) => Module::new(Image::from_bytes(&bytes)?, false, None)?,
+            ModuleSource::Wasm(bytes) => {
+                let cached = self.cache.as_ref().map(|cache| cache.get(name));
+                let problem = match cached {
+                    // An entry that is whole but is refused was made by something else; it is replaced.
+                    Some(Ok(Some(image))) => match Module::new(image, true, None) {
+                        Ok(module) => {
+                            self.loaded().put(name, &module);
+                            return Ok(Found::Module(module));
+                        }
+                        Err(_) => None,
+                    },
+                    Some(Ok(None)) => None,
+                    Some(Err(error)) => Some(error.to_string()),
+                    None => self.cache_problem.clone(),
+                };
+                return Ok(Found::ToCompile(ToCompile { name, bytes, problem }));
+            }
         };
+        self.loaded().put(name, &module);
+        Ok(Found::Module(module))
+    }
+
+    /// Compiles a module and keeps it. Somebody else may have done so while this waited for its turn.
+    fn compile(&self, todo: ToCompile) -> Result<Module, Error> {
+        let ToCompile { name, bytes, problem } = todo;
+        if let Some(module) = self.loaded().get(name) {
+            return Ok(module);
+        }
+        let artifact = compiler::compile(&binary(bytes)?, &self.config.compile)?;
+        let kept = self.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, &artifact));
+        let problem = problem.or_else(|| kept.err().map(|e| e.to_string()));
+        let module = Module::new(Image::from_bytes(&artifact)?, false, problem)?;
         self.loaded().put(name, &module);
         Ok(module)
     }
@@ -159,26 +223,6 @@ impl Inner {
     fn loaded(&self) -> MutexGuard<'_, Recent> {
         // A poisoned lock only means that another thread panicked between two complete states.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a module from the cache, or compiles it.
-    fn load_wasm(&self, name: EntryName, bytes: Vec<u8>) -> Result<Module, Error> {
-        let compile = |bytes| Ok::<_, Error>(compiler::compile(&binary(bytes)?, &self.config.compile)?);
-        let Some(cache) = &self.cache else {
-            return Module::new(Image::from_bytes(&compile(bytes)?)?, false, self.cache_problem.clone());
-        };
-        let problem = match cache.get(name) {
-            // An entry that is whole but is refused was made by something else; it is replaced.
-            Ok(Some(image)) => match Module::new(image, true, None) {
-                Ok(module) => return Ok(module),
-                Err(_) => None,
-            },
-            Ok(None) => None,
-            Err(error) => Some(error.to_string()),
-        };
-        let artifact = compile(bytes)?;
-        let problem = problem.or_else(|| cache.put(name, &artifact).err().map(|e| e.to_string()));
-        Module::new(Image::from_bytes(&artifact)?, false, problem)
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::io;
 
+use compiler::TrapKind;
 use ipc::control::Step;
 use ipc::job::{BACKTRACE_MAX, ExitRecord, exit_kind};
-use ipc::layout::STACK_REGION_BASE;
+use ipc::layout::{MEMORIES_END, MEMORY_BASE, STACK_REGION_BASE};
 use ipc::report::{Frame, Limit, LimitReached, Outcome, Trap, Value, Violation};
 use nix::sys::signal::Signal;
 
@@ -144,7 +145,8 @@ fn syscall(evidence: &Evidence<'_>) -> Violation {
 fn fault(evidence: &Evidence<'_>) -> Outcome {
     let record = evidence.record;
     let in_guard = (STACK_REGION_BASE..evidence.stack_bottom).contains(&record.address);
-    let message = match evidence.module.artifact().trap_at(record.pc) {
+    let trap = evidence.module.artifact().trap_at(record.pc).filter(|kind| explains(*kind, record));
+    let message = match trap {
         _ if record.signal == libc::SIGSEGV as u32 && in_guard => "call stack exhausted".to_owned(),
         Some(kind) => kind.to_string(),
         None => {
@@ -157,6 +159,20 @@ fn fault(evidence: &Evidence<'_>) -> Outcome {
         }
     };
     Outcome::Trapped(Trap { message, backtrace: backtrace(evidence) })
+}
+
+/// Whether a trap of this kind is what such a fault means. A trap site alone does not say so: an access that went
+/// where no access of that instruction can go is a broken first wall, not a trap.
+fn explains(kind: TrapKind, record: &ExitRecord) -> bool {
+    match record.signal as i32 {
+        // Checks that compiled code makes itself end in an undefined instruction.
+        libc::SIGILL => true,
+        libc::SIGFPE => matches!(kind, TrapKind::IntegerDivideByZero | TrapKind::IntegerOverflow),
+        libc::SIGSEGV | libc::SIGBUS => {
+            kind == TrapKind::MemoryOutOfBounds && (MEMORY_BASE..MEMORIES_END).contains(&record.address)
+        }
+        _ => false,
+    }
 }
 
 /// WebAssembly frames of the recorded program counters. Addresses that are no function's are left out: the record is
