@@ -6,8 +6,6 @@ use cranelift_codegen::isa::CallConv;
 use ipc::context::{MemoryDescriptor, TableDescriptor, TableEntry};
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
-use wasmparser::FuncValidatorAllocations;
-
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
 use crate::artifact::write::{Access, Image, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
@@ -27,6 +25,8 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
+    // All of them before any code is generated: what is not supported is refused at once, not after minutes.
+    codegen::validate_bodies(wasm, &bodies, options.threads)?;
     let environment = Environment { module: &module, plan: &plan, isa: &*isa, caps: &options.caps };
 
     let imported = module.imports.len();
@@ -144,7 +144,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         text: (CODE_BASE, text.bytes.len() as u64),
         rodata: (text.rodata, rodata.len() as u64),
         symbols: symbols(&text, names),
-        metadata: postcard::to_stdvec(&metadata).map_err(Error::Metadata)?,
+        metadata: metadata::encode(&metadata)?,
         sites: site_table,
     };
     image.write(options.caps.image_bytes)
@@ -155,13 +155,7 @@ pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     let mut module = Module::parse(wasm, &options.caps)?;
     let bodies = std::mem::take(&mut module.bodies);
     Plan::new(&module)?;
-    let mut allocations = FuncValidatorAllocations::default();
-    for (function, body) in bodies {
-        let mut validator = function.into_validator(allocations);
-        validator.validate(&body).map_err(|error| features::explain(wasm, &error))?;
-        allocations = validator.into_allocations();
-    }
-    Ok(())
+    codegen::validate_bodies(wasm, &bodies, options.threads)
 }
 
 /// Writes down every function of a module, one after the other; for people, not for speed.

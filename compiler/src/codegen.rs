@@ -5,21 +5,22 @@
 //! error neither: it is the one of the first function that has one.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function, SourceLoc};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_codegen::{Context, FinalizedMachReloc, FinalizedRelocTarget, binemit};
 use cranelift_frontend::FunctionBuilderContext;
-use wasmparser::FuncValidatorAllocations;
+use wasmparser::{FuncToValidate, FuncValidatorAllocations};
 
+use crate::error::check_cap;
 use crate::module::Body;
 use crate::sites::{self, Site};
 use crate::translate::{self, Environment, Failure, RODATA_NAMESPACE};
 use crate::trap::TrapKind;
 use crate::types::FuncType;
-use crate::{Error, features, trampoline};
+use crate::{Error, features, link, trampoline};
 
 /// Functions that a thread takes at once: enough that taking costs nothing, few enough that threads end together.
 const BATCH: usize = 16;
@@ -197,6 +198,8 @@ fn generate(
         found.push(Site { code: call.ret_addr, trap: None, wasm });
     }
     found.sort_by_key(|site| (site.code, site.trap.map_or(0, |kind| kind as u8)));
+    // The table has at most one trap and one return address for an offset.
+    found.dedup_by_key(|site| (site.code, site.trap.is_some()));
     code.sites = sites::encode(start, &found);
 
     for relocation in buffer.relocs() {
@@ -224,9 +227,6 @@ fn target(function: &Function, relocation: &FinalizedMachReloc) -> Result<Target
     }
 }
 
-/// A function's result, with its position among the bodies.
-type Compiled = (usize, Code);
-
 /// The first error, with its function's position among the bodies.
 struct FirstError {
     position: AtomicUsize,
@@ -243,6 +243,24 @@ impl FirstError {
     }
 }
 
+/// Validates all bodies, without generating code.
+pub(crate) fn validate_bodies(wasm: &[u8], bodies: &[Body<'_>], threads: usize) -> Result<(), Error> {
+    let state = FuncValidatorAllocations::default;
+    let validate = |allocations: &mut FuncValidatorAllocations, _, (function, body): &Body<'_>| {
+        let function = FuncToValidate {
+            resources: function.resources.clone(),
+            index: function.index,
+            ty: function.ty,
+            features: function.features,
+        };
+        let mut validator = function.into_validator(std::mem::take(allocations));
+        let result = validator.validate(body);
+        *allocations = validator.into_allocations();
+        Ok(result?)
+    };
+    for_each(wasm, bodies.iter().collect(), threads, state, validate).map(drop)
+}
+
 /// Compiles all bodies; one [`Code`] each, in order. `first` is the index of the first body's function.
 pub(crate) fn compile_bodies(
     environment: Environment<'_>,
@@ -251,12 +269,35 @@ pub(crate) fn compile_bodies(
     first: u32,
     threads: usize,
 ) -> Result<Vec<Code>, Error> {
-    let count = bodies.len();
-    let queue = Mutex::new(bodies.into_iter().enumerate());
+    // The linker checks the same cap, exactly; here it stops a module whose code would fill the memory before that.
+    let (cap, total) = (link::code_cap(environment.caps), AtomicU64::new(0));
+    let compile = |compiler: &mut Compiler<'_>, position: usize, body| {
+        let (code, _) = compiler.compile(first + position as u32, body)?;
+        let bytes = (code.bytes.len() as u64).next_multiple_of(link::ALIGNMENT as u64);
+        if total.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > cap {
+            // How far beyond depends on the threads, which an error must not.
+            check_cap("bytes of machine code", cap.saturating_add(1), cap)?;
+        }
+        Ok(code)
+    };
+    for_each(wasm, bodies, threads, || Compiler::new(environment, None), compile)
+}
+
+/// Does something with each item, one per body of the module, on several threads, each with its own state; the results in
+/// order.
+fn for_each<T: Send, S, R: Send>(
+    wasm: &[u8],
+    items: Vec<T>,
+    threads: usize,
+    state: impl Fn() -> S + Sync,
+    each: impl Fn(&mut S, usize, T) -> Result<R, Failure> + Sync,
+) -> Result<Vec<R>, Error> {
+    let count = items.len();
+    let queue = Mutex::new(items.into_iter().enumerate());
     let error = FirstError { position: AtomicUsize::new(usize::MAX), failure: Mutex::new(None) };
     let work = || {
-        let mut compiler = Compiler::new(environment, None);
-        let mut done: Vec<Compiled> = Vec::new();
+        let mut state = state();
+        let mut done: Vec<(usize, R)> = Vec::new();
         loop {
             let batch: Vec<_> = {
                 let mut queue = queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -265,13 +306,13 @@ pub(crate) fn compile_bodies(
             if batch.is_empty() {
                 return done;
             }
-            for (position, body) in batch {
-                // Functions before the failed one are still compiled, so that the first error is always the same.
+            for (position, item) in batch {
+                // Functions before the failed one are still done, so that the first error is always the same.
                 if position > error.position.load(Ordering::Relaxed) {
                     return done;
                 }
-                match compiler.compile(first + position as u32, body) {
-                    Ok((code, _)) => done.push((position, code)),
+                match each(&mut state, position, item) {
+                    Ok(result) => done.push((position, result)),
                     Err(failure) => {
                         error.report(position, failure);
                         return done;
@@ -310,5 +351,5 @@ pub(crate) fn compile_bodies(
         None => {}
     }
     done.sort_unstable_by_key(|(position, _)| *position);
-    Ok(done.into_iter().map(|(_, code)| code).collect())
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }

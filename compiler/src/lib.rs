@@ -47,11 +47,13 @@ pub use options::{Caps, OptLevel, Options, TargetCpu};
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
 
-/// What compiles: this crate's version and the code generator's. Part of every artifact and cache key.
+/// What compiles: this crate's version, a digest of its sources and of the interface that code relies on, and the code
+/// generator's version. Part of every artifact and cache key.
 pub fn version() -> String {
     format!(
-        "sandboxd-compiler {} format {} cranelift {}",
+        "sandboxd-compiler {} sources {} format {} cranelift {}",
         env!("CARGO_PKG_VERSION"),
+        env!("SANDBOXD_COMPILER_SOURCES"),
         metadata::FORMAT,
         cranelift_codegen::VERSION
     )
@@ -72,9 +74,33 @@ pub fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, 
     build::list(wasm, options, listing)
 }
 
+/// Bytes of a module in text form that are parsed at most: the parser needs many times as much memory.
+pub const TEXT_BYTES_MAX: u64 = 16 << 20;
+
 /// Turns a module in text form (`.wat`) into binary form; binary input is returned as it is.
 pub fn parse_text(text: &[u8]) -> Result<Vec<u8>, Error> {
+    if !text.starts_with(b"\0asm") {
+        error::check_cap("bytes of text", text.len() as u64, TEXT_BYTES_MAX)?;
+    }
     wat::parse_bytes(text)
         .map(|wasm| wasm.into_owned())
-        .map_err(|error| Error::Text { message: error.to_string() })
+        .map_err(|error| Error::Text { message: one_line(&error.to_string()) })
+}
+
+/// A message of the parser of text as `LINE:COLUMN: what`. It says what, then ` --> FILE:LINE:COLUMN`, then draws an excerpt
+/// over several lines.
+fn one_line(message: &str) -> String {
+    let mut what = String::new();
+    for line in message.lines().map(str::trim) {
+        if let Some(place) = line.strip_prefix("--> ") {
+            let mut parts = place.rsplitn(3, ':');
+            if let (Some(column), Some(line)) = (parts.next(), parts.next()) {
+                return format!("{line}:{column}: {what}");
+            }
+        }
+        let separator = if what.is_empty() { "" } else { " " };
+        what.push_str(separator);
+        what.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    }
+    what
 }

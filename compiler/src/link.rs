@@ -7,7 +7,7 @@ use crate::error::check_cap;
 use crate::{Caps, Error};
 
 /// Functions begin on this boundary at least.
-const ALIGNMENT: usize = 16;
+pub(crate) const ALIGNMENT: usize = 16;
 /// Fills the space between functions: an instruction that traps.
 const PADDING: u8 = 0xcc;
 
@@ -30,6 +30,11 @@ impl Text {
     }
 }
 
+/// Bytes of machine code that are allowed and have room.
+pub(crate) fn code_cap(caps: &Caps) -> u64 {
+    caps.code_bytes.min(Caps::default().code_bytes)
+}
+
 /// Links `codes`; position in the slice is what [`Target::Function`] counts. Takes their bytes. `rodata_bytes` is the room
 /// that read-only data needs in the same region.
 pub(crate) fn link(codes: &mut [Code], rodata_bytes: u64, caps: &Caps) -> Result<Text, Error> {
@@ -38,7 +43,7 @@ pub(crate) fn link(codes: &mut [Code], rodata_bytes: u64, caps: &Caps) -> Result
     });
     let end = total.max(1).next_multiple_of(PAGE);
     let room = Caps::default().code_bytes;
-    check_cap("bytes of machine code", end, caps.code_bytes.min(room))?;
+    check_cap("bytes of machine code", end, code_cap(caps))?;
     check_cap("bytes of machine code and read-only data", end.saturating_add(rodata_bytes), room)?;
 
     let mut bytes = Vec::with_capacity(total as usize);

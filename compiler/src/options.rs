@@ -47,9 +47,12 @@ pub struct Caps {
     pub input_bytes: u64,
     /// Functions, imported ones included. Default 1,000,000.
     pub functions: u64,
-    /// Bytes of one function's body. Default 7,654,321, what engines agree on. The code generator needs up to 600 bytes
-    /// of memory for each.
+    /// Bytes of one function's body. Default 7,654,321, what engines agree on. It bounds neither the memory nor the time
+    /// that the code generator needs; [`Self::function_values`] bounds its input.
     pub function_bytes: u64,
+    /// Values in the intermediate representation of one function; instructions and operands of branches and calls too, each
+    /// kind counted for itself; and a sixteenth of the branches to loops times locals. Default 4,000,000.
+    pub function_values: u64,
     /// Parameters and declared locals of one function. Default 50,000.
     pub locals: u64,
     /// Targets of one `br_table`. Default 65,520, what the engines of browsers allow.
@@ -72,6 +75,7 @@ impl Default for Caps {
             input_bytes: 256 << 20,
             functions: 1_000_000,
             function_bytes: 7_654_321,
+            function_values: 4_000_000,
             locals: 50_000,
             br_table_targets: 65_520,
             function_br_table_targets: 1_000_000,

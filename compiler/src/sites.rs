@@ -5,7 +5,8 @@
 //!
 //! Layout, little-endian: `u32` number of functions n; n + 1 records of three `u32` (code offset of the function, byte
 //! offset of its body in the module, position of its entries in the rest of the section), ascending, the last one
-//! marking the end; then the entries. Entries of a function ascend by code offset; each is two LEB128 numbers: the code
+//! marking the end; then the entries. Entries of a function ascend by code offset, of which one may have two: a return
+//! address, then a trap. Each is two LEB128 numbers: the code
 //! offset's increase times 16 plus the kind (0 for a return address, else a [`TrapKind`]'s number), and
 //! the byte offset's change, zigzag-encoded.
 
@@ -141,6 +142,31 @@ impl<'a> Table<'a> {
         Some([word(0)?, word(4)?, word(8)?])
     }
 
+    /// Whether functions and their entries are in order and lie in `code_bytes` bytes of code, with at most one return
+    /// address and one trap per offset: then no lookup takes longer than the function's code is long.
+    pub fn is_ascending(&self, code_bytes: u64) -> bool {
+        let function = |index: u32| {
+            let ([start, _, first], [end, _, last]) = (self.record(index)?, self.record(index + 1)?);
+            if start > end || u64::from(end) > code_bytes {
+                return None;
+            }
+            let entries = self.entries.get(first as usize..last as usize)?;
+            let (mut position, mut code, mut before) = (0, u64::from(start), None);
+            while position < entries.len() {
+                let head = read_number(entries, &mut position)?;
+                read_number(entries, &mut position)?;
+                code = code.checked_add(head >> KIND_BITS)?;
+                let key = (code, head & ((1 << KIND_BITS) - 1) != 0);
+                if code > u64::from(end) || before.is_some_and(|before| before >= key) {
+                    return None;
+                }
+                before = Some(key);
+            }
+            Some(())
+        };
+        (0..self.functions).all(|index| function(index).is_some())
+    }
+
     /// Looks up a code offset. With `returns` it is the address that a call returns to, else the address of an
     /// instruction; both can be the same.
     pub fn find(&self, offset: u32, returns: bool) -> Option<Found> {
@@ -215,6 +241,31 @@ mod tests {
         assert_eq!(find(256, false), None);
         assert_eq!(find(u32::MAX, true), None);
         assert_eq!(find(0, true), None);
+    }
+
+    #[test]
+    fn order_is_checked() {
+        let ascending = |section: &[u8], code| Table::parse(section).unwrap().is_ascending(code);
+        assert!(ascending(&table(), 256));
+        assert!(!ascending(&table(), 255));
+        let one = |sites: &[Site]| {
+            let mut builder = Builder::new();
+            builder.function(0, 50, &encode(50, sites));
+            builder.finish(16)
+        };
+        let trap = Site { code: 3, trap: Some(TrapKind::Unreachable), wasm: 51 };
+        let call = Site { trap: None, ..trap };
+        assert!(ascending(&one(&[call, trap]), 16));
+        assert!(!ascending(&one(&[trap, call]), 16));
+        assert!(!ascending(&one(&[trap, trap]), 16));
+        assert!(!ascending(&one(&[call, call]), 16));
+        assert!(ascending(&one(&[Site { code: 16, ..call }]), 16));
+        assert!(!ascending(&one(&[Site { code: 17, ..call }]), 32));
+        // Functions in the wrong order.
+        let mut builder = Builder::new();
+        builder.function(8, 50, &[]);
+        builder.function(4, 50, &[]);
+        assert!(!ascending(&builder.finish(16), 16));
     }
 
     #[test]

@@ -76,6 +76,46 @@ fn the_first_of_several_errors_is_reported_on_any_number_of_threads() {
 }
 
 #[test]
+fn what_is_not_supported_is_refused_before_code_is_generated() {
+    // Generating code for the first function meets a cap; the second one is not supported.
+    let wasm = compiler::parse_text(b"(module (func (drop (i32.const 1))) (func return_call 0))").unwrap();
+    let caps = Caps { function_values: 0, code_bytes: 0, ..Caps::default() };
+    for threads in [1, 2] {
+        let found = compiler::compile(&wasm, &Options { threads, caps, ..Options::default() }).unwrap_err();
+        assert!(matches!(found, Error::UnsupportedFeature { .. }), "{found}");
+    }
+}
+
+#[test]
+fn code_beyond_its_cap_stops_code_generation() {
+    // The last function would meet another cap, if it were translated.
+    let many = "(func (result i32) i32.const 1)".repeat(100);
+    let text = format!("(module {many} (func (param i32) (br_table 0 0 0 (local.get 0))))");
+    let wasm = compiler::parse_text(text.as_bytes()).unwrap();
+    let caps = Caps { code_bytes: 64, br_table_targets: 1, ..Caps::default() };
+    let found = compiler::compile(&wasm, &Options { threads: 1, caps, ..Options::default() }).unwrap_err();
+    assert!(matches!(found, Error::Cap { what: "bytes of machine code", found: 65, cap: 64 }), "{found}");
+}
+
+#[test]
+fn operands_of_branches_to_loops_are_bounded_before_they_are_made() {
+    let branches = "(br_if 0 (local.get 0))".repeat(50);
+    let text = format!("(module (func (param i32) (local {}) (loop {branches})))", "i32 ".repeat(400));
+    let wasm = compiler::parse_text(text.as_bytes()).unwrap();
+    let with = |function_values| {
+        let caps = Caps { function_values, ..Caps::default() };
+        compiler::compile(&wasm, &Options { threads: 1, caps, ..Options::default() })
+    };
+    with(50 * 401).unwrap();
+    match with(1000) {
+        Err(Error::Cap { what, cap, .. }) => {
+            assert_eq!((what, cap), ("branches to loops times locals in one function", 16_000));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn imports_are_checked_by_name_and_type() {
     let found = error(r#"(module (import "env" "f" (func)))"#);
     assert_eq!(found.to_string(), "unknown import `env` `f`: no host function has this name");
@@ -110,6 +150,7 @@ fn caps_are_named() {
         ("`br_table` targets", Caps { br_table_targets: 1, ..caps }),
         ("`br_table` targets in one function", Caps { function_br_table_targets: 1, ..caps }),
         ("bytes in one function", Caps { function_bytes: 3, ..caps }),
+        ("values, instructions or operands in one function", Caps { function_values: 4, ..caps }),
         ("initial table entries", Caps { table_entries: 9, ..caps }),
         ("initial memory pages", Caps { memory_pages: 2, ..caps }),
         ("bytes of machine code", Caps { code_bytes: 10, ..caps }),
@@ -132,7 +173,10 @@ fn what_is_not_a_module_says_so() {
     assert!(compile(b"\x7fELF").starts_with("not a WebAssembly module"));
     assert!(compile(b"\0asm").starts_with("invalid WebAssembly module"));
     let text = compiler::parse_text(b"(module\n  (func i32.konst))").unwrap_err().to_string();
-    assert!(text.contains("<anon>:2:9"), "{text}");
+    assert!(text.contains(": 2:9: ") && !text.contains(['\n', '|']), "{text}");
+    let long = vec![b' '; compiler::TEXT_BYTES_MAX as usize + 1];
+    let found = compiler::parse_text(&long).unwrap_err();
+    assert!(matches!(found, Error::Cap { what: "bytes of text", .. }), "{found}");
 }
 
 /// A module with something of everything.

@@ -121,6 +121,14 @@ pub enum ArtifactError {
     /// A section that we need is missing or reaches beyond the end of the file.
     #[error("the artifact has no usable section `{0}`")]
     Section(&'static str),
+    /// More metadata than a compiler writes.
+    #[error("the artifact has {bytes} bytes of metadata, more than the cap of {max}")]
+    MetadataSize {
+        /// How many it has.
+        bytes: usize,
+        /// How many are allowed.
+        max: u64,
+    },
     /// The metadata does not decode.
     #[error("the artifact's metadata does not decode: {0}")]
     Metadata(postcard::Error),
@@ -130,6 +138,9 @@ pub enum ArtifactError {
         /// Its format.
         found: u32,
     },
+    /// Compiled by another version of the compiler, whose idea of the interface may be another.
+    #[error("the artifact was made by another version of the compiler; compile the module again")]
+    Compiler,
     /// The metadata's memories are not the reserved ones.
     #[error("the metadata declares {declared} memories, but {reserved} are reserved")]
     MemoryCount {
@@ -218,7 +229,8 @@ pub enum ArtifactError {
         /// Among the segments.
         mapped: u64,
     },
-    /// The table of sites is too short for its functions, or has another number of them.
+    /// The table of sites is too short for its functions, has another number of them, or is not in strictly ascending
+    /// order within the code.
     #[error("the artifact's table of code sites is damaged")]
     Sites,
 }

@@ -1,13 +1,30 @@
 //! What an artifact says about itself, beside its program headers.
 
-use ipc::interface::FunctionId;
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
 
+use ipc::interface::FunctionId;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::Error;
+use crate::error::check_cap;
 use crate::trap::TrapKind;
 use crate::types::ValType;
 
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
 pub const FORMAT: u32 = 1;
+
+/// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
+pub const BYTES_MAX: u64 = 64 << 20;
+
+/// Elements of the lists at most: what the validator of modules allows. An element is larger decoded than encoded, up to
+/// forty times, so the section's size alone would not bound memory.
+const EXPORTS_MAX: usize = 1_000_000;
+const GLOBALS_MAX: usize = 1_000_000;
+const TABLES_MAX: usize = 100_000;
+/// The same for lists that our own constants bound far below.
+const FEW_MAX: usize = 1_000;
 
 /// The metadata section of an artifact. It crosses a trust boundary: [`crate::Artifact::parse`] checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,24 +34,30 @@ pub struct Metadata {
     /// What compiled it, see [`crate::version`].
     pub compiler: String,
     /// CPU features that the code uses, such as `sse42`; see [`Metadata::missing_cpu_features`].
+    #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub cpu_features: Vec<String>,
     /// BLAKE3 hash of the WebAssembly module; zero for an artifact without one.
     pub wasm_hash: [u8; 32],
     /// Functions of the module, imported ones included.
     pub functions: u32,
     /// Exports, in the module's order. Names are unique.
+    #[serde(deserialize_with = "bounded::<EXPORTS_MAX, _, _>")]
     pub exports: Vec<Export>,
     /// The start function, to be called before anything else.
     pub start: Option<Entry>,
     /// Instantiation traps, because an active segment does not fit: nothing may be called.
     pub start_trap: Option<TrapKind>,
     /// Linear memories.
+    #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub memories: Vec<Memory>,
     /// Tables.
+    #[serde(deserialize_with = "bounded::<TABLES_MAX, _, _>")]
     pub tables: Vec<Table>,
     /// Globals.
+    #[serde(deserialize_with = "bounded::<GLOBALS_MAX, _, _>")]
     pub globals: Vec<Global>,
     /// Numbers of the host functions that the code may call, ascending.
+    #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub host_functions: Vec<u32>,
     /// Address of the array of function descriptors ([`ipc::context::TableEntry`]), whose entry 0 is null.
     pub descriptors: u64,
@@ -128,6 +151,45 @@ pub enum GlobalValue {
     Constant(u64),
     /// In the 8 bytes at this address.
     Address(u64),
+}
+
+/// Decodes a list of at most `MAX` elements; a longer one is an error before its elements are decoded.
+fn bounded<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct List<const MAX: usize, T>(PhantomData<T>);
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for List<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "a list of at most {MAX} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            // Postcard knows the length from the start; another format might not.
+            if elements.size_hint().is_some_and(|count| count > MAX) {
+                return Err(A::Error::custom("the list is too long"));
+            }
+            while let Some(element) = elements.next_element()? {
+                if list.len() >= MAX {
+                    return Err(A::Error::custom("the list is too long"));
+                }
+                list.push(element);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List::<MAX, T>(PhantomData))
+}
+
+/// Encodes metadata for an artifact; an error when [`crate::Artifact::parse`] would not read it.
+pub(crate) fn encode(metadata: &Metadata) -> Result<Vec<u8>, Error> {
+    let bytes = postcard::to_stdvec(metadata).map_err(Error::Metadata)?;
+    check_cap("bytes of metadata", bytes.len() as u64, BYTES_MAX)?;
+    Ok(bytes)
 }
 
 impl Metadata {

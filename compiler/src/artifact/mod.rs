@@ -50,7 +50,8 @@ pub struct Frame {
     pub function: u32,
     /// Its name: from the module's name section, else `wasm-function[N]`.
     pub name: String,
-    /// Byte offset in the module of the operator; of the function's body when the address is between operators.
+    /// Byte offset in the module of the operator; where the table of sites has none for the address, of the closest one
+    /// before it in the function's code, else of the function's body.
     pub wasm_offset: u32,
 }
 
@@ -60,12 +61,20 @@ impl<B: AsRef<[u8]>> Artifact<B> {
         let file = bytes.as_ref();
         let headers = Headers::parse(file)?;
         let section = headers.section(META_SECTION)?;
+        if section.len() as u64 > metadata::BYTES_MAX {
+            return Err(ArtifactError::MetadataSize { bytes: section.len(), max: metadata::BYTES_MAX });
+        }
         let (metadata, _) = postcard::take_from_bytes(file.get(section).unwrap_or_default())
             .map_err(ArtifactError::Metadata)?;
         verify::check(file, &headers.segments, &metadata)?;
         let sites = headers.section(SITES_SECTION)?;
         let table = sites::Table::parse(file.get(sites.clone()).unwrap_or_default());
-        if table.is_none_or(|table| table.functions() != metadata.functions) {
+        let code = headers.segments.iter().find(|segment| segment.access == write::Access::ReadExecute);
+        let code_bytes = code.map_or(0, |code| code.memory_bytes);
+        let sound = |table: sites::Table<'_>| {
+            table.functions() == metadata.functions && table.is_ascending(code_bytes)
+        };
+        if !table.is_some_and(sound) {
             return Err(ArtifactError::Sites);
         }
         let (symbols, strings) = (headers.section(".symtab")?, headers.section(".strtab")?);

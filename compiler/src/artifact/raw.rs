@@ -99,7 +99,7 @@ impl RawModule {
             text: (CODE_BASE, text.bytes.len() as u64),
             rodata: (text.rodata, rodata.len() as u64),
             symbols: symbols(&text, std::iter::once("native code".to_owned())),
-            metadata: postcard::to_stdvec(&metadata).map_err(Error::Metadata)?,
+            metadata: metadata::encode(&metadata)?,
             sites: site_table.finish(self.code.len() as u32),
         };
         image.write(Caps::default().image_bytes)

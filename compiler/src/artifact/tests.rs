@@ -281,11 +281,27 @@ fn sections() {
     let mut bytes = valid();
     replace_section(&mut bytes, META_SECTION, &[1, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     assert!(matches!(parse(&bytes), Err(E::Metadata(_))));
+    let mut bytes = valid();
+    let size = metadata::BYTES_MAX as usize + 1;
+    replace_section(&mut bytes, META_SECTION, &vec![0; size]);
+    assert_eq!(parse(&bytes), Err(E::MetadataSize { bytes: size, max: metadata::BYTES_MAX }));
+    // A million empty names fit the section, but are refused before they are decoded.
+    let found = with_metadata(|m| m.cpu_features = vec![String::new(); 1_000_000]);
+    assert!(matches!(found, E::Metadata(_)), "{found}");
+    // Two traps at the same address: padding that a lookup would have to read.
+    let mut sites = crate::sites::Builder::new();
+    for function in 0..4 {
+        sites.function(function, 0, if function == 2 { &[1, 0, 1, 0] } else { &[] });
+    }
+    let mut bytes = valid();
+    replace_section(&mut bytes, SITES_SECTION, &sites.finish(4));
+    assert_eq!(parse(&bytes), Err(E::Sites));
 }
 
 #[test]
 fn metadata_of_memories() {
     assert_eq!(with_metadata(|m| m.format += 1), E::Format { found: 2 });
+    assert_eq!(with_metadata(|m| m.compiler.push('x')), E::Compiler);
     let count = with_metadata(|m| m.memories.clear());
     assert_eq!(count, E::MemoryCount { declared: 0, reserved: 1 });
     let count = with_metadata(|m| m.memories.push(m.memories[0]));

@@ -21,6 +21,9 @@ pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Re
     if metadata.format != FORMAT {
         return Err(ArtifactError::Format { found: metadata.format });
     }
+    if metadata.compiler != crate::version() {
+        return Err(ArtifactError::Compiler);
+    }
     let check = Check { file, segments, metadata };
     check.memories()?;
     check.tables()?;

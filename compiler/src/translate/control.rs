@@ -10,6 +10,9 @@ use crate::error::check_cap;
 use crate::trap;
 use crate::types::ValType;
 
+/// Operands that branches to loops may get for locals, for each value that a function may have: most need none.
+const LOOP_OPERANDS: u64 = 16;
+
 /// One entry of the control stack.
 pub(super) struct Frame<'m> {
     kind: Kind,
@@ -288,7 +291,14 @@ impl<'m> Translator<'_, 'm> {
         let index = self.frames.len().checked_sub(1 + depth as usize);
         let frame = index.and_then(|index| self.frames.get_mut(index));
         match frame {
-            Some(Frame { kind: Kind::Loop { header }, params, .. }) => Ok((*header, *params)),
+            Some(Frame { kind: Kind::Loop { header }, params, .. }) => {
+                // When the loop ends, the frontend gives each branch an operand for each local that differs: all at once, so
+                // this must be bounded before.
+                self.loop_operands = self.loop_operands.saturating_add(self.locals);
+                let cap = self.environment.caps.function_values.saturating_mul(LOOP_OPERANDS);
+                check_cap("branches to loops times locals in one function", self.loop_operands, cap)?;
+                Ok((*header, *params))
+            }
             Some(Frame { kind: Kind::Block { next } | Kind::If { next, .. }, results, .. }) => {
                 if !next.used {
                     next.used = true;

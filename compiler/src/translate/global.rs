@@ -57,7 +57,7 @@ impl Translator<'_, '_> {
     /// A constant of a WebAssembly type from its bits.
     fn bits(&mut self, ty: ValType, bits: u64) -> Value {
         match ty {
-            // A 32-bit constant is given sign-extended.
+            // Zero-extended: the code generator wants no bits beyond the type.
             ValType::I32 => self.builder.ins().iconst(ty.ir(), i64::from(bits as u32)),
             ValType::I64 | ValType::FuncRef | ValType::ExternRef => self.constant(bits),
             ValType::F32 => self.builder.ins().f32const(Ieee32::with_bits(bits as u32)),

@@ -105,6 +105,10 @@ struct Translator<'f, 'm> {
     rodata: HashMap<u64, GlobalValue>,
     /// Targets of all `br_table`s so far.
     br_table_targets: u64,
+    /// Parameters and declared locals.
+    locals: u64,
+    /// Branches to loops so far, times locals.
+    loop_operands: u64,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -144,6 +148,8 @@ pub(crate) fn translate(
         builtins: [None; abi::BUILTINS],
         rodata: HashMap::new(),
         br_table_targets: 0,
+        locals: 0,
+        loop_operands: 0,
         arguments: Vec::new(),
     };
 
@@ -162,6 +168,7 @@ pub(crate) fn translate(
         } else {
             translator.unreachable_operator(operator)?;
         }
+        translator.check_size()?;
     }
     operators.finish()?;
     translator.leave();
@@ -183,6 +190,7 @@ impl<'m> Translator<'_, 'm> {
         self.builder.seal_block(entry);
         let count = validator.len_locals();
         check_cap("locals of one function", count.into(), self.environment.caps.locals)?;
+        self.locals = count.into();
         for local in 0..count {
             let ty = validator
                 .get_local_type(local)
@@ -201,6 +209,17 @@ impl<'m> Translator<'_, 'm> {
         }
         self.push_function_frame(results);
         Ok(())
+    }
+
+    /// An error when the function has become larger than the code generator is to see. Called after every operator, as one
+    /// can make a value in each of many blocks.
+    fn check_size(&self) -> Result<(), Error> {
+        let dfg = &self.builder.func.dfg;
+        // Lists have power-of-two sizes, and growing leaves the old one to others: up to four slots for an operand.
+        let operands = dfg.value_lists.capacity() / 4;
+        let size = dfg.num_values().max(dfg.num_insts()).max(operands) as u64;
+        let cap = self.environment.caps.function_values;
+        check_cap("values, instructions or operands in one function", size, cap)
     }
 
     /// Closes the function after its last `end`.
