@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Rebuilds the checked-in guests from their sources. Needs clang, lld, wasi-libc and clang's runtime for wasm32
-# (Debian: apt install clang lld wasi-libc libclang-rt-14-dev-wasm32). Other versions give other bytes.
+# Rebuilds the checked-in guests from their sources, into the directory given or in place. Needs clang, lld, wasi-libc
+# and clang's runtime for wasm32 (Debian 12: apt install clang lld wasi-libc libclang-rt-14-dev-wasm32). The checked-in files were
+# made with Debian's clang 14.0.6; other versions give other bytes.
 set -euo pipefail
 cd "$(dirname "$0")/guests"
+out=${1:-.}
 for source in *.c; do
-    clang --target=wasm32-wasi -O2 -Wall -Wextra -Werror -Wl,--strip-debug -o "${source%.c}.wasm" "$source"
-    echo "${source%.c}.wasm: $(wc -c <"${source%.c}.wasm") bytes"
+    guest=$out/${source%.c}.wasm
+    clang --target=wasm32-wasi -O2 -Wall -Wextra -Werror -Wl,--strip-debug -o "$guest" "$source"
+    echo "$guest: $(wc -c <"$guest") bytes"
 done

@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use client::{
-    Client, EntryRequest, JobRequest, LimitsRequest, Module, ModuleFile, ModuleFormat, ModuleId, PolicyRequest,
+    Client, EntryRequest, JobRequest, LimitsRequest, Module, ModuleFile, ModuleFormat, ModuleId,
+    PolicyRequest,
 };
 
 use crate::{Failure, Runner, check};

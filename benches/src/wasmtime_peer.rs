@@ -1,6 +1,8 @@
 //! The peer: Wasmtime in this process, as a host that trusts one wall would use it.
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig, Store,
+};
 
 use crate::{Failure, Runner};
 

@@ -84,13 +84,14 @@ pub fn spawn(command: &mut Command) -> Process {
     static SUBREAPER: Once = Once::new();
     SUBREAPER.call_once(|| nix::sys::prctl::set_child_subreaper(true).expect("PR_SET_CHILD_SUBREAPER"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A shell without job control starts what runs in the background with SIGINT ignored, and the programs under
-    // test respect that.
+    // A shell without job control starts what runs in the background with SIGINT ignored, and nohup(1) ignores SIGHUP;
+    // the programs under test respect that.
     // SAFETY: `signal` is async-signal-safe and allocates nothing.
     unsafe {
         command.pre_exec(|| {
             libc::signal(libc::SIGINT, libc::SIG_DFL);
             libc::signal(libc::SIGTERM, libc::SIG_DFL);
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             Ok(())
         });
     }
