@@ -70,7 +70,7 @@ async fn calls_of_local_functions_over_the_ring_are_answered_not_served() {
         .attack_for(
             "forge-submission",
             &[FIRST_SLOT, u64::from(FunctionId::proc_exit.number()), SUBMISSION_TAIL, 1],
-            std::time::Duration::from_millis(200),
+            std::time::Duration::from_secs(2),
         )
         .await;
     assert_eq!(report.exit_status(), 124, "{:?}", report.outcome);
