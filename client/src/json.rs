@@ -61,6 +61,8 @@ fn value_json(value: &Value) -> Json {
         Value::F64(_) => "f64",
         Value::FuncRef(_) => "funcref",
         Value::ExternRef(_) => "externref",
+        Value::ExnRef(_) => "exnref",
+        Value::V128(_) => "v128",
     };
     json!({ "type": name, "value": ipc::text::format(value) })
 }

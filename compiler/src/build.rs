@@ -16,7 +16,7 @@ use crate::options::target_features;
 use crate::plan::{ENTRY, GlobalPlan, Plan};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk};
-use crate::types::FuncType;
+use crate::types::{FuncType, ValType};
 use crate::{Error, Options, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
@@ -67,7 +67,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     let initial = Initial::new(&module, &plan);
     let entries = Entries { module: &module, plan: &plan, text: &text };
     let rodata = rodata(&entries);
-    let context = context(&plan);
+    let context = context(&module, &plan);
     let tables: Vec<Vec<u8>> = initial.tables.iter().map(|items| entries.bytes(items)).collect();
     let mut state = Overlay::default();
     state.write(CONTEXT_BASE, &context);
@@ -306,7 +306,7 @@ fn rodata(entries: &Entries<'_>) -> Vec<u8> {
 }
 
 /// The context's initial contents, from [`CONTEXT_BASE`] on: descriptors, lengths of passive segments, globals.
-fn context(plan: &Plan) -> Vec<u8> {
+fn context(module: &Module<'_>, plan: &Plan) -> Vec<u8> {
     let mut out = vec![0u8; (plan.tables_base - CONTEXT_BASE) as usize];
     let mut put = |address: u64, words: &[u64]| {
         for (i, word) in words.iter().enumerate() {
@@ -336,9 +336,12 @@ fn context(plan: &Plan) -> Vec<u8> {
     for (segment, length) in plan.segment_lengths() {
         put(segment, &[length]);
     }
-    for global in &plan.globals {
-        if let GlobalPlan::Address { address, init } = *global {
-            put(address, &[init]);
+    for (global, plan) in module.globals.iter().zip(&plan.globals) {
+        if let GlobalPlan::Address { address, init } = *plan {
+            put(address, &[init as u64]);
+            if global.ty == ValType::V128 {
+                put(address + 8, &[(init >> 64) as u64]);
+            }
         }
     }
     out

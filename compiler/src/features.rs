@@ -12,24 +12,24 @@ pub(crate) const SUPPORTED: WasmFeatures = WasmFeatures::MVP
     .union(WasmFeatures::MULTI_VALUE)
     .union(WasmFeatures::BULK_MEMORY)
     .union(WasmFeatures::REFERENCE_TYPES)
-    .union(WasmFeatures::EXTENDED_CONST);
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::SIMD)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::THREADS)
+    .union(WasmFeatures::EXCEPTIONS)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::FUNCTION_REFERENCES)
+    .union(WasmFeatures::WIDE_ARITHMETIC);
 
 /// Proposals that exist but are not compiled, with the names that users know them by. A proposal that
 /// extends another comes after it, so the base is named when both are missing.
 const UNSUPPORTED: &[(WasmFeatures, &str)] = &[
-    (WasmFeatures::SIMD, "SIMD (128-bit vectors)"),
-    (WasmFeatures::RELAXED_SIMD, "relaxed SIMD"),
-    (WasmFeatures::TAIL_CALL, "tail calls"),
-    (WasmFeatures::THREADS, "threads (shared memory and atomics)"),
-    (WasmFeatures::EXCEPTIONS, "exception handling"),
     (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exception handling"),
-    (WasmFeatures::MULTI_MEMORY, "multiple memories"),
-    (WasmFeatures::MEMORY64, "64-bit memories"),
-    (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
     (WasmFeatures::GC, "garbage collection"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
     (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
-    (WasmFeatures::WIDE_ARITHMETIC, "wide arithmetic"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::SHARED_EVERYTHING_THREADS, "shared-everything threads"),
     (WasmFeatures::CUSTOM_DESCRIPTORS, "custom descriptors"),
@@ -68,11 +68,7 @@ fn missing_feature(wasm: &[u8], error: &wasmparser::Error) -> Option<&'static st
     // moves the error further back. Some need their base proposal to validate at all.
     for (feature, name) in UNSUPPORTED {
         let base = match *feature {
-            WasmFeatures::RELAXED_SIMD => WasmFeatures::SIMD,
-            WasmFeatures::GC | WasmFeatures::STACK_SWITCHING | WasmFeatures::CUSTOM_DESCRIPTORS => {
-                WasmFeatures::FUNCTION_REFERENCES.union(WasmFeatures::GC).union(WasmFeatures::EXCEPTIONS)
-            }
-            WasmFeatures::SHARED_EVERYTHING_THREADS => WasmFeatures::THREADS,
+            WasmFeatures::STACK_SWITCHING | WasmFeatures::CUSTOM_DESCRIPTORS => WasmFeatures::GC,
             _ => WasmFeatures::empty(),
         };
         let features = SUPPORTED.union(*feature).union(base);

@@ -52,9 +52,9 @@ impl TablePlan {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum GlobalPlan {
     /// It never changes: these bits.
-    Constant(u64),
-    /// In the context, with these bits at first.
-    Address { address: u64, init: u64 },
+    Constant(u128),
+    /// In the context, with these bits at first. A vector has 16 bytes, anything else 8.
+    Address { address: u64, init: u128 },
 }
 
 /// A passive segment.
@@ -94,9 +94,10 @@ impl Plan {
     pub fn new(module: &Module<'_>) -> Result<Self, Error> {
         let (descriptors, references) = address_taken(module);
         let mut next = COMPILER_BASE;
+        // At a multiple of its size, which is a power of two.
         let mut place = |bytes: u64| {
-            let address = next;
-            next += bytes;
+            let address = next.next_multiple_of(bytes);
+            next = address + bytes;
             address
         };
 
@@ -141,7 +142,7 @@ impl Plan {
             .map(|global| {
                 let init = constant_bits(global.init, &references);
                 if global.mutable {
-                    GlobalPlan::Address { address: place(8), init }
+                    GlobalPlan::Address { address: place(global.ty.ir().bytes().max(8).into()), init }
                 } else {
                     GlobalPlan::Constant(init)
                 }
@@ -191,12 +192,13 @@ impl Plan {
 const CONTEXT_BYTES: u64 = layout::CONTEXT_END - layout::CONTEXT_BASE;
 
 /// The bits of a constant as a global or constant of its type holds them.
-pub(crate) fn constant_bits(constant: Constant, references: &[u32]) -> u64 {
+pub(crate) fn constant_bits(constant: Constant, references: &[u32]) -> u128 {
     match constant {
         Constant::I32(bits) | Constant::F32(bits) => bits.into(),
-        Constant::I64(bits) | Constant::F64(bits) => bits,
+        Constant::I64(bits) | Constant::F64(bits) => bits.into(),
+        Constant::V128(bits) => bits,
         Constant::Null => 0,
-        Constant::Function(index) => reference(index, references),
+        Constant::Function(index) => reference(index, references).into(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Entry trampolines: how the shim, which knows only System V, calls a guest function.
 //!
-//! One per function type: `extern "sysv64" fn(code: u64, values: *mut [u64; 2])`. Parameter `i` is read from the first word of
-//! slot `i`, narrower types from its low bytes; result `i` is written to the first word of slot `i`, zero-extended.
+//! One per function type: `extern "sysv64" fn(code: u64, values: *mut [u64; 2])`. Parameter `i` is read from slot
+//! `i`, types narrower than the slot from its low bytes; result `i` is written to slot `i`, zero-extended to the first word,
+//! vectors to the whole slot.
 
 use cranelift_codegen::ir::{self, AbiParam, Function, InstBuilder, MemFlagsData, Signature, types};
 use cranelift_codegen::isa::{CallConv, TargetIsa};

@@ -16,10 +16,15 @@ pub enum ValType {
     F32,
     /// 64-bit float.
     F64,
-    /// Reference to a function; its value is an index into the artifact's function descriptors, 0 is null.
+    /// 128-bit vector.
+    V128,
+    /// Reference to a function, of whatever type; its value is an index into the artifact's function descriptors, 0 is
+    /// null. Validation has used up what a typed reference says beyond that.
     FuncRef,
     /// Opaque reference to a host value; host value `n` is `n + 1`, 0 is null.
     ExternRef,
+    /// Reference to an exception; 0 is null.
+    ExnRef,
 }
 
 impl ValType {
@@ -27,9 +32,11 @@ impl ValType {
     pub(crate) fn ir(self) -> ir::Type {
         match self {
             ValType::I32 => ir::types::I32,
-            ValType::I64 | ValType::FuncRef | ValType::ExternRef => ir::types::I64,
+            ValType::I64 | ValType::FuncRef | ValType::ExternRef | ValType::ExnRef => ir::types::I64,
             ValType::F32 => ir::types::F32,
             ValType::F64 => ir::types::F64,
+            // Every vector is of this type between operators, whatever its lanes.
+            ValType::V128 => ir::types::I8X16,
         }
     }
 
@@ -48,19 +55,21 @@ impl ValType {
             wasmparser::ValType::I64 => Some(ValType::I64),
             wasmparser::ValType::F32 => Some(ValType::F32),
             wasmparser::ValType::F64 => Some(ValType::F64),
-            wasmparser::ValType::V128 => None,
+            wasmparser::ValType::V128 => Some(ValType::V128),
             wasmparser::ValType::Ref(r) => Self::of_ref(r),
         }
     }
 
     /// Our name for a parsed reference type, see [`Self::of_wasm`].
     pub(crate) fn of_ref(ty: wasmparser::RefType) -> Option<Self> {
-        if ty == wasmparser::RefType::FUNCREF {
-            Some(ValType::FuncRef)
-        } else if ty == wasmparser::RefType::EXTERNREF {
-            Some(ValType::ExternRef)
-        } else {
-            None
+        use wasmparser::{AbstractHeapType, HeapType};
+        match ty.heap_type() {
+            HeapType::Abstract { shared: false, ty: AbstractHeapType::Func } => Some(ValType::FuncRef),
+            HeapType::Abstract { shared: false, ty: AbstractHeapType::Extern } => Some(ValType::ExternRef),
+            HeapType::Abstract { shared: false, ty: AbstractHeapType::Exn } => Some(ValType::ExnRef),
+            // Without garbage collection, only function types are defined.
+            HeapType::Concrete(_) => Some(ValType::FuncRef),
+            _ => None,
         }
     }
 }
@@ -72,8 +81,10 @@ impl fmt::Display for ValType {
             ValType::I64 => "i64",
             ValType::F32 => "f32",
             ValType::F64 => "f64",
+            ValType::V128 => "v128",
             ValType::FuncRef => "funcref",
             ValType::ExternRef => "externref",
+            ValType::ExnRef => "exnref",
         })
     }
 }

@@ -37,10 +37,14 @@ pub enum Value {
     F32(u32),
     /// 64-bit float, by its bits.
     F64(u64),
+    /// 128-bit vector, by its bits, lane 0 lowest.
+    V128(u128),
     /// A function reference; nothing is known of it but whether it is one (`true`) or null (`false`).
     FuncRef(bool),
     /// An opaque reference of the host; `None` is null.
     ExternRef(Option<u32>),
+    /// A reference to an exception; nothing is known of it but whether it is one (`true`) or null (`false`).
+    ExnRef(bool),
 }
 
 /// A WebAssembly trap.

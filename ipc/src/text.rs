@@ -81,7 +81,7 @@ fn integer(text: &str) -> Option<i128> {
 }
 
 /// The text of a value: integers signed and in decimal, floats in the shortest form that reads back to the same
-/// number, references as `<funcref>`, `<externref>` and their null forms.
+/// number, vectors as one hexadecimal number, references as `<funcref>`, `<externref>`, `<exnref>` and their null forms.
 pub fn format(value: &Value) -> String {
     match value {
         Value::I32(n) => n.to_string(),
@@ -92,6 +92,9 @@ pub fn format(value: &Value) -> String {
         Value::FuncRef(true) => String::from("<funcref>"),
         Value::ExternRef(None) => String::from("<null externref>"),
         Value::ExternRef(Some(_)) => String::from("<externref>"),
+        Value::ExnRef(false) => String::from("<null exnref>"),
+        Value::ExnRef(true) => String::from("<exnref>"),
+        Value::V128(bits) => format!("{bits:#034x}"),
     }
 }
 

@@ -132,14 +132,12 @@ impl Module {
             raw_value(v).ok_or_else(|| unsupported(name, "a reference argument that is not null"))
         };
         let values = args.iter().map(raw).collect::<Result<Vec<_>, _>>()?;
-        let kind =
-            |t: &ValType| ValueKind::new(*t).ok_or_else(|| unsupported(name, "a result of another type"));
-        let results = function.results.iter().map(kind).collect::<Result<Vec<_>, _>>()?;
+        let results = function.results.iter().map(|ty| ValueKind(*ty)).collect();
         Ok(EntryPoint {
             start: metadata.start,
             init: self.initialiser(entry)?,
             entry: function.entry,
-            values: values.into_iter().map(|low| [low, 0]).collect(),
+            values,
             results,
         })
     }
@@ -224,49 +222,47 @@ pub(crate) struct EntryPoint {
 pub(crate) struct ValueKind(ValType);
 
 impl ValueKind {
-    fn new(kind: ValType) -> Option<Self> {
-        matches!(
-            kind,
-            ValType::I32 | ValType::I64 | ValType::F32 | ValType::F64 | ValType::FuncRef | ValType::ExternRef
-        )
-        .then_some(Self(kind))
-    }
-
     fn of(value: &Value) -> Self {
         Self(match value {
             Value::I32(_) => ValType::I32,
             Value::I64(_) => ValType::I64,
             Value::F32(_) => ValType::F32,
             Value::F64(_) => ValType::F64,
+            Value::V128(_) => ValType::V128,
             Value::FuncRef(_) => ValType::FuncRef,
             Value::ExternRef(_) => ValType::ExternRef,
+            Value::ExnRef(_) => ValType::ExnRef,
         })
     }
 
     /// The value that `raw` holds. References are the compiler's: 0 is null, an external one is its number plus 1.
-    pub(crate) fn value(self, raw: u64) -> Value {
+    pub(crate) fn value(self, [low, high]: [u64; 2]) -> Value {
         match self.0 {
-            ValType::I32 => Value::I32(raw as i32),
-            ValType::I64 => Value::I64(raw as i64),
-            ValType::F32 => Value::F32(raw as u32),
-            ValType::F64 => Value::F64(raw),
-            ValType::FuncRef => Value::FuncRef(raw != 0),
-            ValType::ExternRef => Value::ExternRef(raw.checked_sub(1).map(|n| n as u32)),
+            ValType::I32 => Value::I32(low as i32),
+            ValType::I64 => Value::I64(low as i64),
+            ValType::F32 => Value::F32(low as u32),
+            ValType::F64 => Value::F64(low),
+            ValType::V128 => Value::V128(u128::from(high) << 64 | u128::from(low)),
+            ValType::FuncRef => Value::FuncRef(low != 0),
+            ValType::ExternRef => Value::ExternRef(low.checked_sub(1).map(|n| n as u32)),
+            ValType::ExnRef => Value::ExnRef(low != 0),
         }
     }
 }
 
-/// `None` for a function reference that is not null: the host has none to give.
-fn raw_value(value: &Value) -> Option<u64> {
-    Some(match *value {
+/// A value as it lies in the shared memory. `None` for a function or an exception: the host has none to give.
+fn raw_value(value: &Value) -> Option<[u64; 2]> {
+    let low = match *value {
         Value::I32(v) => u64::from(v as u32),
         Value::I64(v) => v as u64,
         Value::F32(bits) => u64::from(bits),
         Value::F64(bits) => bits,
-        Value::FuncRef(false) | Value::ExternRef(None) => 0,
-        Value::FuncRef(true) => return None,
+        Value::V128(bits) => return Some([bits as u64, (bits >> 64) as u64]),
+        Value::FuncRef(false) | Value::ExternRef(None) | Value::ExnRef(false) => 0,
+        Value::FuncRef(true) | Value::ExnRef(true) => return None,
         Value::ExternRef(Some(n)) => u64::from(n) + 1,
-    })
+    };
+    Some([low, 0])
 }
 
 /// An artifact's bytes in a memory file that nobody can change any more.

@@ -13,7 +13,7 @@ use crate::trap::TrapKind;
 use crate::types::ValType;
 
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
 pub const BYTES_MAX: u64 = 64 << 20;
@@ -148,8 +148,8 @@ pub struct Global {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GlobalValue {
     /// It never changes: these bits.
-    Constant(u64),
-    /// In the 8 bytes at this address.
+    Constant(u128),
+    /// In the 8 bytes at this address, 16 for a vector.
     Address(u64),
 }
 

@@ -300,7 +300,7 @@ fn sections() {
 
 #[test]
 fn metadata_of_memories() {
-    assert_eq!(with_metadata(|m| m.format += 1), E::Format { found: 2 });
+    assert_eq!(with_metadata(|m| m.format += 1), E::Format { found: metadata::FORMAT + 1 });
     assert_eq!(with_metadata(|m| m.compiler.push('x')), E::Compiler);
     let count = with_metadata(|m| m.memories.clear());
     assert_eq!(count, E::MemoryCount { declared: 0, reserved: 1 });

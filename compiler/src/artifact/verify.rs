@@ -10,6 +10,7 @@ use super::elf::{Loaded, memory_of};
 use super::error::ArtifactError;
 use super::metadata::{Entry, ExportItem, FORMAT, GlobalValue, Metadata};
 use super::write::Access;
+use crate::types::ValType;
 
 /// Parameters and results that WebAssembly's implementations allow at most.
 const VALUES_MAX: usize = 1000;
@@ -101,8 +102,9 @@ impl Check<'_> {
 
     fn globals(&self) -> Result<(), ArtifactError> {
         for (index, global) in self.metadata.globals.iter().enumerate() {
+            let bytes = if global.ty == ValType::V128 { 16 } else { 8 };
             if let GlobalValue::Address(address) = global.value
-                && (!address.is_multiple_of(8) || !self.context_holds(address, 8))
+                && (!address.is_multiple_of(bytes) || !self.context_holds(address, bytes))
             {
                 return Err(ArtifactError::GlobalAddress { index });
             }

@@ -7,14 +7,15 @@ use wasmparser::{ConstExpr, Operator};
 
 use crate::Error;
 
-/// The value of a constant expression. Floats are their bits.
+/// The value of a constant expression. Floats and vectors are their bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Constant {
     I32(u32),
     I64(u64),
     F32(u32),
     F64(u64),
-    /// The null reference of either type.
+    V128(u128),
+    /// The null reference of any type.
     Null,
     /// A reference to the function with this index.
     Function(u32),
@@ -32,6 +33,7 @@ pub(crate) fn evaluate(expression: &ConstExpr<'_>, globals: &[Constant]) -> Resu
             Operator::I64Const { value } => Constant::I64(value as u64),
             Operator::F32Const { value } => Constant::F32(value.bits()),
             Operator::F64Const { value } => Constant::F64(value.bits()),
+            Operator::V128Const { value } => Constant::V128(u128::from_le_bytes(*value.bytes())),
             Operator::RefNull { .. } => Constant::Null,
             Operator::RefFunc { function_index } => Constant::Function(function_index),
             Operator::GlobalGet { global_index } => match globals.get(global_index as usize) {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use ipc::interface::FunctionId;
+use wasmparser::types::CoreTypeId;
 use wasmparser::{
     CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, KnownCustom, Name, Parser,
     Payload, TableInit, TypeRef, ValidPayload, Validator,
@@ -56,7 +57,11 @@ impl<'a> Module<'a> {
                     names = Some(reader);
                 }
             } else {
+                let are_types = matches!(payload, Payload::TypeSection(_));
                 module.section(payload, caps)?;
+                if are_types {
+                    module.number_signatures(&validator);
+                }
             }
         }
         if let Some(names) = names {
@@ -75,7 +80,6 @@ impl<'a> Module<'a> {
                         self.types.push(function_type(&ty.composite_type.inner)?);
                     }
                 }
-                self.number_signatures();
             }
             Payload::ImportSection(reader) => {
                 for import in reader.into_imports() {
@@ -95,8 +99,11 @@ impl<'a> Module<'a> {
                 }
             }
             Payload::TableSection(reader) => {
-                for table in reader {
-                    let table = table.map_err(invalid)?;
+                for table in reader.into_iter_with_offsets() {
+                    let (offset, table) = table.map_err(invalid)?;
+                    if table.ty.table64 {
+                        return Err(unsupported("64-bit tables", offset));
+                    }
                     if !matches!(table.init, TableInit::RefNull) {
                         return Err(unexpected("a table with an initialiser"));
                     }
@@ -108,8 +115,14 @@ impl<'a> Module<'a> {
                 check_cap("initial table entries", entries, caps.table_entries)?;
             }
             Payload::MemorySection(reader) => {
-                for memory in reader {
-                    let memory = memory.map_err(invalid)?;
+                for memory in reader.into_iter_with_offsets() {
+                    let (offset, memory) = memory.map_err(invalid)?;
+                    if memory.shared {
+                        return Err(unsupported("shared memory (threads)", offset));
+                    }
+                    if memory.memory64 {
+                        return Err(unsupported("64-bit memories", offset));
+                    }
                     let max = memory.maximum.unwrap_or(MEMORY32_PAGES).min(MEMORY32_PAGES);
                     self.memories.push(Memory { min: memory.initial, max });
                 }
@@ -140,6 +153,9 @@ impl<'a> Module<'a> {
                     };
                     self.exports.push(Export { name: export.name, kind, index: export.index });
                 }
+            }
+            Payload::TagSection(reader) => {
+                return Err(unsupported("exception handling", reader.range().start));
             }
             Payload::StartSection { func, .. } => self.start = Some(func),
             Payload::ElementSection(reader) => {
@@ -172,15 +188,16 @@ impl<'a> Module<'a> {
         self.globals.iter().map(|global| global.init).collect()
     }
 
-    /// Gives structurally equal types the same id, so that a signature check is one comparison.
-    fn number_signatures(&mut self) {
-        let mut ids: HashMap<&FuncType, u32> = HashMap::new();
-        let mut numbered = Vec::with_capacity(self.types.len());
-        for ty in &self.types {
+    /// Gives equal types the same id, so that a signature check is one comparison. The validator knows which are equal:
+    /// types that refer to other types are the same when those are.
+    fn number_signatures(&mut self, validator: &Validator) {
+        let Some(types) = validator.types(0) else { return };
+        let mut ids: HashMap<CoreTypeId, u32> = HashMap::new();
+        let number = |index| {
             let next = ids.len() as u32 + 1;
-            numbered.push(*ids.entry(ty).or_insert(next));
-        }
-        self.signature_ids = numbered;
+            *ids.entry(types.core_type_at_in_module(index)).or_insert(next)
+        };
+        self.signature_ids = (0..self.types.len() as u32).map(number).collect();
     }
 
     /// Finds the host function behind an import and compares the types.
@@ -279,6 +296,15 @@ fn offset(value: Constant) -> Result<u32, Error> {
     match value {
         Constant::I32(offset) => Ok(offset),
         _ => Err(unexpected("a segment's offset")),
+    }
+}
+
+/// A part of a supported proposal that is not compiled.
+fn unsupported(feature: &str, offset: usize) -> Error {
+    Error::UnsupportedFeature {
+        feature: feature.to_owned(),
+        detail: format!("the module uses {feature}"),
+        offset,
     }
 }
 

@@ -55,8 +55,10 @@ fn single(ty: ValType) -> &'static [ValType] {
         ValType::I64 => &[ValType::I64],
         ValType::F32 => &[ValType::F32],
         ValType::F64 => &[ValType::F64],
+        ValType::V128 => &[ValType::V128],
         ValType::FuncRef => &[ValType::FuncRef],
         ValType::ExternRef => &[ValType::ExternRef],
+        ValType::ExnRef => &[ValType::ExnRef],
     }
 }
 

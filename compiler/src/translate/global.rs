@@ -55,13 +55,19 @@ impl Translator<'_, '_> {
     }
 
     /// A constant of a WebAssembly type from its bits.
-    fn bits(&mut self, ty: ValType, bits: u64) -> Value {
+    pub(super) fn bits(&mut self, ty: ValType, bits: u128) -> Value {
         match ty {
             // Zero-extended: the code generator wants no bits beyond the type.
             ValType::I32 => self.builder.ins().iconst(ty.ir(), i64::from(bits as u32)),
-            ValType::I64 | ValType::FuncRef | ValType::ExternRef => self.constant(bits),
+            ValType::I64 | ValType::FuncRef | ValType::ExternRef | ValType::ExnRef => {
+                self.constant(bits as u64)
+            }
             ValType::F32 => self.builder.ins().f32const(Ieee32::with_bits(bits as u32)),
-            ValType::F64 => self.builder.ins().f64const(Ieee64::with_bits(bits)),
+            ValType::F64 => self.builder.ins().f64const(Ieee64::with_bits(bits as u64)),
+            ValType::V128 => {
+                let handle = self.builder.func.dfg.constants.insert(bits.to_le_bytes().to_vec().into());
+                self.builder.ins().vconst(ty.ir(), handle)
+            }
         }
     }
 }

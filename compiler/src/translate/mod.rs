@@ -203,7 +203,7 @@ impl<'m> Translator<'_, 'm> {
                 .and_then(|_| self.builder.block_params(entry).get(local as usize).copied());
             let value = match parameter {
                 Some(value) => value,
-                None => self.zero(ty.ir()),
+                None => self.bits(ty, 0),
             };
             self.builder.def_var(variable, value);
         }
@@ -331,14 +331,6 @@ impl<'m> Translator<'_, 'm> {
             .checked_sub(n)
             .and_then(|start| self.stack.get(start..))
             .ok_or_else(|| unexpected("an empty operand stack", self.offset))
-    }
-
-    fn zero(&mut self, ty: ir::Type) -> Value {
-        match ty {
-            types::F32 => self.builder.ins().f32const(0.0),
-            types::F64 => self.builder.ins().f64const(0.0),
-            _ => self.builder.ins().iconst(ty, 0),
-        }
     }
 
     /// A 64-bit constant.

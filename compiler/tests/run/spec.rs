@@ -39,6 +39,15 @@ struct Instance<'a> {
     changed: bool,
 }
 
+/// What the first two versions reject and later ones accept: several memories, and the encodings that came with them and
+/// with 64-bit memories.
+const VALID_SINCE: [(&str, &str); 4] = [
+    ("binary-leb128.wast", "integer representation too long"),
+    ("binary.wast", "zero byte expected"),
+    ("imports.wast", "multiple memories"),
+    ("memory.wast", "multiple memories"),
+];
+
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 struct Count {
     passed: usize,
@@ -141,6 +150,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
             WastDirective::AssertMalformed { mut module, message, .. }
             | WastDirective::AssertInvalid { mut module, message, .. } => {
                 if let Ok(wasm) = module.encode()
+                    && !VALID_SINCE.contains(&(file.name(), message))
                     && compiler::compile(&wasm, options).is_ok()
                 {
                     fail(format!("compiles, but should not: {message}"));
@@ -301,7 +311,7 @@ fn check(instance: &Instance<'_>, step: &Step<'_>, outcome: &Outcome) -> Result<
                 Some(ExportItem::Global(index)) => {
                     let global = &instance.artifact.metadata().globals[*index as usize];
                     if let GlobalValue::Constant(bits) = global.value {
-                        values[0] = bits;
+                        values[0] = bits as u64;
                     }
                     std::slice::from_ref(&global.ty)
                 }

@@ -341,7 +341,7 @@ fn monotonic_offset() -> Result<u64, Error> {
 impl EntryPoint {
     /// The results, typed.
     fn results_from(&self, raw: &[RawValue]) -> Vec<Value> {
-        self.results.iter().zip(raw).map(|(kind, [low, _])| kind.value(*low)).collect()
+        self.results.iter().zip(raw).map(|(kind, raw)| kind.value(*raw)).collect()
     }
 }
 
