@@ -4,11 +4,18 @@
 //! Its contents are authenticated with a key that belongs to the directory, so a changed byte, a truncated file
 //! or a file put there by somebody who cannot read the key is detected, and the module compiled again. Entries
 //! appear by `rename(2)` only, so a reader never sees half of one.
+//!
+//! The directory has a size limit. Whoever adds an entry removes the least recently used ones beyond it: using an entry
+//! sets its modification time. Several supervisors may share a directory. None of them needs a lock for that: an
+//! entry that another removes first is gone either way, and one that is removed while it is read stays readable. A
+//! temporary file is locked (flock(2)) by its writer for as long as that lives, so that what a killed writer left is
+//! told from what is being written, and removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::Error;
 use crate::module::Image;
@@ -20,11 +27,18 @@ const KEY_BYTES: usize = blake3::KEY_LEN;
 /// Bytes that an entry may have. The compiler's own cap on images is lower.
 const ENTRY_BYTES_MAX: u64 = 4 << 30;
 
+/// How often an entry is written when another supervisor removes its temporary file.
+const PUT_ATTEMPTS: usize = 8;
+/// Leads the names of temporary files.
+const TEMPORARY: &str = ".new-";
+
 /// An opened cache directory.
 #[derive(Debug)]
 pub(crate) struct Cache {
     artifacts: PathBuf,
     key: [u8; KEY_BYTES],
+    /// Bytes that all entries together may have.
+    bytes_max: u64,
 }
 
 /// An entry's name.
@@ -43,8 +57,9 @@ impl EntryName {
 }
 
 impl Cache {
-    /// Opens the cache in `state_dir`, which is created if need be, for its owner only.
-    pub(crate) fn open(state_dir: &Path) -> Result<Self, Error> {
+    /// Opens the cache in `state_dir`, which is created if need be, for its owner only. Removes what killed writers left, and
+    /// what is beyond `bytes_max`.
+    pub(crate) fn open(state_dir: &Path, bytes_max: u64) -> Result<Self, Error> {
         let artifacts = state_dir.join("artifacts");
         fs::DirBuilder::new()
             .recursive(true)
@@ -52,7 +67,9 @@ impl Cache {
             .create(&artifacts)
             .map_err(failed(&artifacts, "create the directory"))?;
         let key = key(&state_dir.join("key"))?;
-        Ok(Self { artifacts, key })
+        let cache = Self { artifacts, key, bytes_max };
+        cache.tidy()?;
+        Ok(cache)
     }
 
     fn path(&self, name: EntryName) -> PathBuf {
@@ -84,27 +101,94 @@ impl Cache {
             return Ok(None);
         };
         let whole = self.authenticate(name, image.view()?.as_ref()) == blake3::Hash::from_bytes(hash);
+        if whole {
+            // Used: the last to go. Without it (a read-only file system) the entry only goes earlier.
+            let _ = file.set_modified(SystemTime::now());
+        }
         Ok(whole.then_some(image))
     }
 
-    /// Keeps an artifact.
+    /// Keeps an artifact, and removes the least recently used others beyond the size limit. One that is larger than the limit
+    /// is not kept.
     pub(crate) fn put(&self, name: EntryName, artifact: &[u8]) -> Result<(), Error> {
         let path = self.path(name);
-        let mut random = [0u8; 8];
-        fill_random(&mut random).map_err(failed(&path, "get random bytes for a temporary name"))?;
-        let temporary = self.artifacts.join(format!(".new-{:016x}", u64::from_ne_bytes(random)));
-        let written = self.write(&temporary, name, artifact).and_then(|()| fs::rename(&temporary, &path));
-        written.map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            failed(&path, "write the entry")(error)
-        })
+        if ((MAGIC.len() + HASH_BYTES) as u64).saturating_add(artifact.len() as u64) > self.bytes_max {
+            return Ok(());
+        }
+        let mut result = self.put_once(&path, name, artifact);
+        for _ in 1..PUT_ATTEMPTS {
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    result = self.put_once(&path, name, artifact)
+                }
+                _ => break,
+            }
+        }
+        result.map_err(failed(&path, "write the entry"))?;
+        self.tidy()
     }
 
-    fn write(&self, path: &Path, name: EntryName, artifact: &[u8]) -> io::Result<()> {
+    /// Fails with `NotFound` when another supervisor took the temporary file for a dead writer's, before it was locked.
+    fn put_once(&self, path: &Path, name: EntryName, artifact: &[u8]) -> io::Result<()> {
+        let mut random = [0u8; 8];
+        fill_random(&mut random)?;
+        let temporary = self.artifacts.join(format!("{TEMPORARY}{:016x}", u64::from_ne_bytes(random)));
+        let written = self.write(&temporary, name, artifact).and_then(|file| {
+            fs::rename(&temporary, path)?;
+            // Its lock lasts until it has its name.
+            drop(file);
+            Ok(())
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    /// Writes a locked temporary file.
+    fn write(&self, path: &Path, name: EntryName, artifact: &[u8]) -> io::Result<File> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.lock()?;
         file.write_all(&MAGIC)?;
         file.write_all(self.authenticate(name, artifact).as_bytes())?;
-        file.write_all(artifact)
+        file.write_all(artifact)?;
+        Ok(file)
+    }
+
+    /// Removes temporary files whose writers are gone, and the least recently used entries beyond the size limit. Files of other
+    /// names are left alone.
+    fn tidy(&self) -> Result<(), Error> {
+        let list = failed(&self.artifacts, "list the directory");
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.artifacts).map_err(&list)? {
+            let entry = entry.map_err(&list)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with(TEMPORARY) {
+                remove_if_abandoned(&entry.path());
+            } else if blake3::Hash::from_hex(name).is_ok()
+                && let Ok(metadata) = entry.metadata()
+                && metadata.is_file()
+            {
+                // With its nanoseconds; the name makes the order the same for everybody.
+                entries.push(((metadata.mtime(), metadata.mtime_nsec()), entry.path(), metadata.len()));
+            }
+        }
+        entries.sort();
+        let mut bytes = entries.iter().fold(0u64, |sum, (_, _, length)| sum.saturating_add(*length));
+        for (_, path, length) in entries {
+            if bytes <= self.bytes_max {
+                break;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed(&path, "remove the least recently used entry")(error));
+                }
+                // Removed, here or by another supervisor.
+                _ => bytes = bytes.saturating_sub(length),
+            }
+        }
+        Ok(())
     }
 
     fn authenticate(&self, name: EntryName, artifact: &[u8]) -> blake3::Hash {
@@ -112,6 +196,15 @@ impl Cache {
         hasher.update(name.0.as_bytes());
         hasher.update(artifact);
         hasher.finalize()
+    }
+}
+
+/// Removes a temporary file that nobody is writing. Best effort: what cannot be removed only takes up room.
+fn remove_if_abandoned(path: &Path) {
+    let Ok(file) = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path) else { return };
+    match file.try_lock() {
+        Ok(()) => drop(fs::remove_file(path)),
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
     }
 }
 
@@ -175,6 +268,9 @@ fn failed<'p>(path: &'p Path, what: &'static str) -> impl Fn(io::Error) -> Error
 mod tests {
     use super::*;
 
+    /// A limit that no test reaches.
+    const MANY: u64 = 1 << 30;
+
     fn contents(image: &Image) -> Vec<u8> {
         image.view().unwrap().as_ref().to_vec()
     }
@@ -182,7 +278,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_until_a_bit_of_it_is_flipped() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
+        let cache = Cache::open(dir.path(), MANY).unwrap();
         let name = EntryName::new(b"module", b"options");
         assert!(cache.get(name).unwrap().is_none());
         cache.put(name, b"an artifact").unwrap();
@@ -209,14 +305,14 @@ mod tests {
     #[test]
     fn an_entry_is_bound_to_its_name_and_to_its_directory() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let (cache, other) = (Cache::open(one.path()).unwrap(), Cache::open(two.path()).unwrap());
+        let (cache, other) = (Cache::open(one.path(), MANY).unwrap(), Cache::open(two.path(), MANY).unwrap());
         let (a, b) = (EntryName::new(b"a", b"options"), EntryName::new(b"b", b"options"));
         cache.put(a, b"artifact of a").unwrap();
         fs::copy(cache.path(a), cache.path(b)).unwrap();
         assert!(cache.get(b).unwrap().is_none(), "an entry was accepted under another name");
         fs::copy(cache.path(a), other.path(a)).unwrap();
         assert!(other.get(a).unwrap().is_none(), "an entry made with another key was accepted");
-        assert!(Cache::open(one.path()).unwrap().get(a).unwrap().is_some(), "the key did not last");
+        assert!(Cache::open(one.path(), MANY).unwrap().get(a).unwrap().is_some(), "the key did not last");
     }
 
     #[test]
@@ -225,5 +321,138 @@ mod tests {
         assert_ne!(name(b"m", b"x"), name(b"m", b"y"));
         assert_ne!(name(b"m", b"x"), name(b"n", b"x"));
         assert_ne!(name(b"xm", b"x"), name(b"m", b"xx"), "the border between options and module counts");
+    }
+
+    /// Bytes of an entry with the artifact of `entry`.
+    const ENTRY: u64 = (MAGIC.len() + HASH_BYTES) as u64 + 1000;
+
+    fn entry(index: u32) -> (EntryName, Vec<u8>) {
+        (EntryName::new(&index.to_le_bytes(), b"options"), vec![index as u8; 1000])
+    }
+
+    /// Makes an entry look as if it had been used `seconds` after the epoch.
+    fn used_at(cache: &Cache, name: EntryName, seconds: u64) {
+        let file = File::options().write(true).open(cache.path(name)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+    }
+
+    #[test]
+    fn the_least_recently_used_entries_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 3 * ENTRY).unwrap();
+        let is_there = |index| cache.path(entry(index).0).exists();
+        for index in 0..3 {
+            let (name, artifact) = entry(index);
+            cache.put(name, &artifact).unwrap();
+            used_at(&cache, name, 1000 + u64::from(index));
+        }
+        assert!((0..3).all(is_there), "what fits stays");
+        // The oldest is used, so the second goes.
+        assert!(cache.get(entry(0).0).unwrap().is_some());
+        cache.put(entry(3).0, &entry(3).1).unwrap();
+        assert_eq!([0, 1, 2, 3].map(is_there), [true, false, true, true]);
+        // A single artifact that is larger than the limit removes nothing.
+        cache.put(entry(4).0, &vec![0; 3 * ENTRY as usize]).unwrap();
+        assert_eq!([0, 2, 3, 4].map(is_there), [true, true, true, false]);
+        // A lower limit holds as soon as the directory is opened with it. Other files are not touched.
+        fs::write(cache.artifacts.join("note"), vec![0; 5000]).unwrap();
+        used_at(&cache, entry(3).0, 5);
+        let smaller = Cache::open(dir.path(), 2 * ENTRY).unwrap();
+        assert_eq!([0, 2, 3].map(is_there), [true, true, false]);
+        assert!(smaller.artifacts.join("note").exists());
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_removed_and_what_is_being_written_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), MANY).unwrap();
+        let (name, artifact) = entry(0);
+        let (dead, alive) = (cache.artifacts.join(".new-dead"), cache.artifacts.join(".new-alive"));
+        // The lock goes with the writer's last descriptor, as when it is killed.
+        drop(cache.write(&dead, name, &artifact).unwrap());
+        let writer = cache.write(&alive, name, &artifact).unwrap();
+        Cache::open(dir.path(), MANY).unwrap();
+        assert!(!dead.exists() && alive.exists());
+        drop(writer);
+        Cache::open(dir.path(), MANY).unwrap();
+        assert!(!alive.exists());
+    }
+
+    /// Puts and gets entries in turn, far beyond the limit; whatever is got must be whole.
+    fn churn(cache: &Cache, first: u32, rounds: u32) {
+        for round in 0..rounds {
+            let (name, artifact) = entry((first + round) % 7);
+            cache.put(name, &artifact).unwrap();
+            let (name, artifact) = entry((first + 3 * round) % 7);
+            if let Some(image) = cache.get(name).unwrap() {
+                assert_eq!(contents(&image), artifact);
+            }
+        }
+    }
+
+    fn bytes_in(cache: &Cache) -> u64 {
+        let entries = fs::read_dir(&cache.artifacts).unwrap();
+        entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    #[test]
+    fn two_supervisors_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for first in [0, 4] {
+                let path = dir.path();
+                scope.spawn(move || churn(&Cache::open(path, 3 * ENTRY).unwrap(), first, 300));
+            }
+        });
+        let cache = Cache::open(dir.path(), 3 * ENTRY).unwrap();
+        assert!((ENTRY..=3 * ENTRY).contains(&bytes_in(&cache)), "{} bytes", bytes_in(&cache));
+    }
+
+    /// Not a test of its own: what the child of the next one does until it is killed.
+    #[test]
+    fn churn_until_killed() {
+        let Some(path) = std::env::var_os(CHURN_IN) else { return };
+        let cache = Cache::open(Path::new(&path), 3 * ENTRY).unwrap();
+        println!("{READY}");
+        churn(&cache, 0, u32::MAX);
+    }
+
+    const CHURN_IN: &str = "SANDBOXD_TEST_CHURN_IN";
+    const READY: &str = "churning";
+
+    #[test]
+    fn a_writer_killed_at_any_point_leaves_nothing_behind() {
+        use std::io::BufRead;
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20u64 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "cache::tests::churn_until_killed", "--nocapture"])
+                .env(CHURN_IN, dir.path())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = io::BufReader::new(child.stdout.take().unwrap());
+            let mut line = String::new();
+            while !line.contains(READY) {
+                line.clear();
+                assert!(output.read_line(&mut line).unwrap() > 0, "the child ended early");
+            }
+            // Another point of its work each time: this process does some of the same work first.
+            let other = Cache::open(dir.path(), 3 * ENTRY).unwrap();
+            churn(&other, 0, round as u32);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let cache = Cache::open(dir.path(), 3 * ENTRY).unwrap();
+            for index in 0..7 {
+                let (name, artifact) = entry(index);
+                if cache.path(name).exists() {
+                    assert_eq!(contents(&cache.get(name).unwrap().expect("a whole entry")), artifact);
+                }
+            }
+            let names: Vec<_> =
+                fs::read_dir(&cache.artifacts).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
+            assert!(bytes_in(&cache) <= 3 * ENTRY);
+        }
     }
 }

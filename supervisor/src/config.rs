@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct Config {
     /// Where artifacts are cached. `None`: nothing is kept, every load compiles.
     pub state_dir: Option<PathBuf>,
+    /// Bytes that the cached artifacts together may have. The least recently used go first.
+    pub cache_bytes: u64,
     /// Shards: threads that run jobs, each with its own root zygote. At least 1.
     pub shards: usize,
     /// How modules are compiled.
@@ -37,10 +39,11 @@ impl Config {
 }
 
 impl Default for Config {
-    /// No cache, one pinned shard, at most 32 module zygotes, instances of root as user 65534.
+    /// No cache (and 4 GiB for one that is set), one pinned shard, at most 32 module zygotes, instances of root as user 65534.
     fn default() -> Self {
         Self {
             state_dir: None,
+            cache_bytes: 4 << 30,
             shards: 1,
             compile: compiler::Options::default(),
             module_zygotes: 32,
