@@ -1,19 +1,21 @@
 //! From a module to an artifact: plan, compile, link, lay out.
 
+use std::mem::offset_of;
 use std::ops::Range;
 
 use cranelift_codegen::isa::CallConv;
-use ipc::context::{MemoryDescriptor, TableDescriptor, TableEntry};
+use ipc::context::{ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry};
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
 use crate::artifact::write::{Access, Image, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
+use crate::handlers;
 use crate::initial::{Initial, Overlay};
 use crate::link::{self, Text};
 use crate::module::{Export, ExportKind, Module, NULL_ITEM};
 use crate::options::target_features;
-use crate::plan::{ENTRY, GlobalPlan, Plan};
+use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk};
 use crate::types::{FuncType, ValType};
@@ -55,7 +57,14 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         codes.push(compiler.compile_ours(position, build).map_err(ours)?.0);
     }
 
-    let text = link::link(&mut codes, plan.rodata_bytes, &options.caps)?;
+    // The table of handlers is behind the rest of the read-only data.
+    let handlers_offset = plan.rodata_bytes.next_multiple_of(8);
+    let handlers_bytes = handlers::bytes(codes.iter().map(|code| &code.handlers[..]));
+    let text = link::link(&mut codes, handlers_offset + handlers_bytes, &options.caps)?;
+    let mut handlers = handlers::Table::default();
+    for (code, offset) in codes.iter().zip(&text.offsets) {
+        handlers.function(*offset, &code.handlers);
+    }
     let mut site_table = sites::Builder::new();
     for (code, offset) in codes.iter().zip(&text.offsets).take(functions) {
         site_table.function(*offset, code.wasm, &code.sites);
@@ -66,8 +75,11 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
 
     let initial = Initial::new(&module, &plan);
     let entries = Entries { module: &module, plan: &plan, text: &text };
-    let rodata = rodata(&entries);
-    let context = context(&module, &plan);
+    let mut rodata = rodata(&entries);
+    rodata.resize(handlers_offset as usize, 0);
+    handlers.append(&mut rodata);
+    let sites = (text.rodata + handlers_offset, handlers.sites.len() as u64);
+    let context = context(&module, &plan, sites);
     let tables: Vec<Vec<u8>> = initial.tables.iter().map(|items| entries.bytes(items)).collect();
     let mut state = Overlay::default();
     state.write(CONTEXT_BASE, &context);
@@ -133,6 +145,15 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
                 },
             })
             .collect(),
+        tags: (0..module.tags.len() as u32)
+            .filter_map(|tag| Some(metadata::Tag { params: module.tag_type(tag)?.params.clone() }))
+            .collect(),
+        handlers: plan.exceptions.as_ref().map(|plan| metadata::Handlers {
+            arena: plan.arena,
+            sites: sites.0,
+            sites_count: handlers.sites.len() as u32,
+            clauses_count: handlers.clauses.len() as u32,
+        }),
         host_functions: host_functions(&module),
         descriptors: text.rodata,
         descriptor_count: plan.descriptors.len() as u32 + 1,
@@ -238,6 +259,7 @@ fn export(
         ExportKind::Memory => ExportItem::Memory(export.index),
         ExportKind::Table => ExportItem::Table(export.index),
         ExportKind::Global => ExportItem::Global(export.index),
+        ExportKind::Tag => ExportItem::Tag(export.index),
     };
     Some(metadata::Export { name: export.name.to_owned(), item })
 }
@@ -306,7 +328,7 @@ fn rodata(entries: &Entries<'_>) -> Vec<u8> {
 }
 
 /// The context's initial contents, from [`CONTEXT_BASE`] on: descriptors, lengths of passive segments, globals.
-fn context(module: &Module<'_>, plan: &Plan) -> Vec<u8> {
+fn context(module: &Module<'_>, plan: &Plan, (sites, sites_count): (u64, u64)) -> Vec<u8> {
     let mut out = vec![0u8; (plan.tables_base - CONTEXT_BASE) as usize];
     let mut put = |address: u64, words: &[u64]| {
         for (i, word) in words.iter().enumerate() {
@@ -335,6 +357,14 @@ fn context(module: &Module<'_>, plan: &Plan) -> Vec<u8> {
     }
     for (segment, length) in plan.segment_lengths() {
         put(segment, &[length]);
+    }
+    if let Some(plan) = &plan.exceptions {
+        let ExceptionPlan { base, slot_bytes, capacity, globals, globals_count, tables, .. } = *plan;
+        let tables_count = plan.table_descriptors.len() as u64;
+        // In the order of `ExceptionArena`.
+        put(plan.arena, &[base, slot_bytes, capacity, 0, 0, 0, globals, globals_count, tables, tables_count]);
+        put(plan.arena + offset_of!(ExceptionArena, sites) as u64, &[sites, sites_count]);
+        put(tables, &plan.table_descriptors);
     }
     for (global, plan) in module.globals.iter().zip(&plan.globals) {
         if let GlobalPlan::Address { address, init } = *plan {

@@ -15,6 +15,7 @@ use cranelift_frontend::FunctionBuilderContext;
 use wasmparser::{FuncToValidate, FuncValidatorAllocations};
 
 use crate::error::check_cap;
+use crate::handlers::{self, CallHandlers};
 use crate::module::Body;
 use crate::sites::{self, Site};
 use crate::translate::{self, Environment, Failure, RODATA_NAMESPACE};
@@ -37,6 +38,8 @@ pub(crate) struct Code {
     pub sites: Vec<u8>,
     /// Byte offset of the body in the module.
     pub wasm: u32,
+    /// Calls with handlers, ascending by return address.
+    pub handlers: Vec<CallHandlers>,
 }
 
 /// A 32-bit field that holds a distance to something.
@@ -169,6 +172,7 @@ fn generate(
         relocations: Vec::with_capacity(buffer.relocs().len()),
         sites: Vec::new(),
         wasm: start,
+        handlers: Vec::new(),
     };
     if listing == Some(Listing::Assembly) {
         text = compiled.vcode.clone();
@@ -196,7 +200,9 @@ fn generate(
         // A return address belongs to the instruction before it.
         let wasm = wasm(call.ret_addr.saturating_sub(1));
         found.push(Site { code: call.ret_addr, trap: None, wasm });
+        code.handlers.extend(handlers::of_call(&call)?);
     }
+    code.handlers.sort_by_key(|call| call.return_address);
     found.sort_by_key(|site| (site.code, site.trap.map_or(0, |kind| kind as u8)));
     // The table has at most one trap and one return address for an offset.
     found.dedup_by_key(|site| (site.code, site.trap.is_some()));

@@ -29,6 +29,7 @@ mod build;
 mod codegen;
 mod error;
 mod features;
+mod handlers;
 mod initial;
 mod link;
 mod module;

@@ -4,13 +4,16 @@
 //! passive segments, globals; then, on the next page, the tables. Read-only data follows the code, so its
 //! addresses are known only after linking; they are kept as offsets.
 
-use ipc::context::{COMPILER_BASE, MemoryDescriptor, TableDescriptor, TableEntry};
+use ipc::context::{
+    COMPILER_BASE, EXCEPTION_VALUE, EXCEPTION_VALUES, ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry,
+};
 use ipc::layout;
 use wasmparser::Operator;
 
 use crate::Error;
 use crate::error::check_cap;
-use crate::module::{Constant, ExportKind, Module, NULL_ITEM, SegmentMode};
+use crate::module::{Constant, ExportKind, Global, Module, NULL_ITEM, SegmentMode};
+use crate::types::ValType;
 
 /// Entries that a growable table can have at least: its whole room is mapped from the start, as a table must
 /// not move.
@@ -68,11 +71,35 @@ pub(crate) struct SegmentPlan {
     pub rodata: u64,
 }
 
+/// Bytes for exceptions at least, and how many of the largest there is room for.
+const EXCEPTION_BYTES: u64 = 1 << 20;
+const EXCEPTIONS_MIN: u64 = 256;
+
+/// Where exceptions live.
+#[derive(Clone, Debug)]
+pub(crate) struct ExceptionPlan {
+    /// Address of the [`ExceptionArena`].
+    pub arena: u64,
+    /// Address of the array of table descriptors' addresses behind it.
+    pub tables: u64,
+    /// Descriptors of the `exnref` tables.
+    pub table_descriptors: Vec<u64>,
+    /// Address of the first `exnref` global that can change; the others follow.
+    pub globals: u64,
+    pub globals_count: u64,
+    /// Address of the first slot.
+    pub base: u64,
+    pub slot_bytes: u64,
+    pub capacity: u64,
+}
+
 /// All addresses of a module.
 pub(crate) struct Plan {
     pub memories: Vec<MemoryPlan>,
     pub tables: Vec<TablePlan>,
     pub globals: Vec<GlobalPlan>,
+    /// In a module that has tags.
+    pub exceptions: Option<ExceptionPlan>,
     /// By element segment; `None` where it is not passive, which is the same as dropped.
     pub elements: Vec<Option<SegmentPlan>>,
     /// By data segment, likewise.
@@ -136,12 +163,42 @@ impl Plan {
             .map(|d| segment(d.mode == SegmentMode::Passive, d.bytes.len(), 1, &mut place))
             .collect();
 
+        let exnref_tables: Vec<u64> = module
+            .tables
+            .iter()
+            .zip(&descriptors_of_tables)
+            .filter_map(|(table, descriptor)| (table.ty == ValType::ExnRef).then_some(*descriptor))
+            .collect();
+        // The shim finds these globals by the first one's address.
+        let is_root = |global: &Global| global.ty == ValType::ExnRef && global.mutable;
+        let roots: Vec<u64> = module.globals.iter().filter(|g| is_root(g)).map(|_| place(8)).collect();
+        let mut exceptions = (!module.tags.is_empty()).then(|| {
+            let arena = (0..ARENA_WORDS).map(|_| place(8)).next().unwrap_or_default();
+            let pointers: Vec<u64> = exnref_tables.iter().map(|_| place(8)).collect();
+            let values = module.tags.iter().enumerate().filter_map(|(tag, _)| module.tag_type(tag as u32));
+            let values = values.map(|ty| ty.params.len() as u64).max().unwrap_or(0);
+            let slot_bytes = EXCEPTION_VALUES + EXCEPTION_VALUE * values;
+            ExceptionPlan {
+                arena,
+                tables: pointers.first().copied().unwrap_or(0),
+                table_descriptors: exnref_tables,
+                globals: roots.first().copied().unwrap_or(0),
+                globals_count: roots.len() as u64,
+                base: 0,
+                slot_bytes,
+                capacity: (EXCEPTION_BYTES / slot_bytes).max(EXCEPTIONS_MIN),
+            }
+        });
+        let mut roots = roots.into_iter();
+
         let globals = module
             .globals
             .iter()
             .map(|global| {
                 let init = constant_bits(global.init, &references);
-                if global.mutable {
+                if is_root(global) {
+                    GlobalPlan::Address { address: roots.next().unwrap_or(0), init }
+                } else if global.mutable {
                     GlobalPlan::Address { address: place(global.ty.ir().bytes().max(8).into()), init }
                 } else {
                     GlobalPlan::Constant(init)
@@ -163,12 +220,18 @@ impl Plan {
             next = next.saturating_add(max.saturating_mul(ENTRY));
             check_cap("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
         }
+        next = next.next_multiple_of(layout::PAGE);
+        if let Some(exceptions) = &mut exceptions {
+            exceptions.base = next;
+            next = next.saturating_add(exceptions.capacity * exceptions.slot_bytes);
+        }
         let context_end = next.next_multiple_of(layout::PAGE);
         check_cap("bytes of context and tables", context_end - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
         Ok(Plan {
             memories,
             tables,
             globals,
+            exceptions,
             elements,
             data,
             tables_base,
@@ -188,6 +251,8 @@ impl Plan {
             .map(|segment| (segment.length, segment.initial_length))
     }
 }
+
+const ARENA_WORDS: usize = size_of::<ExceptionArena>() / 8;
 
 const CONTEXT_BYTES: u64 = layout::CONTEXT_END - layout::CONTEXT_BASE;
 

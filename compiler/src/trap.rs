@@ -27,11 +27,17 @@ pub enum TrapKind {
     TableOutOfBounds = 8,
     /// The guest's stack is used up. No instruction is marked with it: the guard page tells.
     StackExhausted = 9,
+    /// An exception without a handler. Its site is the throw.
+    UncaughtException = 10,
+    /// `throw_ref` of a null reference.
+    NullException = 11,
+    /// More exceptions are referred to than have room.
+    ExceptionMemory = 12,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 9] = [
+    pub const ALL: [TrapKind; 12] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -41,6 +47,9 @@ impl TrapKind {
         TrapKind::UninitializedElement,
         TrapKind::TableOutOfBounds,
         TrapKind::StackExhausted,
+        TrapKind::UncaughtException,
+        TrapKind::NullException,
+        TrapKind::ExceptionMemory,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -55,6 +64,9 @@ impl TrapKind {
             TABLE_OUT_OF_BOUNDS => TrapKind::TableOutOfBounds,
             NULL_ELEMENT => TrapKind::UninitializedElement,
             TYPE_MISMATCH => TrapKind::IndirectCallTypeMismatch,
+            UNCAUGHT_EXCEPTION => TrapKind::UncaughtException,
+            NULL_EXCEPTION => TrapKind::NullException,
+            EXCEPTION_MEMORY => TrapKind::ExceptionMemory,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -77,6 +89,9 @@ impl fmt::Display for TrapKind {
             TrapKind::UninitializedElement => "uninitialized element",
             TrapKind::TableOutOfBounds => "undefined element: out of bounds table access",
             TrapKind::StackExhausted => "call stack exhausted",
+            TrapKind::UncaughtException => "thrown Wasm exception",
+            TrapKind::NullException => "null exception reference",
+            TrapKind::ExceptionMemory => "out of memory for exceptions",
         })
     }
 }
@@ -85,6 +100,9 @@ pub(crate) const UNREACHABLE: TrapCode = TrapCode::unwrap_user(1);
 pub(crate) const TABLE_OUT_OF_BOUNDS: TrapCode = TrapCode::unwrap_user(2);
 pub(crate) const NULL_ELEMENT: TrapCode = TrapCode::unwrap_user(3);
 pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
+pub(crate) const UNCAUGHT_EXCEPTION: TrapCode = TrapCode::unwrap_user(20);
+pub(crate) const NULL_EXCEPTION: TrapCode = TrapCode::unwrap_user(21);
+pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(22);
 
 #[cfg(test)]
 mod tests {
@@ -92,11 +110,19 @@ mod tests {
 
     #[test]
     fn every_code_of_ours_and_of_cranelift_has_its_own_kind() {
-        let ours = [UNREACHABLE, TABLE_OUT_OF_BOUNDS, NULL_ELEMENT, TYPE_MISMATCH];
+        let ours = [
+            UNREACHABLE,
+            TABLE_OUT_OF_BOUNDS,
+            NULL_ELEMENT,
+            TYPE_MISMATCH,
+            UNCAUGHT_EXCEPTION,
+            NULL_EXCEPTION,
+            EXCEPTION_MEMORY,
+        ];
         let codes = ours.iter().chain(TrapCode::non_user_traps());
         let mut kinds: Vec<_> = codes.map(|code| TrapKind::of_code(*code).unwrap() as u8).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(5)), None);
     }
 
@@ -106,6 +132,6 @@ mod tests {
             assert_eq!(TrapKind::from_number(kind as u8), Some(kind));
         }
         assert_eq!(TrapKind::from_number(0), None);
-        assert_eq!(TrapKind::from_number(10), None);
+        assert_eq!(TrapKind::from_number(60), None);
     }
 }

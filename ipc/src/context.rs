@@ -24,6 +24,11 @@ pub struct Builtins {
     pub copy: u64,
     /// `fn(to: *mut u8, byte: u32, bytes: u64)`: bounds already checked.
     pub fill: u64,
+    /// `fn(arena: *mut ExceptionArena, tag: u32) -> u64`: the address of a fresh exception, or 0 when the arena is full of
+    /// exceptions that are still referred to.
+    pub exception_new: u64,
+    /// `fn(arena: *const ExceptionArena, exception: u64)`: continues at the handler of the exception; returns when it has none.
+    pub exception_throw: u64,
 }
 
 /// Offset in the context of the builtins.
@@ -71,6 +76,82 @@ pub struct TableDescriptor {
     pub reserved: u64,
 }
 
+/// The exceptions of an instance, as compiled code and the shim see them: slots of one size, of which the first
+/// [`ExceptionHeader`] says what it is, and 16 bytes for each value that it carries follow.
+///
+/// The handlers are [`ExceptionSite`]s, ascending by return address, then [`ExceptionClause`]s.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExceptionArena {
+    /// Address of slot 0.
+    pub base: u64,
+    /// Bytes of one slot, a multiple of 16.
+    pub slot_bytes: u64,
+    /// Number of slots.
+    pub capacity: u64,
+    /// Slots that were used so far; those from here on are zero.
+    pub used: u64,
+    /// Slots that may be used before unreachable exceptions are looked for; 0 at first.
+    pub limit: u64,
+    /// Address of the first free slot below `used`, or 0.
+    pub free: u64,
+    /// Address of the first `exnref` global; the others follow.
+    pub globals: u64,
+    /// Number of `exnref` globals.
+    pub globals_count: u64,
+    /// Address of the addresses of the [`TableDescriptor`]s of `exnref` tables.
+    pub tables: u64,
+    /// Number of `exnref` tables.
+    pub tables_count: u64,
+    /// Address of the sites.
+    pub sites: u64,
+    /// Number of sites.
+    pub sites_count: u64,
+}
+
+/// What an exception begins with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExceptionHeader {
+    /// Index of its tag.
+    pub tag: u32,
+    /// The shim's mark while it looks for reachable exceptions.
+    pub mark: u32,
+    /// Address of the next free or marked slot; 0 ends the list.
+    pub next: u64,
+}
+
+/// A call with handlers. Code addresses are offsets from [`crate::layout::CODE_BASE`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExceptionSite {
+    /// The address that the call returns to.
+    pub return_address: u32,
+    /// Bytes from the stack pointer at the call up to the frame pointer.
+    pub frame_offset: u32,
+    /// Index of its first clause.
+    pub first: u32,
+    /// Number of its clauses; the first one that matches is taken.
+    pub count: u32,
+}
+
+/// A handler of a call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExceptionClause {
+    /// The tag it is for, or [`CATCH_ALL`].
+    pub tag: u32,
+    /// Its code.
+    pub handler: u32,
+}
+
+/// The tag of a clause that matches every exception.
+pub const CATCH_ALL: u32 = u32::MAX;
+/// Where an exception's first value is.
+pub const EXCEPTION_VALUES: u64 = size_of::<ExceptionHeader>() as u64;
+/// Bytes for each value of an exception.
+pub const EXCEPTION_VALUE: u64 = 16;
+
 /// A table entry, and the descriptor of a function that a reference can name. All zero is the null reference.
 ///
 /// A `funcref` value is the index of a `TableEntry` in the artifact's array of function descriptors, whose
@@ -89,5 +170,7 @@ pub struct TableEntry {
 
 const _: () = {
     assert!(size_of::<TableEntry>() == 16);
+    assert!(size_of::<ExceptionHeader>() == 16 && size_of::<ExceptionSite>() == 16);
+    assert!(size_of::<ExceptionClause>() == 8);
     assert!(size_of::<Builtins>() as u64 <= MEMORY_LIMIT_OFFSET);
 };

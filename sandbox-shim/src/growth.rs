@@ -18,6 +18,8 @@ pub fn builtins() -> Builtins {
         table_grow: table_grow as *const () as u64,
         copy: copy as *const () as u64,
         fill: fill as *const () as u64,
+        exception_new: arch::exception_new as *const () as u64,
+        exception_throw: arch::exception_throw as *const () as u64,
     }
 }
 

@@ -102,13 +102,7 @@ const NO_SUCH_CALL: u32 = 0x3fff_ffff;
 fn backtrace(mut frame: u64) {
     let record = entry::record();
     let mut count = 0;
-    while count < BACKTRACE_MAX
-        && frame.is_multiple_of(8)
-        && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame)
-    {
-        if !is_mapped_stack(frame) {
-            break;
-        }
+    while count < BACKTRACE_MAX && is_stack_frame(frame) {
         // SAFETY: two words inside the mapped part of the guest stack.
         let (next, return_address) =
             unsafe { ((frame as *const u64).read(), (frame as *const u64).add(1).read()) };
@@ -125,6 +119,13 @@ fn backtrace(mut frame: u64) {
     }
     // SAFETY: as above.
     unsafe { (*record).backtrace_len = count as u64 };
+}
+
+/// Whether the two words at `frame` are in the mapped guest stack.
+pub(crate) fn is_stack_frame(frame: u64) -> bool {
+    frame.is_multiple_of(8)
+        && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame)
+        && is_mapped_stack(frame)
 }
 
 /// Whether the stack page of `frame` is mapped: the zygote tells where the stack begins.

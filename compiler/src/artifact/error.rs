@@ -198,7 +198,7 @@ pub enum ArtifactError {
     ExportIndex {
         /// Its name.
         name: String,
-        /// `memory`, `table` or `global`.
+        /// `memory`, `table`, `global` or `tag`.
         kind: &'static str,
     },
     /// Two exports have the same name.
@@ -229,6 +229,9 @@ pub enum ArtifactError {
         /// Among the segments.
         mapped: u64,
     },
+    /// The table of exception handlers is outside of the read-only data, out of order, or names what does not exist.
+    #[error("the artifact's table of exception handlers is damaged")]
+    Handlers,
     /// The table of sites is too short for its functions, has another number of them, or is not in strictly ascending
     /// order within the code.
     #[error("the artifact's table of code sites is damaged")]

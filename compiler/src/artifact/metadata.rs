@@ -23,6 +23,7 @@ pub const BYTES_MAX: u64 = 64 << 20;
 const EXPORTS_MAX: usize = 1_000_000;
 const GLOBALS_MAX: usize = 1_000_000;
 const TABLES_MAX: usize = 100_000;
+const TAGS_MAX: usize = 1_000_000;
 /// The same for lists that our own constants bound far below.
 const FEW_MAX: usize = 1_000;
 
@@ -56,6 +57,11 @@ pub struct Metadata {
     /// Globals.
     #[serde(deserialize_with = "bounded::<GLOBALS_MAX, _, _>")]
     pub globals: Vec<Global>,
+    /// Tags of exceptions.
+    #[serde(deserialize_with = "bounded::<TAGS_MAX, _, _>")]
+    pub tags: Vec<Tag>,
+    /// The table of exception handlers, in a module that has tags.
+    pub handlers: Option<Handlers>,
     /// Numbers of the host functions that the code may call, ascending.
     #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub host_functions: Vec<u32>,
@@ -105,6 +111,8 @@ pub enum ExportItem {
     Table(u32),
     /// The global with this index.
     Global(u32),
+    /// The tag with this index.
+    Tag(u32),
 }
 
 /// A linear memory. Sizes are in pages of 64 KiB.
@@ -131,6 +139,26 @@ pub struct Table {
     pub base: u64,
     /// Address of its [`ipc::context::TableDescriptor`].
     pub descriptor: u64,
+}
+
+/// A tag of exceptions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tag {
+    /// Types of what an exception carries.
+    pub params: Vec<ValType>,
+}
+
+/// The table of exception handlers in the read-only data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handlers {
+    /// Address of the [`ipc::context::ExceptionArena`].
+    pub arena: u64,
+    /// Address of the [`ipc::context::ExceptionSite`]s; the clauses follow.
+    pub sites: u64,
+    /// Number of sites.
+    pub sites_count: u32,
+    /// Number of clauses.
+    pub clauses_count: u32,
 }
 
 /// A global.

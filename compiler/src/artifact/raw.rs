@@ -87,6 +87,8 @@ impl RawModule {
             }],
             tables: Vec::new(),
             globals: Vec::new(),
+            tags: Vec::new(),
+            handlers: None,
             host_functions: (0..FUNCTIONS.len() as u32).collect(),
             descriptors: text.rodata,
             descriptor_count: 1,

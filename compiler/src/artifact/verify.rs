@@ -1,14 +1,18 @@
 //! Checks that an artifact's metadata is true of its segments.
 
 use std::collections::HashSet;
+use std::mem::offset_of;
 
-use ipc::context::{COMPILER_BASE, MemoryDescriptor, TableDescriptor, TableEntry};
+use ipc::context::{
+    CATCH_ALL, COMPILER_BASE, ExceptionArena, ExceptionClause, ExceptionSite, MemoryDescriptor, TableDescriptor,
+    TableEntry,
+};
 use ipc::interface::FunctionId;
-use ipc::layout::{CONTEXT_BASE, CONTEXT_END, WASM_PAGE, memory_base};
+use ipc::layout::{CONTEXT_BASE, CONTEXT_END, STACK_MAX, WASM_PAGE, memory_base};
 
 use super::elf::{Loaded, memory_of};
 use super::error::ArtifactError;
-use super::metadata::{Entry, ExportItem, FORMAT, GlobalValue, Metadata};
+use super::metadata::{Entry, ExportItem, FORMAT, GlobalValue, Handlers, Metadata};
 use super::write::Access;
 use crate::types::ValType;
 
@@ -32,6 +36,7 @@ pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Re
     check.exports()?;
     check.host_functions()?;
     check.function_descriptors()?;
+    check.handlers()?;
     check.data_bytes()
 }
 
@@ -139,6 +144,7 @@ impl Check<'_> {
                 ExportItem::Memory(index) => exists(*index, self.metadata.memories.len(), "memory")?,
                 ExportItem::Table(index) => exists(*index, self.metadata.tables.len(), "table")?,
                 ExportItem::Global(index) => exists(*index, self.metadata.globals.len(), "global")?,
+                ExportItem::Tag(index) => exists(*index, self.metadata.tags.len(), "tag")?,
             }
         }
         Ok(())
@@ -175,6 +181,56 @@ impl Check<'_> {
         } else {
             Err(ArtifactError::FunctionDescriptors)
         }
+    }
+
+    /// The table of handlers is in the read-only data, ascends, and names code.
+    fn handlers(&self) -> Result<(), ArtifactError> {
+        let Some(handlers) = &self.metadata.handlers else { return Ok(()) };
+        match self.handlers_are_sound(handlers) {
+            Some(true) => Ok(()),
+            _ => Err(ArtifactError::Handlers),
+        }
+    }
+
+    fn handlers_are_sound(&self, handlers: &Handlers) -> Option<bool> {
+        let code = self.segments.iter().find(|s| s.access == Access::ReadExecute)?.memory_bytes;
+        let sites_bytes = u64::from(handlers.sites_count) * size_of::<ExceptionSite>() as u64;
+        let bytes = sites_bytes + u64::from(handlers.clauses_count) * size_of::<ExceptionClause>() as u64;
+        let arena = handlers.arena;
+        if !self.context_holds(arena, size_of::<ExceptionArena>() as u64)
+            || self.word(arena.checked_add(offset_of!(ExceptionArena, sites) as u64)?)? != handlers.sites
+            || self.word(arena.checked_add(offset_of!(ExceptionArena, sites_count) as u64)?)?
+                != u64::from(handlers.sites_count)
+        {
+            return Some(false);
+        }
+        if bytes == 0 {
+            return Some(true);
+        }
+        let segment = self.segments.iter().find(|s| {
+            s.access == Access::Read
+                && handlers.sites >= s.address
+                && handlers.sites.checked_add(bytes).is_some_and(|end| end <= s.address + s.file_bytes)
+        })?;
+        let start = usize::try_from(segment.file_offset + (handlers.sites - segment.address)).ok()?;
+        let table = self.file.get(start..start.checked_add(bytes as usize)?)?;
+        let (sites, clauses) = table.split_at_checked(sites_bytes as usize)?;
+        let word = |bytes: &[u8], at: usize| bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b));
+        let mut before = None;
+        for site in sites.chunks_exact(size_of::<ExceptionSite>()) {
+            let [address, frame, first, count] = [word(site, 0)?, word(site, 4)?, word(site, 8)?, word(site, 12)?];
+            let fits = first.checked_add(count).is_some_and(|end| end <= handlers.clauses_count);
+            let ascends = before.is_none_or(|before| before < address);
+            if !fits || !ascends || u64::from(address) > code || u64::from(frame) > STACK_MAX || frame % 16 != 0 {
+                return Some(false);
+            }
+            before = Some(address);
+        }
+        let tags = self.metadata.tags.len() as u64;
+        let known = |tag: u32| tag == CATCH_ALL || u64::from(tag) < tags;
+        Some(clauses.chunks_exact(size_of::<ExceptionClause>()).all(|clause| {
+            word(clause, 0).is_some_and(known) && word(clause, 4).is_some_and(|at| u64::from(at) < code)
+        }))
     }
 
     fn data_bytes(&self) -> Result<(), ArtifactError> {

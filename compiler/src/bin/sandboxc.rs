@@ -188,6 +188,7 @@ fn describe(metadata: &Metadata) -> String {
             }
             ExportItem::Memory(index) => format!("memory {index}"),
             ExportItem::Table(index) => format!("table {index}"),
+            ExportItem::Tag(index) => format!("tag {index}"),
             ExportItem::Global(index) => match metadata.globals.get(*index as usize) {
                 Some(global) => match global.value {
                     GlobalValue::Constant(bits) => format!("global {index} {} constant {bits:#x}", global.ty),

@@ -31,6 +31,8 @@ pub(crate) struct Module<'a> {
     pub tables: Vec<Table>,
     pub memories: Vec<Memory>,
     pub globals: Vec<Global>,
+    /// Tag index → type index; its parameters are what an exception carries.
+    pub tags: Vec<u32>,
     pub exports: Vec<Export<'a>>,
     pub start: Option<u32>,
     pub elements: Vec<Element>,
@@ -74,6 +76,7 @@ pub(crate) enum ExportKind {
     Table,
     Memory,
     Global,
+    Tag,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +114,12 @@ impl Module<'_> {
     /// The type of a function; `None` for an index that validation would have rejected.
     pub fn function_type(&self, function: u32) -> Option<&FuncType> {
         let ty = *self.functions.get(function as usize)?;
+        self.types.get(ty as usize)
+    }
+
+    /// What exceptions with this tag carry; `None` for an index that validation would have rejected.
+    pub fn tag_type(&self, tag: u32) -> Option<&FuncType> {
+        let ty = *self.tags.get(tag as usize)?;
         self.types.get(ty as usize)
     }
 

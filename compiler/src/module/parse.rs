@@ -37,6 +37,7 @@ impl<'a> Module<'a> {
             tables: Vec::new(),
             memories: Vec::new(),
             globals: Vec::new(),
+            tags: Vec::new(),
             exports: Vec::new(),
             start: None,
             elements: Vec::new(),
@@ -149,13 +150,15 @@ impl<'a> Module<'a> {
                         ExternalKind::Table => ExportKind::Table,
                         ExternalKind::Memory => ExportKind::Memory,
                         ExternalKind::Global => ExportKind::Global,
-                        ExternalKind::Tag => return Err(unexpected("an exported tag")),
+                        ExternalKind::Tag => ExportKind::Tag,
                     };
                     self.exports.push(Export { name: export.name, kind, index: export.index });
                 }
             }
             Payload::TagSection(reader) => {
-                return Err(unsupported("exception handling", reader.range().start));
+                for tag in reader {
+                    self.tags.push(tag.map_err(invalid)?.func_type_idx);
+                }
             }
             Payload::StartSection { func, .. } => self.start = Some(func),
             Payload::ElementSection(reader) => {

@@ -36,10 +36,12 @@ pub(super) enum Builtin {
     TableGrow,
     Copy,
     Fill,
+    ExceptionNew,
+    ExceptionThrow,
 }
 
 /// Number of builtins.
-pub(super) const BUILTINS: usize = 5;
+pub(super) const BUILTINS: usize = 7;
 
 impl Builtin {
     /// Offset of its address in [`Builtins`].
@@ -50,16 +52,26 @@ impl Builtin {
             Builtin::TableGrow => offset_of!(Builtins, table_grow),
             Builtin::Copy => offset_of!(Builtins, copy),
             Builtin::Fill => offset_of!(Builtins, fill),
+            Builtin::ExceptionNew => offset_of!(Builtins, exception_new),
+            Builtin::ExceptionThrow => offset_of!(Builtins, exception_throw),
         }
     }
 
     fn signature(self) -> Signature {
-        let mut signature = Signature::new(CallConv::SystemV);
+        // With parameters in registers both conventions are the same; but only `Tail` lets the caller of a throw expect that
+        // no register survives the way to a handler.
+        let convention = match self {
+            Builtin::ExceptionThrow => CallConv::Tail,
+            _ => CallConv::SystemV,
+        };
+        let mut signature = Signature::new(convention);
         let (params, returns): (&[_], &[_]) = match self {
             Builtin::HostCall => (&[types::I32, types::I64], &[]),
             Builtin::MemoryGrow | Builtin::TableGrow => (&[types::I64, types::I64], &[types::I64]),
             Builtin::Copy => (&[types::I64, types::I64, types::I64], &[]),
             Builtin::Fill => (&[types::I64, types::I32, types::I64], &[]),
+            Builtin::ExceptionNew => (&[types::I64, types::I32], &[types::I64]),
+            Builtin::ExceptionThrow => (&[types::I64, types::I64], &[]),
         };
         signature.params.extend(params.iter().map(|ty| AbiParam::new(*ty)));
         signature.returns.extend(returns.iter().map(|ty| AbiParam::new(*ty)));
@@ -79,12 +91,18 @@ impl Translator<'_, '_> {
         builtin: Builtin,
         arguments: &[Value],
     ) -> Result<Option<Value>, Failure> {
+        let (signature, code) = self.builtin(builtin)?;
+        let call = self.builder.ins().call_indirect(signature, code, arguments);
+        Ok(self.builder.inst_results(call).first().copied())
+    }
+
+    /// A builtin's signature and address.
+    pub(super) fn builtin(&mut self, builtin: Builtin) -> Result<(SigRef, Value), Failure> {
         let signature = self.builtin_signature(builtin);
         // The addresses are filled in before guest code runs and never change.
         let flags = MemFlagsData::trusted().with_readonly().with_can_move();
         let code = self.load_context(BUILTINS_ADDRESS + builtin.offset() as u64, flags)?;
-        let call = self.builder.ins().call_indirect(signature, code, arguments);
-        Ok(self.builder.inst_results(call).first().copied())
+        Ok((signature, code))
     }
 
     fn builtin_signature(&mut self, builtin: Builtin) -> SigRef {

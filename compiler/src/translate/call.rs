@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    self, ExtFuncData, ExternalName, FuncRef, Function, Inst, InstBuilder, MemFlagsData, SigRef,
+    self, ExtFuncData, ExternalName, FuncRef, Function, InstBuilder, MemFlagsData, SigRef,
     StackSlotData, StackSlotKind, UserExternalName, Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
@@ -13,6 +13,7 @@ use ipc::context::{BUILTINS, Builtins, TableEntry};
 use ipc::interface::FunctionId;
 
 use super::abi::{self, FUNCTION_NAMESPACE, signature};
+use super::exception::Callee;
 use super::{Failure, Translator, unexpected};
 use crate::trap;
 use crate::types::FuncType;
@@ -23,8 +24,9 @@ impl<'m> Translator<'_, 'm> {
         let ty = ty.ok_or_else(|| unexpected("a call of an unknown function", self.offset))?;
         let callee = self.callee(function)?;
         let arguments = self.top(ty.params.len())?.to_vec();
-        let call = self.builder.ins().call(callee, &arguments);
-        self.finish_call(call, ty)
+        let signature = self.builder.func.dfg.ext_funcs[callee].signature;
+        let results = self.invoke(Callee::Direct(callee), signature, &arguments)?;
+        self.finish_call(&results, ty)
     }
 
     pub(super) fn call_indirect(&mut self, type_index: u32, table: u32) -> Result<(), Failure> {
@@ -52,15 +54,15 @@ impl<'m> Translator<'_, 'm> {
         let code = self.builder.ins().load(types::I64, flags, entry, offset_of!(TableEntry, code) as i32);
         let signature = self.signature(type_index, ty);
         let arguments = self.top(ty.params.len())?.to_vec();
-        let call = self.builder.ins().call_indirect(signature, code, &arguments);
-        self.finish_call(call, ty)
+        let results = self.invoke(Callee::Indirect(code), signature, &arguments)?;
+        self.finish_call(&results, ty)
     }
 
     /// Replaces a call's arguments on the operand stack by its results.
-    fn finish_call(&mut self, call: Inst, ty: &FuncType) -> Result<(), Failure> {
+    fn finish_call(&mut self, results: &[Value], ty: &FuncType) -> Result<(), Failure> {
         let height = self.stack.len().saturating_sub(ty.params.len());
         self.stack.truncate(height);
-        self.stack.extend_from_slice(self.builder.inst_results(call));
+        self.stack.extend_from_slice(results);
         Ok(())
     }
 

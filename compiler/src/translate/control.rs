@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cranelift_codegen::ir::{Block, BlockArg, Inst, InstBuilder, JumpTableData, Value};
-use wasmparser::{BlockType, BrTable};
+use wasmparser::{BlockType, BrTable, TryTable};
 
 use super::{Failure, Translator, unexpected};
 use crate::error::check_cap;
@@ -29,6 +29,8 @@ enum Kind {
     Block { next: Next },
     /// A `loop`, which branches enter again. Nothing branches behind it.
     Loop { header: Block },
+    /// A `try_table`, whose handlers begin at this position of the list.
+    TryTable { next: Next, handlers: usize },
     /// An `if` in its first branch.
     If { next: Next, otherwise: Otherwise },
 }
@@ -89,6 +91,13 @@ impl<'m> Translator<'_, 'm> {
         self.push_frame(Kind::Block { next }, params.len(), results)
     }
 
+    pub(super) fn try_table(&mut self, table: TryTable) -> Result<(), Failure> {
+        let (params, results) = self.block_type(table.ty)?;
+        let next = self.new_next();
+        let handlers = self.enter_handlers(&table.catches);
+        self.push_frame(Kind::TryTable { next, handlers }, params.len(), results)
+    }
+
     pub(super) fn loop_(&mut self, ty: BlockType) -> Result<(), Failure> {
         let (params, results) = self.block_type(ty)?;
         let header = self.builder.create_block();
@@ -143,7 +152,7 @@ impl<'m> Translator<'_, 'm> {
                 self.reachable = true;
                 frame.kind = Kind::Block { next };
             }
-            Kind::Block { .. } | Kind::Loop { .. } => {
+            Kind::Block { .. } | Kind::Loop { .. } | Kind::TryTable { .. } => {
                 return Err(unexpected("an `else` without `if`", self.offset));
             }
         }
@@ -167,6 +176,12 @@ impl<'m> Translator<'_, 'm> {
             }
             Kind::Block { mut next } => {
                 self.fall_into(&mut next, frame.results)?;
+                next
+            }
+            Kind::TryTable { mut next, handlers } => {
+                self.fall_into(&mut next, frame.results)?;
+                self.stack.truncate(frame.height);
+                self.leave_handlers(handlers)?;
                 next
             }
             Kind::If { mut next, otherwise } => {
@@ -289,7 +304,7 @@ impl<'m> Translator<'_, 'm> {
     }
 
     /// The block that a branch to the frame at `depth` enters, and how many operands it takes along.
-    fn branch_target(&mut self, depth: u32) -> Result<(Block, usize), Failure> {
+    pub(super) fn branch_target(&mut self, depth: u32) -> Result<(Block, usize), Failure> {
         let index = self.frames.len().checked_sub(1 + depth as usize);
         let frame = index.and_then(|index| self.frames.get_mut(index));
         match frame {
@@ -301,7 +316,11 @@ impl<'m> Translator<'_, 'm> {
                 check_cap("branches to loops times locals in one function", self.loop_operands, cap)?;
                 Ok((*header, *params))
             }
-            Some(Frame { kind: Kind::Block { next } | Kind::If { next, .. }, results, .. }) => {
+            Some(Frame {
+                kind: Kind::Block { next } | Kind::If { next, .. } | Kind::TryTable { next, .. },
+                results,
+                ..
+            }) => {
                 if !next.used {
                     next.used = true;
                     for ty in results.iter() {
@@ -331,7 +350,7 @@ impl<'m> Translator<'_, 'm> {
     }
 
     /// Jumps to `target` with the top `count` operands, which stay on the stack.
-    fn jump(&mut self, target: Block, count: usize) -> Result<(), Failure> {
+    pub(super) fn jump(&mut self, target: Block, count: usize) -> Result<(), Failure> {
         self.collect_arguments(count)?;
         self.builder.ins().jump(target, &self.arguments);
         Ok(())
@@ -345,7 +364,7 @@ impl<'m> Translator<'_, 'm> {
         Ok(())
     }
 
-    fn truncate(&mut self, count: usize) {
+    pub(super) fn truncate(&mut self, count: usize) {
         let height = self.stack.len().saturating_sub(count);
         self.stack.truncate(height);
     }

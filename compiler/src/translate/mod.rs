@@ -10,6 +10,7 @@ mod abi;
 mod bulk;
 mod call;
 mod control;
+mod exception;
 mod global;
 mod memory;
 mod numeric;
@@ -36,6 +37,7 @@ use crate::module::Module;
 use crate::plan::Plan;
 use crate::types::ValType;
 use control::Frame;
+use exception::Handler;
 
 /// What translation of a module's functions shares.
 #[derive(Clone, Copy)]
@@ -109,6 +111,10 @@ struct Translator<'f, 'm> {
     locals: u64,
     /// Branches to loops so far, times locals.
     loop_operands: u64,
+    /// The handlers around the current position, outermost first.
+    handlers: Vec<Handler>,
+    /// Handlers looked at for all calls so far.
+    handler_edges: u64,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -150,6 +156,8 @@ pub(crate) fn translate(
         br_table_targets: 0,
         locals: 0,
         loop_operands: 0,
+        handlers: Vec::new(),
+        handler_edges: 0,
         arguments: Vec::new(),
     };
 
@@ -265,6 +273,9 @@ impl<'m> Translator<'_, 'm> {
             Operator::If { blockty } => self.if_(blockty),
             Operator::Else => self.else_(),
             Operator::End => self.end(),
+            Operator::TryTable { try_table } => self.try_table(try_table),
+            Operator::Throw { tag_index } => self.throw(tag_index),
+            Operator::ThrowRef => self.throw_ref(),
             Operator::Br { relative_depth } => self.br(relative_depth),
             Operator::BrIf { relative_depth } => self.br_if(relative_depth),
             Operator::BrTable { targets } => self.br_table(&targets),
@@ -306,7 +317,7 @@ impl<'m> Translator<'_, 'm> {
     /// Follows the structure of code that cannot be reached.
     fn unreachable_operator(&mut self, operator: Operator<'_>) -> Result<(), Failure> {
         match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
                 self.push_unreachable_frame();
                 Ok(())
             }

@@ -70,7 +70,7 @@ impl Translator<'_, '_> {
         let entry = self.checked_entry(index, position)?;
         let flags = self.table_flags();
         let value = match ty {
-            ValType::ExternRef => {
+            ValType::ExternRef | ValType::ExnRef => {
                 self.builder.ins().load(types::I64, flags, entry, offset_of!(TableEntry, code) as i32)
             }
             _ => self.builder.ins().uload32(flags, entry, offset_of!(TableEntry, reference) as i32),
@@ -163,7 +163,7 @@ impl Translator<'_, '_> {
 
     /// The words that an entry holds for a reference: a copy of the function's descriptor, or the host value.
     fn entry_words(&mut self, ty: ValType, reference: Value) -> Words {
-        if ty == ValType::ExternRef {
+        if matches!(ty, ValType::ExternRef | ValType::ExnRef) {
             return (reference, self.constant(0));
         }
         let descriptors = self.rodata_address(0);

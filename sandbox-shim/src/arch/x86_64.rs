@@ -3,6 +3,10 @@
 use core::arch::{asm, naked_asm};
 use core::ffi::c_void;
 
+use ipc::context::ExceptionArena;
+
+use crate::exceptions;
+
 /// Makes a system call. The result is as the kernel gives it: `-errno` on failure.
 ///
 /// # Safety
@@ -90,6 +94,56 @@ pub unsafe extern "sysv64" fn call_on_stack(
         "pop rbx",
         "pop rbp",
         "ret",
+    )
+}
+
+/// [`exceptions::allocate`] for compiled code: registers that may hold references go to the stack first, where they are
+/// looked for.
+///
+/// # Safety
+/// Called by compiled code only, with the address of its arena and one of its tags.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn exception_new(arena: *mut ExceptionArena, tag: u32) -> u64 {
+    naked_asm!(
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov rdx, rsp",
+        "call {allocate}",
+        "add rsp, 40",
+        "ret",
+        allocate = sym exceptions::allocate,
+    )
+}
+
+/// Continues at the handler of an exception, with the exception in `rax`; returns when it has none. Frame pointers are kept
+/// by all guest code, so the caller's frame is where `rbp` points.
+///
+/// # Safety
+/// Called by compiled code only, with the address of its arena and an exception in it.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn exception_throw(arena: *const ExceptionArena, exception: u64) {
+    // On the stack: the landing (24 bytes), the exception, 8 bytes for alignment, the return address.
+    naked_asm!(
+        "sub rsp, 40",
+        "mov [rsp + 24], rsi",
+        "mov rdx, [rsp + 40]",
+        "mov rcx, rbp",
+        "mov r8, rsp",
+        "call {find}",
+        "test al, al",
+        "jz 2f",
+        "mov rax, [rsp + 24]",
+        "mov rcx, [rsp]",
+        "mov rbp, [rsp + 16]",
+        "mov rsp, [rsp + 8]",
+        "jmp rcx",
+        "2:",
+        "add rsp, 40",
+        "ret",
+        find = sym exceptions::find,
     )
 }
 
