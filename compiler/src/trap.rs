@@ -27,11 +27,13 @@ pub enum TrapKind {
     TableOutOfBounds = 8,
     /// The guest's stack is used up. No instruction is marked with it: the guard page tells.
     StackExhausted = 9,
+    /// More fuel was used than the job gave.
+    OutOfFuel = 10,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 9] = [
+    pub const ALL: [TrapKind; 10] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -41,6 +43,7 @@ impl TrapKind {
         TrapKind::UninitializedElement,
         TrapKind::TableOutOfBounds,
         TrapKind::StackExhausted,
+        TrapKind::OutOfFuel,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -55,6 +58,7 @@ impl TrapKind {
             TABLE_OUT_OF_BOUNDS => TrapKind::TableOutOfBounds,
             NULL_ELEMENT => TrapKind::UninitializedElement,
             TYPE_MISMATCH => TrapKind::IndirectCallTypeMismatch,
+            OUT_OF_FUEL => TrapKind::OutOfFuel,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -77,6 +81,7 @@ impl fmt::Display for TrapKind {
             TrapKind::UninitializedElement => "uninitialized element",
             TrapKind::TableOutOfBounds => "undefined element: out of bounds table access",
             TrapKind::StackExhausted => "call stack exhausted",
+            TrapKind::OutOfFuel => "all fuel consumed by WebAssembly",
         })
     }
 }
@@ -85,6 +90,7 @@ pub(crate) const UNREACHABLE: TrapCode = TrapCode::unwrap_user(1);
 pub(crate) const TABLE_OUT_OF_BOUNDS: TrapCode = TrapCode::unwrap_user(2);
 pub(crate) const NULL_ELEMENT: TrapCode = TrapCode::unwrap_user(3);
 pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
+pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(5);
 
 #[cfg(test)]
 mod tests {
@@ -92,12 +98,12 @@ mod tests {
 
     #[test]
     fn every_code_of_ours_and_of_cranelift_has_its_own_kind() {
-        let ours = [UNREACHABLE, TABLE_OUT_OF_BOUNDS, NULL_ELEMENT, TYPE_MISMATCH];
+        let ours = [UNREACHABLE, TABLE_OUT_OF_BOUNDS, NULL_ELEMENT, TYPE_MISMATCH, OUT_OF_FUEL];
         let codes = ours.iter().chain(TrapCode::non_user_traps());
         let mut kinds: Vec<_> = codes.map(|code| TrapKind::of_code(*code).unwrap() as u8).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(5)), None);
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(60)), None);
     }
 
     #[test]
@@ -106,6 +112,6 @@ mod tests {
             assert_eq!(TrapKind::from_number(kind as u8), Some(kind));
         }
         assert_eq!(TrapKind::from_number(0), None);
-        assert_eq!(TrapKind::from_number(10), None);
+        assert_eq!(TrapKind::from_number(60), None);
     }
 }

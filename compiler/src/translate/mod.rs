@@ -10,6 +10,7 @@ mod abi;
 mod bulk;
 mod call;
 mod control;
+mod fuel;
 mod global;
 mod memory;
 mod numeric;
@@ -44,6 +45,7 @@ pub(crate) struct Environment<'m> {
     pub plan: &'m Plan,
     pub isa: &'m dyn TargetIsa,
     pub caps: &'m crate::Caps,
+    pub options: crate::CodeOptions,
 }
 
 /// Why a body was not translated.
@@ -109,6 +111,8 @@ struct Translator<'f, 'm> {
     locals: u64,
     /// Branches to loops so far, times locals.
     loop_operands: u64,
+    /// Fuel that the operators since the last settlement cost.
+    fuel_pending: u32,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -150,6 +154,7 @@ pub(crate) fn translate(
         br_table_targets: 0,
         locals: 0,
         loop_operands: 0,
+        fuel_pending: 0,
         arguments: Vec::new(),
     };
 
@@ -157,6 +162,7 @@ pub(crate) fn translate(
     validator.read_locals(&mut reader)?;
     translator.builder.set_srcloc(SourceLoc::new(start as u32));
     translator.enter(&ty.params, &ty.results, validator)?;
+    translator.fuel_at_entry()?;
     let mut operators = OperatorsReader::new(reader);
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
@@ -164,6 +170,7 @@ pub(crate) fn translate(
         translator.offset = offset;
         if translator.reachable {
             translator.builder.set_srcloc(SourceLoc::new(offset as u32));
+            translator.charge_fuel(&operator)?;
             translator.operator(operator)?;
         } else {
             translator.unreachable_operator(operator)?;
