@@ -29,7 +29,13 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     let bodies = std::mem::take(&mut module.bodies);
     // All of them before any code is generated: what is not supported is refused at once, not after minutes.
     codegen::validate_bodies(wasm, &bodies, options.threads)?;
-    let environment = Environment { module: &module, plan: &plan, isa: &*isa, caps: &options.caps };
+    let environment = Environment {
+        module: &module,
+        plan: &plan,
+        isa: &*isa,
+        caps: &options.caps,
+        options: options.code(),
+    };
 
     let imported = module.imports.len();
     let mut compiler = Compiler::new(environment, None);
@@ -106,6 +112,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         format: FORMAT,
         compiler: version(),
         cpu_features: target_features(&isa),
+        options: options.code(),
         wasm_hash: blake3::hash(wasm).into(),
         functions: functions as u32,
         exports: module.exports.iter().filter_map(|e| export(e, &module, &text, &trampolines)).collect(),
@@ -185,7 +192,13 @@ pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<S
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
-    let environment = Environment { module: &module, plan: &plan, isa: &*isa, caps: &options.caps };
+    let environment = Environment {
+        module: &module,
+        plan: &plan,
+        isa: &*isa,
+        caps: &options.caps,
+        options: options.code(),
+    };
     let mut compiler = Compiler::new(environment, Some(listing));
     let first = module.imports.len() as u32;
     let mut out = String::new();
@@ -350,6 +363,8 @@ fn context(module: &Module<'_>, plan: &Plan, (sites, sites_count): (u64, u64)) -
         total += memory.bytes;
     }
     put(CONTEXT_BASE + ipc::context::MEMORY_TOTAL_OFFSET, &[total]);
+    // As much as there can be, until the shim knows what the job has.
+    put(ipc::context::FUEL, &[i64::MAX as u64]);
     for table in &plan.tables {
         let TableDescriptor { base, size, max, reserved } =
             TableDescriptor { base: table.base, size: table.size, max: table.max, reserved: 0 };

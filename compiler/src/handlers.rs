@@ -36,8 +36,7 @@ pub(crate) fn of_call(call: &FinalizedMachCallSite<'_>) -> Result<Option<CallHan
 /// Bytes of the table, before the functions have addresses; at least what it will have.
 pub(crate) fn bytes<'c>(functions: impl Iterator<Item = &'c [CallHandlers]>) -> u64 {
     functions.flatten().fold(0, |sum, call| {
-        sum + size_of::<ExceptionSite>() as u64
-            + (call.clauses.len() * size_of::<ExceptionClause>()) as u64
+        sum + size_of::<ExceptionSite>() as u64 + (call.clauses.len() * size_of::<ExceptionClause>()) as u64
     })
 }
 

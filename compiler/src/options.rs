@@ -3,12 +3,13 @@
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use ipc::layout;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
 /// How hard the code generator tries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OptLevel {
     /// Fastest compilation, no optimisation.
     None,
@@ -30,7 +31,8 @@ impl OptLevel {
 }
 
 /// Which instructions the code may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TargetCpu {
     /// x86-64-v2 (SSE 4.2, POPCNT): every x86-64 server of the last fifteen years. Without it, rounding a float is a call
     /// to a library that an instance does not have.
@@ -94,18 +96,50 @@ pub struct Options {
     pub opt_level: OptLevel,
     /// Which instructions the code may use.
     pub target_cpu: TargetCpu,
+    /// The code counts what it executes and stops when a job's fuel is used up. Default: no.
+    pub fuel: bool,
+    /// Every NaN that arithmetic makes is the same one, so that results do not depend on the processor. Default: no.
+    pub nan_canonicalization: bool,
+    /// What is read behind a mispredicted bounds check of a table is a null entry. Default: no.
+    pub spectre_guards: bool,
+    /// The module's DWARF is carried over, so that debuggers and reports name source lines. Default: no.
+    pub debug_info: bool,
     /// Threads that compile; 0 means one per CPU. The output does not depend on it.
     pub threads: usize,
     /// Limits on the module.
     pub caps: Caps,
 }
 
+/// The choices of [`Options`] that change an artifact, as the artifact records them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CodeOptions {
+    /// See [`Options::opt_level`].
+    pub opt_level: OptLevel,
+    /// See [`Options::target_cpu`].
+    pub target_cpu: TargetCpu,
+    /// See [`Options::fuel`].
+    pub fuel: bool,
+    /// See [`Options::nan_canonicalization`].
+    pub nan_canonicalization: bool,
+    /// See [`Options::spectre_guards`].
+    pub spectre_guards: bool,
+    /// See [`Options::debug_info`].
+    pub debug_info: bool,
+}
+
 impl Options {
+    /// What an artifact records of these options.
+    pub fn code(&self) -> CodeOptions {
+        let Options { opt_level, target_cpu, fuel, nan_canonicalization, spectre_guards, debug_info, .. } =
+            *self;
+        CodeOptions { opt_level, target_cpu, fuel, nan_canonicalization, spectre_guards, debug_info }
+    }
+
     /// Bytes that differ whenever the same module could give another artifact: compiler version, options and, for
     /// [`TargetCpu::Native`], the features of this machine's CPU. Part of a cache key.
     pub fn fingerprint(&self) -> Result<Vec<u8>, Error> {
         let isa = self.isa()?;
-        let key = (crate::version(), self.opt_level, target_features(&isa), self.caps);
+        let key = (crate::version(), self.code(), target_features(&isa), self.caps);
         postcard::to_stdvec(&key).map_err(Error::Metadata)
     }
 
@@ -115,6 +149,7 @@ impl Options {
         let mut flags = settings::builder();
         for (name, value) in [
             ("opt_level", self.opt_level.setting()),
+            ("enable_nan_canonicalization", if self.nan_canonicalization { "true" } else { "false" }),
             ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
             // Backtraces walk the frame-pointer chain, so no unwind tables are needed.
             ("preserve_frame_pointers", "true"),
@@ -176,6 +211,14 @@ mod tests {
         let print = |o: Options| o.fingerprint().unwrap();
         assert_eq!(print(base), print(Options { threads: 7, ..base }));
         assert_ne!(print(base), print(Options { opt_level: OptLevel::None, ..base }));
+        for other in [
+            Options { fuel: true, ..base },
+            Options { nan_canonicalization: true, ..base },
+            Options { spectre_guards: true, ..base },
+            Options { debug_info: true, ..base },
+        ] {
+            assert_ne!(print(base), print(other), "{other:?}");
+        }
         assert_ne!(print(base), print(Options { caps: Caps { functions: 5, ..base.caps }, ..base }));
     }
 }

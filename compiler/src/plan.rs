@@ -5,7 +5,8 @@
 //! addresses are known only after linking; they are kept as offsets.
 
 use ipc::context::{
-    COMPILER_BASE, EXCEPTION_VALUE, EXCEPTION_VALUES, ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry,
+    COMPILER_BASE, EXCEPTION_VALUE, EXCEPTION_VALUES, ExceptionArena, MemoryDescriptor, TableDescriptor,
+    TableEntry,
 };
 use ipc::layout;
 use wasmparser::Operator;

@@ -33,11 +33,13 @@ pub enum TrapKind {
     NullException = 11,
     /// More exceptions are referred to than have room.
     ExceptionMemory = 12,
+    /// More fuel was used than the job gave.
+    OutOfFuel = 13,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 12] = [
+    pub const ALL: [TrapKind; 13] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -50,6 +52,7 @@ impl TrapKind {
         TrapKind::UncaughtException,
         TrapKind::NullException,
         TrapKind::ExceptionMemory,
+        TrapKind::OutOfFuel,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -67,6 +70,7 @@ impl TrapKind {
             UNCAUGHT_EXCEPTION => TrapKind::UncaughtException,
             NULL_EXCEPTION => TrapKind::NullException,
             EXCEPTION_MEMORY => TrapKind::ExceptionMemory,
+            OUT_OF_FUEL => TrapKind::OutOfFuel,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -92,6 +96,7 @@ impl fmt::Display for TrapKind {
             TrapKind::UncaughtException => "thrown Wasm exception",
             TrapKind::NullException => "null exception reference",
             TrapKind::ExceptionMemory => "out of memory for exceptions",
+            TrapKind::OutOfFuel => "all fuel consumed by WebAssembly",
         })
     }
 }
@@ -103,27 +108,21 @@ pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
 pub(crate) const UNCAUGHT_EXCEPTION: TrapCode = TrapCode::unwrap_user(20);
 pub(crate) const NULL_EXCEPTION: TrapCode = TrapCode::unwrap_user(21);
 pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(22);
+pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_code_of_ours_and_of_cranelift_has_its_own_kind() {
-        let ours = [
-            UNREACHABLE,
-            TABLE_OUT_OF_BOUNDS,
-            NULL_ELEMENT,
-            TYPE_MISMATCH,
-            UNCAUGHT_EXCEPTION,
-            NULL_EXCEPTION,
-            EXCEPTION_MEMORY,
-        ];
-        let codes = ours.iter().chain(TrapCode::non_user_traps());
-        let mut kinds: Vec<_> = codes.map(|code| TrapKind::of_code(*code).unwrap() as u8).collect();
+    fn every_kind_has_one_code_of_ours_or_of_cranelift() {
+        let ours = (1..=u8::MAX).filter_map(TrapCode::user);
+        let codes = ours.chain(TrapCode::non_user_traps().iter().copied());
+        let mut kinds: Vec<u8> = codes.filter_map(TrapKind::of_code).map(|kind| kind as u8).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(5)), None);
+        let mut all = TrapKind::ALL.map(|kind| kind as u8);
+        all.sort_unstable();
+        assert_eq!(kinds, all);
     }
 
     #[test]

@@ -4,8 +4,13 @@ use compiler::{Listing, Options, TargetCpu};
 
 /// The machine code of the module's last function, one instruction per line.
 fn assembly(wat: &str) -> String {
+    assembly_with(wat, Options::default())
+}
+
+/// The same with other options, for the baseline processor.
+fn assembly_with(wat: &str, options: Options) -> String {
     let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
-    let options = Options { target_cpu: TargetCpu::Baseline, ..Options::default() };
+    let options = Options { target_cpu: TargetCpu::Baseline, ..options };
     let listing = compiler::list(&wasm, &options, Listing::Assembly).unwrap();
     let (_, last) = listing.rsplit_once("; function").unwrap();
     last.lines().skip(1).map(str::trim).collect::<Vec<_>>().join("\n")
@@ -102,4 +107,23 @@ fn an_immutable_global_is_a_constant() {
 fn rounding_a_float_is_an_instruction_on_the_baseline() {
     let code = assembly("(module (func (param f64) (result f64) (f64.floor (local.get 0))))");
     assert_lines(&code, &["roundsd"]);
+}
+
+#[test]
+fn a_guarded_table_selects_the_null_entry_behind_a_failed_check() {
+    let wat = "(module (type $t (func)) (table 8 8 funcref) (func (param i32) (call_indirect (type $t) (local.get 0))))";
+    let plain = assembly_with(wat, Options::default());
+    let guarded = assembly_with(wat, Options { spectre_guards: true, ..Options::default() });
+    assert!(!plain.contains("cmov"), "{plain}");
+    assert_lines(&guarded, &["cmpl $0x8,", "cmovaeq", "cmpl"]);
+}
+
+#[test]
+fn fuel_costs_a_subtraction_and_a_store_and_a_loop_one_check_more() {
+    let wat =
+        "(module (func (param i32) (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))";
+    let plain = assembly_with(wat, Options::default());
+    let fueled = assembly_with(wat, Options { fuel: true, ..Options::default() });
+    assert!(!plain.contains("0x98(%r"), "{plain}");
+    assert!(fueled.matches("0x98(%r").count() <= 6, "{fueled}");
 }

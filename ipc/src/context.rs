@@ -39,12 +39,17 @@ pub const MEMORY_LIMIT_OFFSET: u64 = 0x80;
 pub const REFUSED_GROWS_OFFSET: u64 = 0x88;
 /// Offset in the context of the bytes that all memories together have: `u64`, kept by the shim.
 pub const MEMORY_TOTAL_OFFSET: u64 = 0x90;
+/// Offset in the context of the fuel that is left: `i64`, below zero when more was used than there was. Written by the shim at
+/// the start, counted down by code that was compiled with fuel.
+pub const FUEL_OFFSET: u64 = 0x98;
 /// Offset of the first byte that the compiler may use: memory descriptors, then table descriptors, then the
 /// lengths of passive segments, then globals.
 pub const COMPILER_OFFSET: u64 = 0x100;
 
 /// Address of [`Builtins`].
 pub const BUILTINS: u64 = CONTEXT_BASE + BUILTINS_OFFSET;
+/// Address of the fuel that is left.
+pub const FUEL: u64 = CONTEXT_BASE + FUEL_OFFSET;
 /// Address of the first byte that the compiler may use.
 pub const COMPILER_BASE: u64 = CONTEXT_BASE + COMPILER_OFFSET;
 
@@ -173,4 +178,5 @@ const _: () = {
     assert!(size_of::<ExceptionHeader>() == 16 && size_of::<ExceptionSite>() == 16);
     assert!(size_of::<ExceptionClause>() == 8);
     assert!(size_of::<Builtins>() as u64 <= MEMORY_LIMIT_OFFSET);
+    assert!(FUEL_OFFSET + 8 <= COMPILER_OFFSET);
 };

@@ -123,9 +123,7 @@ fn backtrace(mut frame: u64) {
 
 /// Whether the two words at `frame` are in the mapped guest stack.
 pub(crate) fn is_stack_frame(frame: u64) -> bool {
-    frame.is_multiple_of(8)
-        && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame)
-        && is_mapped_stack(frame)
+    frame.is_multiple_of(8) && (STACK_REGION_BASE..STACK_TOP - 8).contains(&frame) && is_mapped_stack(frame)
 }
 
 /// Whether the stack page of `frame` is mapped: the zygote tells where the stack begins.

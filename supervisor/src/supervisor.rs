@@ -102,11 +102,12 @@ impl Supervisor {
             .map(|(index, processor)| Shard::start(index, processor, &config))
             .collect::<Result<Vec<_>, _>>()?;
         let compilations = Arc::new(Semaphore::new(count.max(2)));
-        let (cache, cache_problem) = match config.state_dir.as_deref().map(|dir| Cache::open(dir, config.cache_bytes)) {
-            Some(Ok(cache)) => (Some(Arc::new(cache)), None),
-            Some(Err(error)) => (None, Some(error.to_string())),
-            None => (None, None),
-        };
+        let (cache, cache_problem) =
+            match config.state_dir.as_deref().map(|dir| Cache::open(dir, config.cache_bytes)) {
+                Some(Ok(cache)) => (Some(Arc::new(cache)), None),
+                Some(Err(error)) => (None, Some(error.to_string())),
+                None => (None, None),
+            };
         Ok(Self(Arc::new(Inner {
             config,
             shards,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
 use crate::error::check_cap;
+use crate::options::CodeOptions;
 use crate::trap::TrapKind;
 use crate::types::ValType;
 
@@ -37,6 +38,8 @@ pub struct Metadata {
     /// CPU features that the code uses, such as `sse42`; see [`Metadata::missing_cpu_features`].
     #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub cpu_features: Vec<String>,
+    /// How it was compiled.
+    pub options: CodeOptions,
     /// BLAKE3 hash of the WebAssembly module; zero for an artifact without one.
     pub wasm_hash: [u8; 32],
     /// Functions of the module, imported ones included.

@@ -75,6 +75,7 @@ impl RawModule {
             format: FORMAT,
             compiler: version(),
             cpu_features: target_features(&isa),
+            options: options.code(),
             wasm_hash: [0; 32],
             functions: 1,
             exports: exports.collect(),

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::mem::offset_of;
 
 use ipc::context::{
-    CATCH_ALL, COMPILER_BASE, ExceptionArena, ExceptionClause, ExceptionSite, MemoryDescriptor, TableDescriptor,
-    TableEntry,
+    CATCH_ALL, COMPILER_BASE, ExceptionArena, ExceptionClause, ExceptionSite, MemoryDescriptor,
+    TableDescriptor, TableEntry,
 };
 use ipc::interface::FunctionId;
 use ipc::layout::{CONTEXT_BASE, CONTEXT_END, STACK_MAX, WASM_PAGE, memory_base};
@@ -218,10 +218,16 @@ impl Check<'_> {
         let word = |bytes: &[u8], at: usize| bytes.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b));
         let mut before = None;
         for site in sites.chunks_exact(size_of::<ExceptionSite>()) {
-            let [address, frame, first, count] = [word(site, 0)?, word(site, 4)?, word(site, 8)?, word(site, 12)?];
+            let [address, frame, first, count] =
+                [word(site, 0)?, word(site, 4)?, word(site, 8)?, word(site, 12)?];
             let fits = first.checked_add(count).is_some_and(|end| end <= handlers.clauses_count);
             let ascends = before.is_none_or(|before| before < address);
-            if !fits || !ascends || u64::from(address) > code || u64::from(frame) > STACK_MAX || frame % 16 != 0 {
+            if !fits
+                || !ascends
+                || u64::from(address) > code
+                || u64::from(frame) > STACK_MAX
+                || frame % 16 != 0
+            {
                 return Some(false);
             }
             before = Some(address);

@@ -4,8 +4,8 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    self, ExtFuncData, ExternalName, FuncRef, Function, InstBuilder, MemFlagsData, SigRef,
-    StackSlotData, StackSlotKind, UserExternalName, Value, types,
+    self, ExtFuncData, ExternalName, FuncRef, Function, InstBuilder, MemFlagsData, SigRef, StackSlotData,
+    StackSlotKind, UserExternalName, Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};

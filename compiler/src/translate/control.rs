@@ -108,7 +108,7 @@ impl<'m> Translator<'_, 'm> {
         self.push_frame(Kind::Loop { header }, params.len(), results)?;
         self.truncate(params.len());
         self.continue_in(header);
-        Ok(())
+        self.check_fuel()
     }
 
     pub(super) fn if_(&mut self, ty: BlockType) -> Result<(), Failure> {

@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 
 use cranelift_codegen::ir::{
-    Block, BlockArg, ExceptionTableData, ExceptionTableItem, ExceptionTag, FuncRef, InstBuilder, MemFlagsData,
-    SigRef, Value, types,
+    Block, BlockArg, ExceptionTableData, ExceptionTableItem, ExceptionTag, FuncRef, InstBuilder,
+    MemFlagsData, SigRef, Value, types,
 };
 use ipc::context::{EXCEPTION_VALUE, EXCEPTION_VALUES};
 use wasmparser::Catch;

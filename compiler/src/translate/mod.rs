@@ -11,6 +11,7 @@ mod bulk;
 mod call;
 mod control;
 mod exception;
+mod fuel;
 mod global;
 mod memory;
 mod numeric;
@@ -46,6 +47,7 @@ pub(crate) struct Environment<'m> {
     pub plan: &'m Plan,
     pub isa: &'m dyn TargetIsa,
     pub caps: &'m crate::Caps,
+    pub options: crate::CodeOptions,
 }
 
 /// Why a body was not translated.
@@ -115,6 +117,8 @@ struct Translator<'f, 'm> {
     handlers: Vec<Handler>,
     /// Handlers looked at for all calls so far.
     handler_edges: u64,
+    /// Fuel that the operators since the last settlement cost.
+    fuel_pending: u32,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -158,6 +162,7 @@ pub(crate) fn translate(
         loop_operands: 0,
         handlers: Vec::new(),
         handler_edges: 0,
+        fuel_pending: 0,
         arguments: Vec::new(),
     };
 
@@ -165,6 +170,7 @@ pub(crate) fn translate(
     validator.read_locals(&mut reader)?;
     translator.builder.set_srcloc(SourceLoc::new(start as u32));
     translator.enter(&ty.params, &ty.results, validator)?;
+    translator.fuel_at_entry()?;
     let mut operators = OperatorsReader::new(reader);
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
@@ -172,6 +178,7 @@ pub(crate) fn translate(
         translator.offset = offset;
         if translator.reachable {
             translator.builder.set_srcloc(SourceLoc::new(offset as u32));
+            translator.charge_fuel(&operator)?;
             translator.operator(operator)?;
         } else {
             translator.unreachable_operator(operator)?;
@@ -317,7 +324,10 @@ impl<'m> Translator<'_, 'm> {
     /// Follows the structure of code that cannot be reached.
     fn unreachable_operator(&mut self, operator: Operator<'_>) -> Result<(), Failure> {
         match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
+            Operator::Block { .. }
+            | Operator::Loop { .. }
+            | Operator::If { .. }
+            | Operator::TryTable { .. } => {
                 self.push_unreachable_frame();
                 Ok(())
             }

@@ -42,19 +42,26 @@ impl Translator<'_, '_> {
     /// Traps unless `index` (32 bits) is inside the table; the entry's address.
     pub(super) fn checked_entry(&mut self, table: u32, index: Value) -> Result<Value, Failure> {
         let (_, table) = self.table(table)?;
-        if table.is_fixed() {
+        let (index, outside) = if table.is_fixed() {
             // At most `Caps::table_entries`, so it fits; comparing 32 bits lets the extension fold.
             let outside =
                 self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThanOrEqual, index, table.size as i64);
             self.builder.ins().trapnz(outside, TABLE_OUT_OF_BOUNDS);
-        }
-        let index = self.extend(index);
-        if !table.is_fixed() {
+            (self.extend(index), outside)
+        } else {
+            let index = self.extend(index);
             let size = self.table_size(&table)?;
             let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, size);
             self.builder.ins().trapnz(outside, TABLE_OUT_OF_BOUNDS);
+            (index, outside)
+        };
+        let entry = self.entry_address(table.base, index);
+        if !self.environment.options.spectre_guards {
+            return Ok(entry);
         }
-        Ok(self.entry_address(table.base, index))
+        // A processor that guesses that the check passes goes on with the null descriptor, whose signature fits no call.
+        let null = self.rodata_address(0);
+        Ok(self.builder.ins().select_spectre_guard(outside, null, entry))
     }
 
     /// `base + index * 16`.

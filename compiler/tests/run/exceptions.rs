@@ -11,7 +11,9 @@ fn both(wat: &str, argument: u64) -> Outcome {
     let [first, second] = [OptLevel::Speed, OptLevel::None].map(|opt_level| {
         let options = Options { opt_level, ..Options::default() };
         let artifact = Artifact::parse(compiler::compile(&wasm, &options).unwrap()).unwrap();
-        let Some(ExportItem::Function { entry, .. }) = artifact.export("f") else { panic!("no function `f`") };
+        let Some(ExportItem::Function { entry, .. }) = artifact.export("f") else {
+            panic!("no function `f`")
+        };
         match loader::run(&artifact, &[Call::Function(*entry, &[argument])]).remove(0) {
             Outcome::Returned(values) => Outcome::Returned(vec![values[0]]),
             Outcome::Trapped(kind, _) => Outcome::Trapped(kind, 0),
@@ -40,7 +42,9 @@ fn many_locals_of_every_class_survive_a_throw() {
               (try_table (catch $e $h) (call $t (i64.const 1000)))
               (unreachable))
             (local.set $x) (i64.add (i64.trunc_f64_s (f64.mul (local.get $x) (f64.const 2))))";
-    wat = wat.replace("(i64.add (i64.trunc", "(i64.trunc").replace("(f64.const 2))))", "(f64.const 2))) (i64.add)");
+    wat = wat
+        .replace("(i64.add (i64.trunc", "(i64.trunc")
+        .replace("(f64.const 2))))", "(f64.const 2))) (i64.add)");
     for i in 0..locals {
         wat += &format!("(i64.add (local.get $i{i})) (i64.add (i64.trunc_f64_s (local.get $d{i})))");
     }
@@ -95,11 +99,11 @@ fn references_in_tables_globals_and_exceptions_keep_exceptions() {
             (unreachable))
           (call $value)
           (i32.add)))"#;
+    let wat = wat.replace("(local.set 0 (i32.const 0)) drop_first)", "(local.set $r) (drop) (local.get $r))");
     let wat = wat.replace(
-        "(local.set 0 (i32.const 0)) drop_first)",
-        "(local.set $r) (drop) (local.get $r))",
+        "(func $make (param i32) (result exnref)",
+        "(func $make (param i32) (result exnref) (local $r exnref)",
     );
-    let wat = wat.replace("(func $make (param i32) (result exnref)", "(func $make (param i32) (result exnref) (local $r exnref)");
     assert_eq!(both(&wat, 100_000), Outcome::Returned(vec![321]));
 }
 

@@ -8,24 +8,24 @@ use ipc::interface::FunctionId;
 
 use super::loader::{self, Call, Outcome};
 
-fn build(wat: &str, options: &Options) -> (Vec<u8>, Artifact<Vec<u8>>) {
+pub fn build(wat: &str, options: &Options) -> (Vec<u8>, Artifact<Vec<u8>>) {
     let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
     let artifact = Artifact::parse(compiler::compile(&wasm, options).unwrap()).unwrap();
     (wasm, artifact)
 }
 
-fn entry(artifact: &Artifact<Vec<u8>>, name: &str) -> Entry {
+pub fn entry(artifact: &Artifact<Vec<u8>>, name: &str) -> Entry {
     match artifact.export(name) {
         Some(ExportItem::Function { entry, .. }) => *entry,
         other => panic!("{name} is {other:?}"),
     }
 }
 
-fn call(artifact: &Artifact<Vec<u8>>, name: &str, arguments: &[u64]) -> Outcome {
+pub fn call(artifact: &Artifact<Vec<u8>>, name: &str, arguments: &[u64]) -> Outcome {
     loader::run(artifact, &[Call::Function(entry(artifact, name), arguments)]).remove(0)
 }
 
-fn result(outcome: &Outcome) -> u64 {
+pub fn result(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Returned(values) => values[0],
         other => panic!("{other:x?}"),

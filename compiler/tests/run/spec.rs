@@ -86,8 +86,9 @@ fn version_2_unoptimised() {
 #[test]
 fn exceptions() {
     for opt_level in [OptLevel::Speed, OptLevel::None] {
-        let files = proposal(Proposal::ExceptionHandling)
-            .filter(|file| ["try_table", "throw", "throw_ref", "tag"].iter().any(|n| file.name().contains(n)));
+        let files = proposal(Proposal::ExceptionHandling).filter(|file| {
+            ["try_table", "throw", "throw_ref", "tag"].iter().any(|n| file.name().contains(n))
+        });
         let count = run_files(files.collect(), opt_level);
         assert!(count.passed > 50 && count.rejected > 10, "too few: {count:?}");
     }
