@@ -98,7 +98,8 @@ fn state(probes: &[Probe<'_>], outcomes: &mut impl Iterator<Item = Outcome>) -> 
         .map(|probe| match probe {
             Probe::Global(name, ty, value) => {
                 let read = word();
-                let bits = if let GlobalValue::Constant(bits) = value { *bits } else { read };
+                // No vectors are generated, so a word is enough.
+                let bits = if let GlobalValue::Constant(bits) = value { *bits as u64 } else { read };
                 ((*name).to_owned(), Exported::Global(Value::of_word(bits, *ty)))
             }
             Probe::Memory(name) => ((*name).to_owned(), Exported::Memory(word(), word())),
