@@ -1,0 +1,109 @@
+//! The same calls in an artifact of ours, in a forked child.
+
+use compiler::metadata::{ExportItem, GlobalValue};
+use compiler::{Artifact, ValType};
+use ipc::context::BUILTINS;
+
+use crate::loader::{self, Call as Step, Outcome};
+use crate::seen::{Call, Ended, Exported, Seen, Value};
+
+/// What to read after a call, for one export.
+enum Probe<'a> {
+    Global(&'a str, ValType, GlobalValue),
+    Memory(&'a str),
+    Table(&'a str),
+}
+
+/// What is seen after the start and after each of `calls` in a fresh instance.
+pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<Seen>) {
+    let metadata = artifact.metadata();
+    if let Some(trap) = metadata.start_trap {
+        return (Some(Seen { ended: Ended::Trapped(trap), state: Vec::new() }), Vec::new());
+    }
+    let mut probes = Vec::new();
+    let mut reads = Vec::new();
+    for export in &metadata.exports {
+        match export.item {
+            ExportItem::Global(index) => {
+                let Some(global) = metadata.globals.get(index as usize) else { continue };
+                reads.push(Step::Read(match global.value {
+                    GlobalValue::Address(address) => address,
+                    // Any address will do.
+                    GlobalValue::Constant(_) => BUILTINS,
+                }));
+                probes.push(Probe::Global(&export.name, global.ty, global.value));
+            }
+            ExportItem::Memory(index) => {
+                let Some(memory) = metadata.memories.get(index as usize) else { continue };
+                reads.push(Step::Read(memory.descriptor + 8));
+                reads.push(Step::Hash(memory.descriptor));
+                probes.push(Probe::Memory(&export.name));
+            }
+            ExportItem::Table(index) => {
+                let Some(table) = metadata.tables.get(index as usize) else { continue };
+                reads.push(Step::Read(table.descriptor + 8));
+                probes.push(Probe::Table(&export.name));
+            }
+            _ => {}
+        }
+    }
+
+    let words: Vec<Vec<u64>> =
+        calls.iter().map(|call| call.arguments.iter().map(|value| value.word()).collect()).collect();
+    let mut steps = Vec::new();
+    if let Some(start) = metadata.start {
+        steps.push(Step::Function(start, &[]));
+    }
+    steps.extend(&reads);
+    for (call, words) in calls.iter().zip(&words) {
+        let Some(ExportItem::Function { entry, .. }) = artifact.export(&call.export) else { break };
+        steps.push(Step::Function(*entry, words));
+        steps.extend(&reads);
+    }
+    let mut outcomes = loader::run(artifact, &steps).into_iter();
+
+    let started = match metadata.start {
+        Some(_) => ended(outcomes.next(), &[]),
+        None => Ended::Returned(Vec::new()),
+    };
+    let failed = !matches!(started, Ended::Returned(_));
+    let state = state(&probes, &mut outcomes);
+    let started = Seen { ended: started, state: if failed { Vec::new() } else { state } };
+    let mut seen = Vec::new();
+    for call in calls {
+        let Some(ExportItem::Function { results, .. }) = artifact.export(&call.export) else { break };
+        let ended = ended(outcomes.next(), results);
+        seen.push(Seen { ended, state: self::state(&probes, &mut outcomes) });
+    }
+    (Some(started), seen)
+}
+
+fn ended(outcome: Option<Outcome>, results: &[ValType]) -> Ended {
+    match outcome {
+        Some(Outcome::Returned(words)) => {
+            Ended::Returned(results.iter().zip(words).map(|(ty, word)| Value::of_word(word, *ty)).collect())
+        }
+        Some(Outcome::Trapped(Some(kind), _)) => Ended::Trapped(kind),
+        other => Ended::Broken(format!("{other:x?}")),
+    }
+}
+
+fn state(probes: &[Probe<'_>], outcomes: &mut impl Iterator<Item = Outcome>) -> Vec<(String, Exported)> {
+    let mut word = || match outcomes.next() {
+        Some(Outcome::Returned(words)) => words.first().copied().unwrap_or(0),
+        _ => u64::MAX,
+    };
+    probes
+        .iter()
+        .map(|probe| match probe {
+            Probe::Global(name, ty, value) => {
+                let read = word();
+                // No vectors are generated, so a word is enough.
+                let bits = if let GlobalValue::Constant(bits) = value { *bits as u64 } else { read };
+                ((*name).to_owned(), Exported::Global(Value::of_word(bits, *ty)))
+            }
+            Probe::Memory(name) => ((*name).to_owned(), Exported::Memory(word(), word())),
+            Probe::Table(name) => ((*name).to_owned(), Exported::Table(word())),
+        })
+        .collect()
+}

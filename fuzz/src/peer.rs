@@ -1,0 +1,181 @@
+//! A module's calls in Wasmtime: they are chosen here, as the other side repeats them.
+
+use compiler::TrapKind;
+use wasmtime::{
+    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OptLevel, Ref, Store, Trap, Val, ValType,
+};
+
+use crate::loader::hash;
+use crate::seen::{Call, Ended, Exported, Run, Seen, Value};
+
+/// Instances of one module at most. After a trap by `unreachable` there is a new one: it may mean that the fuel is used up.
+const INSTANCES: usize = 8;
+
+/// An engine that optimises or does not.
+pub fn engine(optimise: bool) -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(if optimise { OptLevel::Speed } else { OptLevel::None })
+        .max_wasm_stack(1 << 20)
+        .memory_init_cow(false)
+        .wasm_reference_types(true);
+    Engine::new(&config)
+}
+
+/// Runs every exported function with a few arguments, made of `seed`. An error: the module does not compile, or says
+/// something that the comparison does not know.
+pub fn run(engine: &Engine, wasm: &[u8], seed: u64) -> wasmtime::Result<Vec<Run>> {
+    let module = Module::new(engine, wasm)?;
+    let mut calls = Vec::new();
+    for round in 0..2 {
+        for (position, export) in module.exports().enumerate() {
+            if let Some(function) = export.ty().func() {
+                let random = crate::generate::bytes(seed ^ (position as u64) << 32 ^ round, 8 * 64);
+                let words = random.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+                let arguments = function.params().zip(words.cycle()).map(|(ty, word)| argument(&ty, word));
+                let arguments = arguments.collect::<Option<Vec<_>>>();
+                let arguments =
+                    arguments.ok_or_else(|| wasmtime::Error::msg("a parameter of unknown type"))?;
+                calls.push(Call { export: export.name().to_owned(), arguments });
+            }
+        }
+    }
+    let mut calls = calls.into_iter().peekable();
+    let mut runs = Vec::new();
+    while runs.len() < INSTANCES && (runs.is_empty() || calls.peek().is_some()) {
+        let mut store = Store::new(engine, ());
+        let mut run = Run::default();
+        let instance = match Instance::new(&mut store, &module, &[]) {
+            Ok(instance) => instance,
+            Err(error) => {
+                let ended = trapped(&error);
+                run.started = Some(Seen { ended, state: Vec::new() });
+                runs.push(run);
+                break;
+            }
+        };
+        let state = state(&mut store, &instance, &module)?;
+        run.started = Some(Seen { ended: Ended::Returned(Vec::new()), state });
+        for call in calls.by_ref() {
+            let seen = make(&mut store, &instance, &module, &call)?;
+            let stop = matches!(seen.ended, Ended::Trapped(TrapKind::Unreachable | TrapKind::StackExhausted));
+            run.calls.push((call, seen));
+            if stop {
+                break;
+            }
+        }
+        runs.push(run);
+    }
+    Ok(runs)
+}
+
+fn make(store: &mut Store<()>, instance: &Instance, module: &Module, call: &Call) -> wasmtime::Result<Seen> {
+    let function = instance.get_func(&mut *store, &call.export);
+    let function = function.ok_or_else(|| wasmtime::Error::msg("an export is gone"))?;
+    let ty = function.ty(&*store);
+    let arguments = ty.params().zip(&call.arguments).map(|(ty, value)| to_val(store, &ty, *value));
+    let arguments = arguments.collect::<wasmtime::Result<Vec<_>>>()?;
+    let mut results = vec![Val::I32(0); ty.results().len()];
+    let ended = match function.call(&mut *store, &arguments, &mut results) {
+        Ok(()) => Ended::Returned(
+            results.iter().map(|value| of_val(store, value)).collect::<wasmtime::Result<_>>()?,
+        ),
+        Err(error) => trapped(&error),
+    };
+    Ok(Seen { ended, state: state(store, instance, module)? })
+}
+
+fn state(
+    store: &mut Store<()>,
+    instance: &Instance,
+    module: &Module,
+) -> wasmtime::Result<Vec<(String, Exported)>> {
+    let mut state = Vec::new();
+    for export in module.exports() {
+        let exported = match instance.get_export(&mut *store, export.name()) {
+            Some(Extern::Global(global)) => {
+                let value = global.get(&mut *store);
+                Exported::Global(of_val(store, &value)?)
+            }
+            Some(Extern::Memory(memory)) => {
+                let bytes = memory.data(&*store);
+                Exported::Memory(bytes.len() as u64, hash(bytes))
+            }
+            Some(Extern::Table(table)) => Exported::Table(table.size(&*store)),
+            _ => continue,
+        };
+        state.push((export.name().to_owned(), exported));
+    }
+    Ok(state)
+}
+
+fn trapped(error: &wasmtime::Error) -> Ended {
+    let kind = match error.downcast_ref::<Trap>() {
+        Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
+        Some(Trap::MemoryOutOfBounds) => TrapKind::MemoryOutOfBounds,
+        Some(Trap::IntegerDivisionByZero) => TrapKind::IntegerDivideByZero,
+        Some(Trap::IntegerOverflow) => TrapKind::IntegerOverflow,
+        Some(Trap::BadConversionToInteger) => TrapKind::InvalidConversionToInteger,
+        Some(Trap::BadSignature) => TrapKind::IndirectCallTypeMismatch,
+        Some(Trap::IndirectCallToNull) => TrapKind::UninitializedElement,
+        Some(Trap::TableOutOfBounds) => TrapKind::TableOutOfBounds,
+        Some(Trap::StackOverflow) => TrapKind::StackExhausted,
+        _ => return Ended::Broken(format!("{error:?}")),
+    };
+    Ended::Trapped(kind)
+}
+
+/// An argument out of a random word: half of them a value that is often special.
+fn argument(ty: &ValType, word: u64) -> Option<Value> {
+    const I32: [u32; 8] = [0, 1, u32::MAX, 1 << 31, (1 << 31) - 1, 8, 0xffff, 0x1_0000];
+    const I64: [u64; 8] = [0, 1, u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 32, u32::MAX as u64, 64];
+    const F32: [f32; 8] = [0.0, -0.0, 1.5, f32::INFINITY, f32::NAN, f32::MIN_POSITIVE, -2147483648.0, 4e9];
+    const F64: [f64; 8] = [0.0, -0.0, 1.5, f64::INFINITY, f64::NAN, 5e-324, -9223372036854775808.0, 4e9];
+    let (special, pick) = (word & 1 == 0, (word >> 1) as usize % 8);
+    Some(match ty {
+        ValType::I32 if special => Value::Bits(I32[pick].into()),
+        ValType::I32 => Value::Bits(u64::from((word >> 4) as u32)),
+        ValType::I64 if special => Value::Bits(I64[pick]),
+        ValType::I64 => Value::Bits(word.rotate_left(20)),
+        ValType::F32 if special => Value::Bits(F32[pick].to_bits().into()),
+        ValType::F32 => Value::Bits(((word >> 4) as i32 as f32 / 256.0).to_bits().into()),
+        ValType::F64 if special => Value::Bits(F64[pick].to_bits()),
+        ValType::F64 => Value::Bits(((word as i64 >> 4) as f64 / 65536.0).to_bits()),
+        ValType::Ref(ty) => match ty.heap_type() {
+            HeapType::Func => Value::Function(false),
+            HeapType::Extern => Value::Host((!special).then_some((word >> 4) as u32)),
+            _ => return None,
+        },
+        ValType::V128 => return None,
+    })
+}
+
+fn to_val(store: &mut Store<()>, ty: &ValType, value: Value) -> wasmtime::Result<Val> {
+    let bits = value.word();
+    Ok(match ty {
+        ValType::I32 => Val::I32(bits as u32 as i32),
+        ValType::I64 => Val::I64(bits as i64),
+        ValType::F32 => Val::F32(bits as u32),
+        ValType::F64 => Val::F64(bits),
+        ValType::Ref(ty) => match value {
+            Value::Host(Some(host)) => Val::ExternRef(Some(ExternRef::new(&mut *store, host)?)),
+            _ => Ref::null(ty.heap_type()).into(),
+        },
+        ValType::V128 => return Err(wasmtime::Error::msg("a vector argument")),
+    })
+}
+
+fn of_val(store: &mut Store<()>, value: &Val) -> wasmtime::Result<Value> {
+    Ok(match value {
+        Val::I32(value) => Value::Bits((*value as u32).into()),
+        Val::I64(value) => Value::Bits(*value as u64),
+        Val::F32(bits) => Value::Bits((*bits).into()),
+        Val::F64(bits) => Value::Bits(*bits),
+        Val::FuncRef(function) => Value::Function(function.is_some()),
+        Val::ExternRef(None) => Value::Host(None),
+        Val::ExternRef(Some(host)) => {
+            Value::Host(host.data(&*store)?.and_then(|data| data.downcast_ref::<u32>()).copied())
+        }
+        other => return Err(wasmtime::Error::msg(format!("a value of unknown type: {other:?}"))),
+    })
+}
