@@ -100,6 +100,8 @@ pub struct JobHeader {
 pub mod job_flags {
     /// A growth of memory that the job's limit refuses ends the job instead of answering -1.
     pub const KILL_ON_MEMORY_LIMIT: u32 = 1;
+    /// No entry point runs: the instance asks for commands, see [`crate::session`].
+    pub const SESSION: u32 = 2;
 }
 
 /// How an instance ended, by its own word. See [`ExitRecord::kind`].

@@ -4,6 +4,7 @@
 //! * [`context`]: the instance context that compiled code and the shim share.
 //! * [`ring`]: the shared-memory queue between an instance and the supervisor.
 //! * [`job`]: what the supervisor tells an instance before it starts, and what it leaves behind when it ends.
+//! * [`session`]: how the supervisor has an instance make several calls.
 //! * [`control`]: the messages between the supervisor and its zygotes.
 //! * [`interface`]: the table of host functions, from which marshalling and checks on both sides are derived.
 //!
@@ -35,5 +36,6 @@ pub mod protocol;
 #[cfg(feature = "std")]
 pub mod report;
 pub mod ring;
+pub mod session;
 #[cfg(feature = "std")]
 pub mod text;

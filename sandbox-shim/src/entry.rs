@@ -4,7 +4,7 @@ use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET};
 use ipc::layout::{RING_BASE, STACK_TOP};
 use linux_raw_sys::general::__NR_exit_group;
 
-use crate::{arch, growth, state};
+use crate::{arch, growth, session, state};
 
 /// Runs the job to its end. The call gate is gone already: nothing from here on can map, fork or open.
 ///
@@ -14,6 +14,10 @@ use crate::{arch, growth, state};
 pub unsafe fn run(job: &JobHeader) -> ! {
     state::with(|s| s.job = *job);
     growth::start(job.memory_limit, job.initial_memory);
+    if job.flags & ipc::job::job_flags::SESSION != 0 {
+        // SAFETY: by the contract, which is that of the commands to come too.
+        unsafe { session::run() }
+    }
     let values = (RING_BASE as usize + VALUES_OFFSET) as *mut [u64; 2];
     for (trampoline, code) in [
         (job.start_trampoline, job.start_code),

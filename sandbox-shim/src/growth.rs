@@ -8,7 +8,7 @@ use ipc::job::{exit_kind, job_flags};
 use ipc::layout::{CONTEXT_BASE, WASM_PAGE};
 use linux_raw_sys::general::{__NR_mprotect, PROT_READ, PROT_WRITE};
 
-use crate::{arch, entry, host_call, state};
+use crate::{arch, entry, host_call, session, state};
 
 /// The addresses that the zygote writes into the instance context.
 pub fn builtins() -> Builtins {
@@ -50,6 +50,7 @@ const REFUSED: u64 = u64::MAX;
 /// # Safety
 /// Called by compiled code only, with the address of a memory's descriptor.
 unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64) -> u64 {
+    session::reserve_stack();
     // SAFETY: a descriptor in the context, by the contract; nothing else refers to it while this runs.
     let memory = unsafe { &mut *memory };
     let old = memory.bytes / WASM_PAGE;
@@ -90,6 +91,7 @@ unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64)
 /// # Safety
 /// Called by compiled code only, with the address of a table's descriptor.
 unsafe extern "sysv64" fn table_grow(table: *mut TableDescriptor, delta: u64) -> u64 {
+    session::reserve_stack();
     // SAFETY: a descriptor in the context, by the contract; nothing else refers to it while this runs.
     let table = unsafe { &mut *table };
     match table.size.checked_add(delta) {

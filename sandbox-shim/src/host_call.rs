@@ -2,13 +2,14 @@
 
 use ipc::interface::{FunctionId, Place};
 
-use crate::{local, marshal};
+use crate::{local, marshal, session};
 
 /// The builtin behind every import thunk.
 ///
 /// # Safety
 /// Called by compiled code only: `frame` holds a word per parameter of the function and takes one per result.
 pub unsafe extern "sysv64" fn host_call(function: u32, frame: *mut u64) {
+    session::reserve_stack();
     let Some(function) = FunctionId::from_number(function) else {
         // Compiled code carries numbers that the compiler took from the same table.
         crate::entry::end(134);

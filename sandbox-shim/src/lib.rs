@@ -11,6 +11,7 @@
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`ring_client`]: submit, wait.
 //! * [`exceptions`]: the arena of exceptions, and the way from a throw to its handler.
+//! * [`session`]: several calls on one instance, by the supervisor's command.
 //! * [`growth`]: `memory.grow`, `table.grow`, and the bulk builtins.
 //! * [`signals`]: faults and refused system calls.
 //! * [`arch`]: everything that depends on the processor.
@@ -25,6 +26,7 @@ pub mod host_call;
 pub mod local;
 pub mod marshal;
 pub mod ring_client;
+pub mod session;
 pub mod signals;
 pub mod state;
 pub mod vdso;

@@ -1,7 +1,8 @@
 //! Faults and refused system calls.
 //!
-//! The handler records what happened and ends the process; it never returns to the guest, so `rt_sigreturn` is
-//! not among the allowed calls. It takes no lock and touches only the shared memory, the context and the
+//! The handler records what happened and ends the process, or, after a fault of guest code in a session, abandons what it
+//! interrupted and goes on with the session. It never returns to the guest, so `rt_sigreturn` is not among the allowed
+//! calls, and nothing can change the signal mask: that is why faults do not block themselves ([`action`]). It takes no lock and touches only the shared memory, the context and the
 //! registers that the kernel saved. What it records is a description for the report: the supervisor checks the
 //! trap site against its own copy of the artifact, and the kernel's wait status tells a refused call (SIGSYS)
 //! from everything else.
@@ -11,11 +12,11 @@ use core::ffi::c_void;
 use ipc::job::{BACKTRACE_MAX, exit_kind};
 use ipc::layout::{CODE_BASE, CODE_END, STACK_REGION_BASE, STACK_TOP};
 use linux_raw_sys::general::{
-    SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP, kernel_sigaction,
-    kernel_sigset_t, stack_t,
+    SA_NODEFER, SA_ONSTACK, SA_RESTORER, SA_SIGINFO, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP,
+    kernel_sigaction, kernel_sigset_t, stack_t,
 };
 
-use crate::{arch, entry};
+use crate::{arch, entry, session};
 
 /// Signals that [`action`] is for.
 pub const HANDLED: [u32; 6] = [SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS];
@@ -36,18 +37,25 @@ pub fn stack() -> stack_t {
     stack_t { ss_sp: STACK.0.get().cast(), ss_flags: 0, ss_size: STACK_BYTES as u64 }
 }
 
-/// The action to install for each of [`HANDLED`].
-pub fn action() -> kernel_sigaction {
+/// Signals that a trap of guest code raises.
+const FAULTS: [u32; 4] = [SIGSEGV, SIGBUS, SIGILL, SIGFPE];
+
+/// The action to install for one of [`HANDLED`].
+///
+/// Faults block nothing while the handler runs, because in a session it does not end: a blocked fault would kill at the
+/// next trap. One inside the handler comes back to it, which ends the process then. For the other signals everything is
+/// blocked: a second refused call kills.
+pub fn action(signal: u32) -> kernel_sigaction {
+    let (mask, deferral) = if FAULTS.contains(&signal) { (0, SA_NODEFER) } else { (u64::MAX, 0) };
     type Handler = unsafe extern "C" fn(i32, *const c_void, *const c_void) -> !;
     type Declared = unsafe extern "C" fn(i32);
     kernel_sigaction {
         // SAFETY: the field's type is that of a handler without SA_SIGINFO; with that flag the kernel passes all
         // three arguments.
         sa_handler_kernel: Some(unsafe { core::mem::transmute::<Handler, Declared>(on_signal) }),
-        sa_flags: (SA_SIGINFO | SA_ONSTACK | SA_RESTORER).into(),
+        sa_flags: (SA_SIGINFO | SA_ONSTACK | SA_RESTORER | deferral).into(),
         sa_restorer: Some(restorer),
-        // Everything stays blocked while the handler runs: a second refused call kills.
-        sa_mask: kernel_sigset_t { sig: [u64::MAX; 1] },
+        sa_mask: kernel_sigset_t { sig: [mask; 1] },
     }
 }
 
@@ -83,6 +91,11 @@ unsafe extern "C" fn on_signal(signal: i32, info: *const c_void, ucontext: *cons
             (*record).kind = exit_kind::FAULT;
         }
     }
+    let nested = is_signal_stack(interrupted.stack);
+    if nested && signal as u32 != SIGSYS {
+        // The shim's own fault, in this very handler: whatever it was doing is not worth another try.
+        entry::end(134);
+    }
     backtrace(interrupted.frame);
     entry::record_usage();
     if signal as u32 == SIGSYS {
@@ -91,7 +104,26 @@ unsafe extern "C" fn on_signal(signal: i32, info: *const c_void, ucontext: *cons
         // SAFETY: refused by the filter before it does anything.
         unsafe { arch::syscall(NO_SUCH_CALL, [0; 6]) };
     }
+    // SAFETY: as above.
+    let address = unsafe { info.add(siginfo::ADDRESS).cast::<u64>().read() };
+    if session::is_running() && is_trap(signal as u32, interrupted.pc, address) {
+        // SAFETY: what was interrupted is guest code, or ran out of stack at the start of a function that it called.
+        unsafe { session::resume() }
+    }
     entry::end(134)
+}
+
+/// Whether a fault may be a trap of guest code: it happened there, or in the guard of the guest's stack. The supervisor tells
+/// whether it is one.
+fn is_trap(signal: u32, pc: u64, address: u64) -> bool {
+    let in_guard = (STACK_REGION_BASE..STACK_TOP).contains(&address) && !is_mapped_stack(address);
+    FAULTS.contains(&signal) && (CODE_BASE..CODE_END).contains(&pc) || signal == SIGSEGV && in_guard
+}
+
+/// Whether an address is on the signal stack.
+fn is_signal_stack(address: u64) -> bool {
+    let start = STACK.0.get() as u64;
+    (start..=start + STACK_BYTES as u64).contains(&address)
 }
 
 /// A system call number that no kernel has and no policy can name.

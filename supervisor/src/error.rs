@@ -52,6 +52,54 @@ pub enum Error {
         /// What is unsupported.
         what: String,
     },
+    /// A session that cannot do this at this point.
+    #[error("cannot {what}")]
+    SessionState {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A session whose instance is gone.
+    #[error("the session has ended ({outcome:?}); only its report is left")]
+    SessionEnded {
+        /// How it ended.
+        outcome: Box<ipc::report::Outcome>,
+    },
+    /// The module has no such memory.
+    #[error("the module has no memory {memory}")]
+    NoSuchMemory {
+        /// What was asked for.
+        memory: String,
+    },
+    /// Bytes outside of a memory.
+    #[error("{length} bytes at {offset} do not lie in the memory, which has {size} bytes")]
+    MemoryRange {
+        /// The first byte.
+        offset: u64,
+        /// How many.
+        length: usize,
+        /// The memory's size.
+        size: u64,
+    },
+    /// The module exports no such global.
+    #[error("the module exports no global \"{name}\"")]
+    NoSuchGlobal {
+        /// What was asked for.
+        name: String,
+    },
+    /// A global that never changes.
+    #[error("global \"{name}\" is immutable")]
+    GlobalImmutable {
+        /// The export.
+        name: String,
+    },
+    /// A value of another type than the global's.
+    #[error("global \"{name}\" takes a value of type {expected}, and of references null only")]
+    GlobalType {
+        /// The export.
+        name: String,
+        /// Its type.
+        expected: compiler::ValType,
+    },
     /// The job's strings do not fit.
     #[error("{what} take {bytes} bytes with their terminators; at most {limit} fit")]
     TooManyStrings {

@@ -213,16 +213,38 @@ pub(crate) struct EntryPoint {
     /// What the job asks for.
     pub(crate) entry: CompiledEntry,
     /// Arguments as they lie in the shared memory.
-    pub(crate) values: Vec<[u64; 2]>,
+    pub(crate) values: Vec<RawValue>,
     pub(crate) results: Vec<ValueKind>,
+}
+
+impl EntryPoint {
+    /// Nowhere: a session calls later what it wants.
+    pub(crate) fn none() -> Self {
+        let entry = CompiledEntry { function: 0, code: 0, trampoline: 0 };
+        Self { start: None, init: None, entry, values: Vec::new(), results: Vec::new() }
+    }
 }
 
 /// A value type that can cross between host app and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueKind(ValType);
 
+/// A value as it lies in the shared memory.
+pub(crate) type RawValue = [u64; 2];
+
+impl From<ValType> for ValueKind {
+    fn from(ty: ValType) -> Self {
+        Self(ty)
+    }
+}
+
 impl ValueKind {
-    fn of(value: &Value) -> Self {
+    /// Bytes that a global of this type takes.
+    pub(crate) fn bytes(self) -> usize {
+        if self.0 == ValType::V128 { 16 } else { 8 }
+    }
+
+    pub(crate) fn of(value: &Value) -> Self {
         Self(match value {
             Value::I32(_) => ValType::I32,
             Value::I64(_) => ValType::I64,
@@ -236,7 +258,7 @@ impl ValueKind {
     }
 
     /// The value that `raw` holds. References are the compiler's: 0 is null, an external one is its number plus 1.
-    pub(crate) fn value(self, [low, high]: [u64; 2]) -> Value {
+    pub(crate) fn value(self, [low, high]: RawValue) -> Value {
         match self.0 {
             ValType::I32 => Value::I32(low as i32),
             ValType::I64 => Value::I64(low as i64),
@@ -251,7 +273,7 @@ impl ValueKind {
 }
 
 /// A value as it lies in the shared memory. `None` for a function or an exception: the host has none to give.
-fn raw_value(value: &Value) -> Option<[u64; 2]> {
+pub(crate) fn raw_value(value: &Value) -> Option<RawValue> {
     let low = match *value {
         Value::I32(v) => u64::from(v as u32),
         Value::I64(v) => v as u64,

@@ -20,7 +20,7 @@ use tokio::task::LocalSet;
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::host;
-use crate::instance::{self, Confined};
+use crate::instance::{self, Confined, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
 use crate::zygote::module::ModuleZygote;
@@ -33,6 +33,8 @@ pub(crate) struct Request {
     pub(crate) report: oneshot::Sender<Result<Report, Error>>,
     /// Resolves or is dropped when the job is to be cancelled.
     pub(crate) cancel: oneshot::Receiver<()>,
+    /// For a session; the job's entry means nothing then.
+    pub(crate) session: Option<SessionEnd>,
 }
 
 /// A running shard. Dropping it ends its jobs, its zygotes and its thread.
@@ -132,7 +134,7 @@ impl Drop for Shard {
 }
 
 async fn serve(state: &Rc<State>, request: Request) {
-    let Request { job, mut report, cancel } = request;
+    let Request { job, mut report, cancel, session } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
         tokio::select! {
@@ -140,7 +142,7 @@ async fn serve(state: &Rc<State>, request: Request) {
             () = report.closed() => {}
         }
     };
-    let result = state.run(*job, cancelled).await;
+    let result = state.run(*job, cancelled, session).await;
     let _ = report.send(result);
 }
 
@@ -221,8 +223,15 @@ impl State {
         }
     }
 
-    async fn run(self: &Rc<Self>, job: Job, cancelled: impl Future<Output = ()>) -> Result<Report, Error> {
-        instance::check_entry(&job.module, &job.entry)?;
+    async fn run(
+        self: &Rc<Self>,
+        job: Job,
+        cancelled: impl Future<Output = ()>,
+        session: Option<SessionEnd>,
+    ) -> Result<Report, Error> {
+        if session.is_none() {
+            instance::check_entry(&job.module, &job.entry)?;
+        }
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
         // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
@@ -230,7 +239,7 @@ impl State {
         let state = Rc::clone(self);
         let zygote = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
         let zygote = async { zygote.await.unwrap_or(Err(Error::Stopped)) };
-        let report = instance::run(job, &Confined { layers, missing }, zygote, cancelled).await;
+        let report = instance::run(job, &Confined { layers, missing }, zygote, cancelled, session).await;
         self.ended.notify_waiters();
         report
     }

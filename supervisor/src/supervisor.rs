@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::report::Report;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::config::Config;
 use crate::error::{Error, system};
+use crate::instance::SessionEnd;
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
+use crate::session::{Connection, Session};
 use crate::shard::{Request, Shard, block_size_signal, processors};
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
@@ -151,7 +153,12 @@ impl Supervisor {
     pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
-        self.0.least_loaded()?.submit(Request { job: Box::new(job), report, cancel: cancelled })?;
+        self.0.least_loaded()?.submit(Request {
+            job: Box::new(job),
+            report,
+            cancel: cancelled,
+            session: None,
+        })?;
         let mut cancel = pin!(cancel);
         tokio::select! {
             biased;
@@ -160,6 +167,26 @@ impl Supervisor {
         }
         let _ = canceller.send(());
         reported.await.unwrap_or(Err(Error::Stopped))
+    }
+}
+
+impl Supervisor {
+    /// Starts a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at; its
+    /// policy, limits, streams and directories count for the whole session.
+    pub async fn session(&self, job: Job) -> Result<Session, Error> {
+        let (report, reported) = oneshot::channel();
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let (ready, is_ready) = oneshot::channel();
+        let (canceller, cancel) = oneshot::channel();
+        let module = job.module.clone();
+        self.0.least_loaded()?.submit(Request {
+            job: Box::new(job),
+            report,
+            cancel,
+            session: Some(SessionEnd { requests: receiver, ready }),
+        })?;
+        let connection = Connection { requests, report: reported, _canceller: canceller };
+        Session::connect(module, connection, is_ready).await
     }
 }
 

@@ -11,7 +11,7 @@ use ipc::job::SUBMISSIONS_OFFSET;
 use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
-use supervisor::{Config, Entry, Error, Job, Module, ModuleSource, Supervisor};
+use supervisor::{CallOutcome, Config, Entry, Error, Job, Module, ModuleSource, Session, Supervisor};
 
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
 struct Weapon {
@@ -90,6 +90,12 @@ fn weapons() -> Vec<Weapon> {
         Weapon { name: "syscall", parameters: 6, code: syscall },
         Weapon { name: "syscall-through-gate", parameters: 6, code: through_gate },
         Weapon { name: "int80", parameters: 6, code: int80 },
+        // Calls rdi with the other three arguments: mov rax, rdi; mov rdi, rsi; mov rsi, rdx; mov rdx, rcx; jmp rax
+        Weapon {
+            name: "call",
+            parameters: 4,
+            code: vec![0x48, 0x89, 0xf8, 0x48, 0x89, 0xf7, 0x48, 0x89, 0xd6, 0x48, 0x89, 0xca, 0xff, 0xe0],
+        },
         // jmp rdi
         Weapon { name: "jump", parameters: 1, code: vec![0xff, 0xe7] },
         // mov rax, [rdi]; ret
@@ -99,6 +105,18 @@ fn weapons() -> Vec<Weapon> {
         Weapon { name: "forge-slot", parameters: 4, code: forge_slot },
         Weapon { name: "forge-submission", parameters: 4, code: forge_submission },
     ]
+}
+
+/// Uses one weapon inside a session.
+pub async fn weapon(session: &mut Session, name: &str, args: &[u64]) -> CallOutcome {
+    session.call(name, &arguments(name, args)).await.expect("an outcome")
+}
+
+fn arguments(weapon: &str, args: &[u64]) -> Vec<Value> {
+    let parameters = weapons().iter().find(|w| w.name == weapon).expect("a known weapon").parameters;
+    let mut values: Vec<Value> = args.iter().map(|a| Value::I64(*a as i64)).collect();
+    values.resize(parameters, Value::I64(0));
+    values
 }
 
 /// A supervisor with the attacker loaded.
@@ -132,11 +150,8 @@ impl Attacker {
     }
 
     fn job(&self, weapon: &str, args: &[u64]) -> Job {
-        let parameters = weapons().iter().find(|w| w.name == weapon).expect("a known weapon").parameters;
-        let mut values: Vec<Value> = args.iter().map(|a| Value::I64(*a as i64)).collect();
-        values.resize(parameters, Value::I64(0));
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
-        job.entry = Entry::Export { name: weapon.to_owned(), args: values };
+        job.entry = Entry::Export { name: weapon.to_owned(), args: arguments(weapon, args) };
         job
     }
 
@@ -155,6 +170,14 @@ impl Attacker {
         let mut job = self.job(weapon, args);
         job.limits.wall_time = Some(wall_time);
         self.supervisor.run(job).await.expect("a report")
+    }
+
+    /// A started session with the weapons, to be called by [`weapon`].
+    pub async fn session(&self) -> Session {
+        let job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        let mut session = self.supervisor.session(job).await.expect("a session");
+        assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
+        session
     }
 
     /// What a weapon answered, if it came back.

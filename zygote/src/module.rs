@@ -105,8 +105,8 @@ fn handle_signals() -> Result<(), Errno> {
     let stack = signals::stack();
     // SAFETY: the stack is static memory that nothing else uses.
     unsafe { sys::call(__NR_sigaltstack, [&raw const stack as u64, 0, 0, 0, 0, 0])? };
-    let action = signals::action();
     for signal in signals::HANDLED {
+        let action = signals::action(signal);
         // SAFETY: `action` is readable; the handler never returns and touches only what an instance has mapped.
         unsafe { sys::call(__NR_rt_sigaction, [u64::from(signal), &raw const action as u64, 0, 8, 0, 0])? };
     }

@@ -147,6 +147,36 @@ pub(crate) unsafe extern "sysv64" fn exception_throw(arena: *const ExceptionAren
     )
 }
 
+/// The stack pointer, somewhere in the calling function's frame.
+#[inline(always)]
+pub fn stack_pointer() -> u64 {
+    let pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rsp", out(reg) pointer, options(nomem, nostack, preserves_flags)) };
+    pointer
+}
+
+/// Leaves the stack that is in use for good and runs `f(argument)` on another. Registers and the processor's flags may be in
+/// any state that Rust code can start from.
+///
+/// # Safety
+/// `stack_top` must be the 16-byte aligned top of a mapped stack of which nothing below it is used any more.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn leave_for(
+    argument: u64,
+    stack_top: u64,
+    f: unsafe extern "sysv64" fn(u64) -> !,
+) -> ! {
+    naked_asm!("mov rsp, rsi", "xor ebp, ebp", "call rdx", "ud2")
+}
+
+/// Touches the stack `BYTES` below: where a stack guard lies there, the fault happens here and now.
+#[inline(always)]
+pub fn probe_stack<const BYTES: usize>() {
+    // SAFETY: a read whose result is ignored. It ends in mapped memory or, by design, in the guard of the stack.
+    unsafe { asm!("test byte ptr [rsp - {bytes}], 0", bytes = const BYTES, options(readonly, nostack)) };
+}
+
 /// The registers of interrupted code that the shim looks at.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted {
@@ -154,6 +184,8 @@ pub struct Interrupted {
     pub pc: u64,
     /// Frame pointer.
     pub frame: u64,
+    /// Stack pointer.
+    pub stack: u64,
     /// Arguments of the system call that was refused, if it was one.
     pub syscall_args: [u64; 6],
 }
@@ -168,6 +200,7 @@ const RDI: usize = 8;
 const RSI: usize = 9;
 const RBP: usize = 10;
 const RDX: usize = 12;
+const RSP: usize = 15;
 const RIP: usize = 16;
 
 /// Reads the interrupted registers from the `ucontext` that the kernel passes to a signal handler.
@@ -181,6 +214,7 @@ pub unsafe fn interrupted(ucontext: *const c_void) -> Interrupted {
     Interrupted {
         pc: register(RIP),
         frame: register(RBP),
+        stack: register(RSP),
         syscall_args: [RDI, RSI, RDX, R10, R8, R9].map(register),
     }
 }

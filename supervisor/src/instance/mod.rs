@@ -1,19 +1,20 @@
 //! One instance, from its shared memory to its report.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use ipc::job::{JobHeader, STRINGS_BYTES, VALUES_MAX, job_flags};
+use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, job_flags};
 use ipc::layout::STACK_TOP;
 use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
 use policies::Filesystem;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, errno, system};
 use crate::job::{Entry, Job, Preopen};
@@ -21,10 +22,13 @@ use crate::module::{EntryPoint, Module};
 use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{ModuleZygote, Spawned};
 
+mod conversation;
 mod outcome;
 mod serve;
 mod shared_memory;
 
+pub(crate) use conversation::{Answer, Operation, Request};
+use conversation::{Conversation, UnderWay};
 use outcome::{Ending, Evidence};
 use serve::{Ended, Server};
 use shared_memory::{RawValue, SharedMemory};
@@ -108,17 +112,30 @@ async fn interruption(cancel: impl Future<Output = ()>, limit: Option<Duration>,
     }
 }
 
-/// Runs a job in an instance of its own, forked from the zygote that `zygote` gives. `cancel` ends it from outside.
+/// What a host app holds of its session, seen from the shard.
+#[derive(Debug)]
+pub(crate) struct SessionEnd {
+    pub(crate) requests: mpsc::UnboundedReceiver<Request>,
+    /// Told when the instance is set up.
+    pub(crate) ready: oneshot::Sender<()>,
+}
+
+/// Runs a job in an instance of its own, forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
+/// `session` no entry point runs, but what the host app asks for.
 pub(crate) async fn run(
     mut job: Job,
     confined: &Confined,
     zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
     cancel: impl Future<Output = ()>,
+    session: Option<SessionEnd>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let limits = Limits::of(&job);
     let module = job.module.clone();
-    let entry = module.entry_point(&job.entry)?;
+    let entry = match session {
+        None => module.entry_point(&job.entry)?,
+        Some(_) => EntryPoint::none(),
+    };
     let metadata = module.artifact().metadata();
     let policy = job.policy.name().to_owned();
     let report = |outcome, usage| Report {
@@ -136,7 +153,7 @@ pub(crate) async fn run(
         let limit = LimitReached { limit: Limit::Memory, value: limits.memory };
         return Ok(report(Outcome::LimitReached(limit), Usage::default()));
     }
-    if let Some(kind) = metadata.start_trap {
+    if let (Some(kind), None) = (metadata.start_trap, &session) {
         let trap = ipc::report::Trap { message: kind.to_string(), backtrace: Vec::new() };
         return Ok(report(Outcome::Trapped(trap), Usage::default()));
     }
@@ -165,7 +182,8 @@ pub(crate) async fn run(
     let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
     shared.write_job(&JobHeader {
         go: 0,
-        flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 },
+        flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 }
+            | if session.is_some() { job_flags::SESSION } else { 0 },
         data_limit: other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA),
         memory_limit: limits.memory,
         cpu_limit: limits.cpu_seconds,
@@ -210,7 +228,16 @@ pub(crate) async fn run(
         calls: &calls,
     };
     let ending = {
-        let mut serving = pin!(server.run(&mut wasi));
+        let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
+        let under_way = UnderWay::default();
+        let explain = |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack);
+        let conversation = requests.as_mut().map(|requests| Conversation {
+            requests,
+            ready,
+            under_way: &under_way,
+            explain: &explain,
+        });
+        let mut serving = pin!(server.run(&mut wasi, conversation));
         tokio::select! {
             biased;
             dead = &mut death => Ok(dead),
@@ -219,6 +246,8 @@ pub(crate) async fn run(
                 Ended::Violation(violation) => Ending::Violation(violation),
                 Ended::Limit(limit) => Ending::Limit(limit),
             }),
+            // After the serving, which is where operations begin.
+            ending = poll_fn(|context| under_way.poll_interruption(context)) => Err(ending),
         }
     };
     let (ending, dead) = match ending {

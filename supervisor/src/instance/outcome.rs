@@ -81,7 +81,7 @@ pub(crate) fn outcome(evidence: Evidence<'_>) -> Outcome {
         exit_kind::MEMORY_LIMIT if evidence.ends_at_memory_limit => {
             Outcome::LimitReached(LimitReached { limit: Limit::Memory, value: evidence.memory_limit })
         }
-        exit_kind::FAULT => fault(&evidence),
+        exit_kind::FAULT => fault(record, evidence.module, evidence.stack_bottom),
         // By its own word: after the first guest instruction it could be a lie, so it is no error of ours.
         exit_kind::SETUP_FAILED => Outcome::Violated(Violation::Died {
             how: match Step::from_number(record.code) {
@@ -142,10 +142,10 @@ fn syscall(evidence: &Evidence<'_>) -> Violation {
     Violation::Syscall { number, name, arch: arch.to_owned(), policy: evidence.policy.to_owned() }
 }
 
-fn fault(evidence: &Evidence<'_>) -> Outcome {
-    let record = evidence.record;
-    let in_guard = (STACK_REGION_BASE..evidence.stack_bottom).contains(&record.address);
-    let trap = evidence.module.artifact().trap_at(record.pc).filter(|kind| explains(*kind, record));
+/// What a fault means that the instance describes: a trap, or a violation.
+pub(crate) fn fault(record: &ExitRecord, module: &Module, stack_bottom: u64) -> Outcome {
+    let in_guard = (STACK_REGION_BASE..stack_bottom).contains(&record.address);
+    let trap = module.artifact().trap_at(record.pc).filter(|kind| explains(*kind, record));
     let message = match trap {
         _ if record.signal == libc::SIGSEGV as u32 && in_guard => "call stack exhausted".to_owned(),
         Some(kind) => kind.to_string(),
@@ -158,7 +158,7 @@ fn fault(evidence: &Evidence<'_>) -> Outcome {
             });
         }
     };
-    Outcome::Trapped(Trap { message, backtrace: backtrace(evidence) })
+    Outcome::Trapped(Trap { message, backtrace: backtrace(record, module) })
 }
 
 /// Whether a trap of this kind is what such a fault means. A trap site alone does not say so: an access that went
@@ -177,10 +177,9 @@ fn explains(kind: TrapKind, record: &ExitRecord) -> bool {
 
 /// WebAssembly frames of the recorded program counters. Addresses that are no function's are left out: the record is
 /// the instance's word.
-fn backtrace(evidence: &Evidence<'_>) -> Vec<Frame> {
-    let record = evidence.record;
+fn backtrace(record: &ExitRecord, module: &Module) -> Vec<Frame> {
     let length = usize::try_from(record.backtrace_len).unwrap_or(BACKTRACE_MAX).min(BACKTRACE_MAX);
-    let artifact = evidence.module.artifact();
+    let artifact = module.artifact();
     let callers = record.backtrace.iter().take(length).map(|address| artifact.symbolize_return(*address));
     std::iter::once(artifact.symbolize(record.pc))
         .chain(callers)

@@ -8,6 +8,7 @@ use ipc::report::{Limit, LimitReached, Violation};
 use ipc::ring::{Completion, SLOTS};
 use tokio::io::unix::AsyncFd;
 
+use super::conversation::Conversation;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
 use crate::wasi::WasiContext;
@@ -38,7 +39,9 @@ pub(crate) struct Server<'s> {
 
 impl Server<'_> {
     /// Serves until the instance must be ended. Dropping the future at any point leaves nothing behind.
-    pub(crate) async fn run(&self, wasi: &mut WasiContext) -> Ended {
+    ///
+    /// In a session the instance gets its commands here too: they are the answers to its replies.
+    pub(crate) async fn run(&self, wasi: &mut WasiContext, mut session: Option<Conversation<'_>>) -> Ended {
         let indices = self.shared.indices();
         // Private copies of the indices that this side writes: the instance cannot move them.
         let (mut head, mut completed) = (0u32, 0u32);
@@ -59,6 +62,17 @@ impl Server<'_> {
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
+            if let (Some(session), ipc::session::REPLY) = (&mut session, submission.function) {
+                match session.next(&submission, self.shared).await {
+                    Ok(command) => {
+                        if let Err(ended) = self.complete(&mut completed, &command.into()) {
+                            return ended;
+                        }
+                    }
+                    Err(violation) => return Ended::Violation(violation),
+                }
+                continue;
+            }
             let call = match HostCall::check(&submission, self.shared.arena()) {
                 Ok(call) => call,
                 Err(violation) => return Ended::Violation(violation),
@@ -77,26 +91,33 @@ impl Server<'_> {
                 Answer::Done { errno, written } => (errno, written),
                 Answer::Limit(limit) => return Ended::Limit(limit),
             };
-            let unread = completed.wrapping_sub(indices.completion_head.0.load(Ordering::Acquire));
-            if unread as usize >= SLOTS {
-                return broken(format!("{unread} completions not taken"));
+            let completion = Completion {
+                sequence: call.sequence,
+                errno: u32::from(errno),
+                written: written as u64,
+                reserved: [0; 6],
+            };
+            if let Err(ended) = self.complete(&mut completed, &completion) {
+                return ended;
             }
-            self.shared.write_completion(
-                completed,
-                &Completion {
-                    sequence: call.sequence,
-                    errno: u32::from(errno),
-                    written: written as u64,
-                    reserved: [0; 6],
-                },
-            );
-            completed = completed.wrapping_add(1);
-            indices.completion_tail.0.store(completed, Ordering::Release);
-            self.shared.wake();
             if completed.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Hands the next completion over.
+    fn complete(&self, completed: &mut u32, completion: &Completion) -> Result<(), Ended> {
+        let indices = self.shared.indices();
+        let unread = completed.wrapping_sub(indices.completion_head.0.load(Ordering::Acquire));
+        if unread as usize >= SLOTS {
+            return Err(broken(format!("{unread} completions not taken")));
+        }
+        self.shared.write_completion(*completed, completion);
+        *completed = completed.wrapping_add(1);
+        indices.completion_tail.0.store(*completed, Ordering::Release);
+        self.shared.wake();
+        Ok(())
     }
 
     fn count(&self) -> Option<LimitReached> {

@@ -18,9 +18,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, errno};
 use crate::hostcall::{SharedRegion, copy_shared};
-
-/// A value of the entry point as it lies in the shared memory.
-pub(crate) type RawValue = [u64; 2];
+pub(crate) use crate::module::RawValue;
 
 /// One ring, mapped.
 #[derive(Debug)]

@@ -1,0 +1,335 @@
+//! Sessions: a host app holds one confined instance and makes several calls on it.
+
+use std::time::Duration;
+
+use compiler::metadata::{Entry as CompiledEntry, ExportItem, GlobalValue, Memory};
+use ipc::context::MemoryDescriptor;
+use ipc::job::ARENA_BYTES;
+use ipc::layout::{WASM_PAGE, memory_base};
+use ipc::report::{Outcome, Report, Trap, Value};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Error;
+use crate::instance::{Answer, Operation, Request};
+use crate::job::Entry;
+use crate::module::{Module, RawValue, ValueKind, raw_value};
+
+/// What came of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CallOutcome {
+    /// The function returned these results.
+    Returned(Vec<Value>),
+    /// It trapped. The instance lives on, and keeps what the call has done so far to memories, globals and tables.
+    Trapped(Trap),
+    /// The instance is gone: it ended itself, broke a rule or reached a limit. [`Session::end`] has the report.
+    Ended(Outcome),
+}
+
+/// Which linear memory: that of an export, or by its index in the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryRef<'m> {
+    /// The export's name.
+    Export(&'m str),
+    /// The index.
+    Index(u32),
+}
+
+impl<'m> From<&'m str> for MemoryRef<'m> {
+    fn from(name: &'m str) -> Self {
+        Self::Export(name)
+    }
+}
+
+impl From<u32> for MemoryRef<'_> {
+    fn from(index: u32) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// One confined instance that a host app holds.
+///
+/// Nothing runs in it but what is asked for: first [`start`](Self::start), then any number of [calls](Self::call). Its
+/// linear memories and globals can be read and written between calls. Limits count for the whole session, as for a job.
+///
+/// Dropping the session kills its instance. Dropping the future of an operation before it is done does so too, because guest
+/// code cannot be stopped half-way and go on; [`end`](Self::end) then reports a cancelled session.
+#[derive(Debug)]
+pub struct Session {
+    module: Module,
+    connection: Connection,
+    ended: Option<Report>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Started,
+    /// The start function trapped: nothing may be called.
+    Failed,
+}
+
+/// The host app's ends of the channels to its session.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) requests: mpsc::UnboundedSender<Request>,
+    pub(crate) report: oneshot::Receiver<Result<Report, Error>>,
+    /// Dropping it cancels the session.
+    pub(crate) _canceller: oneshot::Sender<()>,
+}
+
+impl Session {
+    /// Waits until the instance is set up, or will never be.
+    pub(crate) async fn connect(
+        module: Module,
+        connection: Connection,
+        ready: oneshot::Receiver<()>,
+    ) -> Result<Self, Error> {
+        let mut session = Self { module, connection, ended: None, state: State::New };
+        // Without it the report says why: an error, or a limit that was reached before there was an instance.
+        if ready.await.is_err() {
+            session.outcome().await?;
+        }
+        Ok(session)
+    }
+
+    /// Instantiates the module: its active segments take effect and its start function runs, if it has one. To be called
+    /// once, before everything else. When it traps, nothing can be called afterwards.
+    ///
+    /// A reactor's `_initialize` is an export like any other: call it next.
+    pub async fn start(&mut self) -> Result<CallOutcome, Error> {
+        self.start_within(None).await
+    }
+
+    /// The same with a limit of its own, see [`call_within`](Self::call_within).
+    pub async fn start_within(&mut self, timeout: Option<Duration>) -> Result<CallOutcome, Error> {
+        if self.state != State::New {
+            return Err(Error::SessionState { what: "start a session a second time" });
+        }
+        self.state = State::Failed;
+        if self.ended.is_some() {
+            // It never came to an instance.
+            return Ok(CallOutcome::Ended(self.outcome().await?));
+        }
+        let metadata = self.module.artifact().metadata();
+        if let Some(kind) = metadata.start_trap {
+            return Ok(CallOutcome::Trapped(Trap { message: kind.to_string(), backtrace: Vec::new() }));
+        }
+        let outcome = match metadata.start {
+            Some(start) => self.run(start, Vec::new(), &[], timeout).await?,
+            None => CallOutcome::Returned(Vec::new()),
+        };
+        if matches!(outcome, CallOutcome::Returned(_)) {
+            self.state = State::Started;
+        }
+        Ok(outcome)
+    }
+
+    /// Calls an exported function.
+    pub async fn call(&mut self, name: &str, args: &[Value]) -> Result<CallOutcome, Error> {
+        self.call_within(name, args, None).await
+    }
+
+    /// Calls an exported function, which may take `timeout`. If it takes longer, the session ends with the wall time as the limit
+    /// that was reached.
+    pub async fn call_within(
+        &mut self,
+        name: &str,
+        args: &[Value],
+        timeout: Option<Duration>,
+    ) -> Result<CallOutcome, Error> {
+        let what = match self.state {
+            State::Started => {
+                let entry = Entry::Export { name: name.to_owned(), args: args.to_vec() };
+                let point = self.module.entry_point(&entry)?;
+                return self.run(point.entry, point.values, &point.results, timeout).await;
+            }
+            State::New => "call a function before the session is started",
+            State::Failed => "call a function of a module whose start trapped",
+        };
+        Err(Error::SessionState { what })
+    }
+
+    async fn run(
+        &mut self,
+        entry: CompiledEntry,
+        values: Vec<RawValue>,
+        results: &[ValueKind],
+        timeout: Option<Duration>,
+    ) -> Result<CallOutcome, Error> {
+        let operation = Operation::Call { entry, values, results: results.len() };
+        Ok(match self.ask(operation, timeout).await {
+            Some(Answer::Returned(raw)) => {
+                CallOutcome::Returned(results.iter().zip(raw).map(|(kind, raw)| kind.value(raw)).collect())
+            }
+            Some(Answer::Trapped(trap)) => CallOutcome::Trapped(trap),
+            Some(Answer::Bytes(_)) | None => CallOutcome::Ended(self.outcome().await?),
+        })
+    }
+
+    /// The value of an exported global.
+    pub async fn global(&mut self, name: &str) -> Result<Value, Error> {
+        let global = self.exported_global(name)?;
+        let kind = ValueKind::from(global.ty);
+        Ok(match global.value {
+            GlobalValue::Constant(bits) => kind.value([bits as u64, (bits >> 64) as u64]),
+            GlobalValue::Address(address) => {
+                let bytes = self.copy_out(address, kind.bytes()).await?;
+                let word = |i: usize| bytes.get(i..).and_then(|b| b.first_chunk()).copied().unwrap_or([0; 8]);
+                kind.value([u64::from_le_bytes(word(0)), u64::from_le_bytes(word(8))])
+            }
+        })
+    }
+
+    /// Gives an exported mutable global another value of its type.
+    pub async fn set_global(&mut self, name: &str, value: Value) -> Result<(), Error> {
+        let global = self.exported_global(name)?;
+        let (GlobalValue::Address(address), true) = (global.value, global.mutable) else {
+            return Err(Error::GlobalImmutable { name: name.to_owned() });
+        };
+        let kind = ValueKind::from(global.ty);
+        let raw = raw_value(&value).filter(|_| ValueKind::of(&value) == kind);
+        let Some([low, high]) = raw else {
+            return Err(Error::GlobalType { name: name.to_owned(), expected: global.ty });
+        };
+        let mut bytes = [low.to_le_bytes(), high.to_le_bytes()].concat();
+        bytes.truncate(kind.bytes());
+        self.copy_in(address, bytes).await
+    }
+
+    fn exported_global(&self, name: &str) -> Result<compiler::metadata::Global, Error> {
+        let artifact = self.module.artifact();
+        match artifact.export(name) {
+            Some(ExportItem::Global(index)) => artifact.metadata().globals.get(*index as usize).copied(),
+            _ => None,
+        }
+        .ok_or_else(|| Error::NoSuchGlobal { name: name.to_owned() })
+    }
+
+    /// Bytes that a memory has now.
+    pub async fn memory_size(&mut self, memory: impl Into<MemoryRef<'_>>) -> Result<u64, Error> {
+        let (_, memory) = self.memory(memory.into())?;
+        self.size_of(&memory).await
+    }
+
+    async fn size_of(&mut self, memory: &Memory) -> Result<u64, Error> {
+        let address = memory.descriptor + std::mem::offset_of!(MemoryDescriptor, bytes) as u64;
+        let bytes = self.copy_out(address, 8).await?;
+        let size = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        // By the instance's word; whatever it says, no memory has more.
+        Ok(size.min(memory.max_pages.saturating_mul(WASM_PAGE)))
+    }
+
+    /// A copy of `length` bytes of a memory from `offset` on.
+    pub async fn read_memory(
+        &mut self,
+        memory: impl Into<MemoryRef<'_>>,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, Error> {
+        let mut address = self.bytes_of_memory(memory.into(), offset, length).await?;
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let part = self.copy_out(address, (length - bytes.len()).min(ARENA_BYTES)).await?;
+            address += part.len() as u64;
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes bytes to a memory from `offset` on.
+    pub async fn write_memory(
+        &mut self,
+        memory: impl Into<MemoryRef<'_>>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let mut address = self.bytes_of_memory(memory.into(), offset, bytes.len()).await?;
+        for part in bytes.chunks(ARENA_BYTES) {
+            self.copy_in(address, part.to_vec()).await?;
+            address += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The address of bytes that lie in the memory as it is now.
+    async fn bytes_of_memory(
+        &mut self,
+        memory: MemoryRef<'_>,
+        offset: u64,
+        length: usize,
+    ) -> Result<u64, Error> {
+        let (index, memory) = self.memory(memory)?;
+        let size = self.size_of(&memory).await?;
+        match offset.checked_add(length as u64) {
+            Some(end) if end <= size => Ok(memory_base(index) + offset),
+            _ => Err(Error::MemoryRange { offset, length, size }),
+        }
+    }
+
+    fn memory(&self, memory: MemoryRef<'_>) -> Result<(u32, Memory), Error> {
+        let artifact = self.module.artifact();
+        let index = match memory {
+            MemoryRef::Index(index) => Some(index),
+            MemoryRef::Export(name) => match artifact.export(name) {
+                Some(ExportItem::Memory(index)) => Some(*index),
+                _ => None,
+            },
+        };
+        index
+            .and_then(|index| artifact.metadata().memories.get(index as usize).map(|m| (index, *m)))
+            .ok_or_else(|| Error::NoSuchMemory {
+                memory: match memory {
+                    MemoryRef::Export(name) => format!("exported as \"{name}\""),
+                    MemoryRef::Index(index) => format!("number {index}"),
+                },
+            })
+    }
+
+    async fn copy_out(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Error> {
+        match self.ask(Operation::Read { address, length }, None).await {
+            Some(Answer::Bytes(bytes)) => Ok(bytes),
+            _ => Err(self.gone().await),
+        }
+    }
+
+    async fn copy_in(&mut self, address: u64, bytes: Vec<u8>) -> Result<(), Error> {
+        match self.ask(Operation::Write { address, bytes }, None).await {
+            Some(Answer::Bytes(_)) => Ok(()),
+            _ => Err(self.gone().await),
+        }
+    }
+
+    /// Hands an operation over; `None` when the instance is gone.
+    async fn ask(&mut self, operation: Operation, timeout: Option<Duration>) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        self.connection.requests.send(Request { operation, timeout, answer }).ok()?;
+        answered.await.ok()
+    }
+
+    async fn gone(&mut self) -> Error {
+        match self.outcome().await {
+            Ok(outcome) => Error::SessionEnded { outcome: Box::new(outcome) },
+            Err(error) => error,
+        }
+    }
+
+    /// How the session ended, once it is known to have.
+    async fn outcome(&mut self) -> Result<Outcome, Error> {
+        if let Some(report) = &self.ended {
+            return Ok(report.outcome.clone());
+        }
+        let report = (&mut self.connection.report).await.unwrap_or(Err(Error::Stopped))?;
+        Ok(self.ended.insert(report).outcome.clone())
+    }
+
+    /// Ends the session, if it has not ended yet, and reports. Its outcome is an exit with code 0 when nothing else ended it.
+    pub async fn end(mut self) -> Result<Report, Error> {
+        if self.ended.is_none() {
+            // Either way the instance is gone afterwards.
+            let _ = self.ask(Operation::End, None).await;
+            self.outcome().await?;
+        }
+        self.ended.ok_or(Error::Stopped)
+    }
+}
