@@ -174,7 +174,9 @@ impl Plan {
         let is_root = |global: &Global| global.ty == ValType::ExnRef && global.mutable;
         let roots: Vec<u64> = module.globals.iter().filter(|g| is_root(g)).map(|_| place(8)).collect();
         let mut exceptions = (!module.tags.is_empty()).then(|| {
-            let arena = (0..ARENA_WORDS).map(|_| place(8)).next().unwrap_or_default();
+            // Words that follow each other: `place` puts nothing between them.
+            let words: Vec<u64> = (0..ARENA_WORDS).map(|_| place(8)).collect();
+            let arena = words.first().copied().unwrap_or(0);
             let pointers: Vec<u64> = exnref_tables.iter().map(|_| place(8)).collect();
             let values = module.tags.iter().enumerate().filter_map(|(tag, _)| module.tag_type(tag as u32));
             let values = values.map(|ty| ty.params.len() as u64).max().unwrap_or(0);

@@ -127,3 +127,16 @@ fn fuel_costs_a_subtraction_and_a_store_and_a_loop_one_check_more() {
     assert!(!plain.contains("0x98(%r"), "{plain}");
     assert!(fueled.matches("0x98(%r").count() <= 6, "{fueled}");
 }
+
+#[test]
+fn nothing_is_executed_for_handlers_before_a_throw() {
+    let plain = assembly("(module (func (call 0)) (func (call 0)))");
+    // Outside of a `try_table` a module that throws has the same code.
+    assert_eq!(plain, assembly("(module (tag $e) (func (throw $e)) (func (call 0)))"));
+    // Inside, the call has its handler beside it; no check follows it. Functions with handlers save the registers that a
+    // handler finds changed.
+    let handled =
+        assembly("(module (tag $e) (func (throw $e)) (func (block $h (try_table (catch $e $h) (call 0)))))");
+    assert_lines(&handled, &["movq %rbx, (%rsp)", "catch [tag0: MachLabel(", "retq"]);
+    assert!(!handled.contains("cmp") && !handled.contains("test"), "{handled}");
+}

@@ -161,10 +161,10 @@ pub(crate) unsafe extern "sysv64" fn find(
     // SAFETY: by the contract.
     let (arena, tag) = unsafe { (*arena, (*(exception as *const ExceptionHeader)).tag) };
     while (CODE_BASE..CODE_END).contains(&return_address) {
+        let offset = (return_address - CODE_BASE) as u32;
         // SAFETY: the table is in the artifact's read-only data, as its check demands.
-        if let Some((handler, frame_offset)) =
-            unsafe { handler(&arena, (return_address - CODE_BASE) as u32, tag) }
-        {
+        let found = unsafe { handler(&arena, offset, tag) };
+        if let Some((handler, frame_offset)) = found {
             let (pc, stack) = (CODE_BASE + u64::from(handler), frame.wrapping_sub(u64::from(frame_offset)));
             // SAFETY: by the contract.
             unsafe { landing.write(Landing { pc, stack, frame }) };

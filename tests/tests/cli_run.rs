@@ -129,6 +129,52 @@ fn every_trap_is_reported_with_its_backtrace() {
 }
 
 #[test]
+fn exceptions_are_caught_or_reported() {
+    let module = r#"(module (tag $e (param i32)) (table $t 200000 exnref)
+        (func $down (param i32) (result i32)
+          (if (i32.eqz (local.get 0)) (then (throw $e (i32.const 42))))
+          (i32.add (call $down (i32.sub (local.get 0) (i32.const 1))) (i32.const 1)))
+        (func $outer (export "uncaught") (param i32) (result i32) (call $down (local.get 0)))
+        (func (export "caught") (param i32) (result i32)
+          (block $h (result i32) (try_table (catch $e $h) (return (call $down (local.get 0)))) (unreachable)))
+        (func (export "many") (param $n i32) (result i32)
+          (loop $more
+            (block $h (result i32 exnref) (try_table (catch_ref $e $h) (throw $e (local.get $n))) (unreachable))
+            (drop) (drop)
+            (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+          (local.get $n))
+        (func (export "keep") (param $n i32)
+          (loop $more
+            (table.set $t (local.get $n)
+              (block $h (result exnref) (try_table (catch_all_ref $h) (throw $e (i32.const 0))) (unreachable)))
+            (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))"#;
+    both_ways(|scratch, ctl| {
+        scratch.module("m.wasm", module);
+        for (export, argument, result) in [("caught", "100000", "42\n"), ("many", "10000000", "0\n")] {
+            let output = run(ctl(&["--invoke", export, "m.wasm"]).arg(argument));
+            output.expect_status(0);
+            assert_eq!(output.stdout, result.as_bytes(), "{export}");
+        }
+        for (export, argument, message) in
+            [("uncaught", "1", "thrown Wasm exception"), ("keep", "199999", "out of memory for exceptions")]
+        {
+            let output = run(ctl(&["--invoke", export, "m.wasm"]).arg(argument));
+            output.expect_status(134);
+            assert!(
+                output.stderr.starts_with(&format!("sandboxctl: trap: {message}\n")),
+                "{}",
+                output.stderr
+            );
+            if export == "uncaught" {
+                let names: Vec<_> =
+                    output.stderr.lines().filter_map(|l| Some(l.split_once(" - ")?.1)).collect();
+                assert_eq!(names, ["down", "down", "outer"]);
+            }
+        }
+    });
+}
+
+#[test]
 fn limits_end_a_job_with_their_own_status() {
     both_ways(|scratch, ctl| {
         scratch.module("spin.wasm", guests::SPIN);
