@@ -64,7 +64,7 @@ impl Translator<'_, '_> {
 
     fn load(&mut self, memarg: &MemArg, access: Type, result: Type, widen: Widen) -> Result<(), Failure> {
         let index = self.pop()?;
-        let (address, offset, flags) = self.effective_address(memarg, index)?;
+        let (address, offset, flags) = self.effective_address(memarg, index, access.bytes())?;
         let ins = self.builder.ins();
         let value = match (widen, access) {
             (Widen::Zero, types::I8) => ins.uload8(result, flags, address, offset),
@@ -81,7 +81,8 @@ impl Translator<'_, '_> {
 
     fn store(&mut self, memarg: &MemArg, narrow: Option<Type>) -> Result<(), Failure> {
         let (value, index) = (self.pop()?, self.pop()?);
-        let (address, offset, flags) = self.effective_address(memarg, index)?;
+        let width = narrow.unwrap_or_else(|| self.builder.func.dfg.value_type(value)).bytes();
+        let (address, offset, flags) = self.effective_address(memarg, index, width)?;
         let ins = self.builder.ins();
         match narrow {
             Some(types::I8) => ins.istore8(flags, value, address, offset),
@@ -92,13 +93,16 @@ impl Translator<'_, '_> {
         Ok(())
     }
 
-    /// The address of an access as Cranelift wants it: a base value and an offset for the instruction.
-    fn effective_address(
+    /// The address of an access to `width` bytes as Cranelift wants it: a base value, and an offset for the instruction.
+    pub(super) fn effective_address(
         &mut self,
         memarg: &MemArg,
         index: Value,
+        width: u32,
     ) -> Result<(Value, i32, MemFlagsData), Failure> {
         let memory = self.memory(memarg.memory)?;
+        // A memory's reservation holds the widest access.
+        debug_assert!(width <= 16);
         let index = self.extend(index);
         // The memory's base is the constant and the offset stays with the instruction, so accesses to several fields of
         // a structure share the addition. Both fold into one displacement if their sum has 31 bits; else the
