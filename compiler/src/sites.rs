@@ -7,13 +7,13 @@
 //! offset of its body in the module, position of its entries in the rest of the section), ascending, the last one
 //! marking the end; then the entries. Entries of a function ascend by code offset, of which one may have two: a return
 //! address, then a trap. Each is two LEB128 numbers: the code
-//! offset's increase times 16 plus the kind (0 for a return address, else a [`TrapKind`]'s number), and
+//! offset's increase times 64 plus the kind (0 for a return address, else a [`TrapKind`]'s number), and
 //! the byte offset's change, zigzag-encoded.
 
 use crate::trap::TrapKind;
 
 const RECORD: usize = 12;
-const KIND_BITS: u32 = 4;
+const KIND_BITS: u32 = 6;
 
 const _: () = assert!(TrapKind::ALL.len() < 1 << KIND_BITS);
 
