@@ -27,11 +27,15 @@ pub enum TrapKind {
     TableOutOfBounds = 8,
     /// The guest's stack is used up. No instruction is marked with it: the guard page tells.
     StackExhausted = 9,
+    /// An atomic access to an address that is no multiple of its width.
+    UnalignedAtomic = 10,
+    /// A wait on a memory that is not shared: nobody could wake the guest.
+    ExpectedSharedMemory = 11,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 9] = [
+    pub const ALL: [TrapKind; 11] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -41,6 +45,8 @@ impl TrapKind {
         TrapKind::UninitializedElement,
         TrapKind::TableOutOfBounds,
         TrapKind::StackExhausted,
+        TrapKind::UnalignedAtomic,
+        TrapKind::ExpectedSharedMemory,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -55,6 +61,8 @@ impl TrapKind {
             TABLE_OUT_OF_BOUNDS => TrapKind::TableOutOfBounds,
             NULL_ELEMENT => TrapKind::UninitializedElement,
             TYPE_MISMATCH => TrapKind::IndirectCallTypeMismatch,
+            UNALIGNED_ATOMIC => TrapKind::UnalignedAtomic,
+            EXPECTED_SHARED => TrapKind::ExpectedSharedMemory,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -77,6 +85,8 @@ impl fmt::Display for TrapKind {
             TrapKind::UninitializedElement => "uninitialized element",
             TrapKind::TableOutOfBounds => "undefined element: out of bounds table access",
             TrapKind::StackExhausted => "call stack exhausted",
+            TrapKind::UnalignedAtomic => "unaligned atomic",
+            TrapKind::ExpectedSharedMemory => "expected shared memory",
         })
     }
 }
@@ -85,6 +95,8 @@ pub(crate) const UNREACHABLE: TrapCode = TrapCode::unwrap_user(1);
 pub(crate) const TABLE_OUT_OF_BOUNDS: TrapCode = TrapCode::unwrap_user(2);
 pub(crate) const NULL_ELEMENT: TrapCode = TrapCode::unwrap_user(3);
 pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
+pub(crate) const UNALIGNED_ATOMIC: TrapCode = TrapCode::unwrap_user(5);
+pub(crate) const EXPECTED_SHARED: TrapCode = TrapCode::unwrap_user(6);
 
 #[cfg(test)]
 mod tests {
@@ -92,12 +104,19 @@ mod tests {
 
     #[test]
     fn every_code_of_ours_and_of_cranelift_has_its_own_kind() {
-        let ours = [UNREACHABLE, TABLE_OUT_OF_BOUNDS, NULL_ELEMENT, TYPE_MISMATCH];
+        let ours = [
+            UNREACHABLE,
+            TABLE_OUT_OF_BOUNDS,
+            NULL_ELEMENT,
+            TYPE_MISMATCH,
+            UNALIGNED_ATOMIC,
+            EXPECTED_SHARED,
+        ];
         let codes = ours.iter().chain(TrapCode::non_user_traps());
         let mut kinds: Vec<_> = codes.map(|code| TrapKind::of_code(*code).unwrap() as u8).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(5)), None);
+        assert_eq!(kinds, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(TrapKind::of_code(TrapCode::unwrap_user(7)), None);
     }
 
     #[test]
@@ -106,6 +125,6 @@ mod tests {
             assert_eq!(TrapKind::from_number(kind as u8), Some(kind));
         }
         assert_eq!(TrapKind::from_number(0), None);
-        assert_eq!(TrapKind::from_number(10), None);
+        assert_eq!(TrapKind::from_number(12), None);
     }
 }

@@ -25,16 +25,16 @@ const TIMEOUT: u32 = 60;
 #[derive(Clone, Copy)]
 pub enum Call<'a> {
     /// Of a function, with its arguments' bits.
-    Function(Entry, &'a [u64]),
-    /// Reads the 8 bytes at an address.
+    Function(Entry, &'a [u128]),
+    /// Reads the 16 bytes at an address.
     Read(u64),
 }
 
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returned; the first words of the slots.
-    Returned(Vec<u64>),
+    /// It returned; the slots.
+    Returned(Vec<u128>),
     /// A signal stopped it: the kind of trap, if it is one, and the address of the instruction.
     Trapped(Option<TrapKind>, u64),
     /// The child did not get there.
@@ -76,7 +76,7 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
             Call::Function(entry, arguments) => {
                 (record.trampoline, record.code) = (entry.trampoline, entry.code);
                 for (slot, argument) in record.values.iter_mut().zip(*arguments) {
-                    slot[0] = *argument;
+                    *slot = [*argument as u64, (*argument >> 64) as u64];
                 }
             }
             Call::Read(address) => record.code = *address,
@@ -115,7 +115,9 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
 fn outcome(artifact: &Artifact<Vec<u8>>, record: &Record) -> Outcome {
     match record.status {
         0 => Outcome::NotRun,
-        1 => Outcome::Returned(record.values.iter().map(|slot| slot[0]).collect()),
+        1 => Outcome::Returned(
+            record.values.iter().map(|[low, high]| u128::from(*high) << 64 | u128::from(*low)).collect(),
+        ),
         _ => {
             let guard = STACK_TOP - STACK - STACK_GUARD..STACK_TOP - STACK;
             let kind = if record.signal == libc::SIGSEGV as u64 && guard.contains(&record.fault) {
@@ -311,7 +313,7 @@ unsafe fn make_call(record: &mut Record) {
     // SAFETY: addresses of a checked artifact.
     unsafe {
         if record.trampoline == 0 {
-            record.values[0][0] = *(record.code as *const u64);
+            record.values[0] = (record.code as *const [u64; 2]).read();
             record.status = 1;
             return;
         }
