@@ -35,11 +35,15 @@ pub enum TrapKind {
     ExceptionMemory = 12,
     /// More fuel was used than the job gave.
     OutOfFuel = 13,
+    /// An atomic access to an address that is no multiple of its width.
+    UnalignedAtomic = 14,
+    /// A wait on a memory that is not shared: nobody could wake the guest.
+    ExpectedSharedMemory = 15,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 13] = [
+    pub const ALL: [TrapKind; 15] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -53,6 +57,8 @@ impl TrapKind {
         TrapKind::NullException,
         TrapKind::ExceptionMemory,
         TrapKind::OutOfFuel,
+        TrapKind::UnalignedAtomic,
+        TrapKind::ExpectedSharedMemory,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -71,6 +77,8 @@ impl TrapKind {
             NULL_EXCEPTION => TrapKind::NullException,
             EXCEPTION_MEMORY => TrapKind::ExceptionMemory,
             OUT_OF_FUEL => TrapKind::OutOfFuel,
+            UNALIGNED_ATOMIC => TrapKind::UnalignedAtomic,
+            EXPECTED_SHARED => TrapKind::ExpectedSharedMemory,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -97,6 +105,8 @@ impl fmt::Display for TrapKind {
             TrapKind::NullException => "null exception reference",
             TrapKind::ExceptionMemory => "out of memory for exceptions",
             TrapKind::OutOfFuel => "all fuel consumed by WebAssembly",
+            TrapKind::UnalignedAtomic => "unaligned atomic",
+            TrapKind::ExpectedSharedMemory => "expected shared memory",
         })
     }
 }
@@ -105,10 +115,12 @@ pub(crate) const UNREACHABLE: TrapCode = TrapCode::unwrap_user(1);
 pub(crate) const TABLE_OUT_OF_BOUNDS: TrapCode = TrapCode::unwrap_user(2);
 pub(crate) const NULL_ELEMENT: TrapCode = TrapCode::unwrap_user(3);
 pub(crate) const TYPE_MISMATCH: TrapCode = TrapCode::unwrap_user(4);
-pub(crate) const UNCAUGHT_EXCEPTION: TrapCode = TrapCode::unwrap_user(20);
-pub(crate) const NULL_EXCEPTION: TrapCode = TrapCode::unwrap_user(21);
-pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(22);
-pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(5);
+pub(crate) const UNCAUGHT_EXCEPTION: TrapCode = TrapCode::unwrap_user(5);
+pub(crate) const NULL_EXCEPTION: TrapCode = TrapCode::unwrap_user(6);
+pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(7);
+pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(8);
+pub(crate) const UNALIGNED_ATOMIC: TrapCode = TrapCode::unwrap_user(9);
+pub(crate) const EXPECTED_SHARED: TrapCode = TrapCode::unwrap_user(10);
 
 #[cfg(test)]
 mod tests {

@@ -118,10 +118,11 @@ impl<'m> Translator<'_, 'm> {
         let otherwise = if params.is_empty() && results.is_empty() {
             Otherwise::Behind { branch: self.builder.ins().brif(condition, then, &[], next.block, &[]) }
         } else {
+            let operands = self.top(params.len())?.to_vec();
             let block = self.builder.create_block();
             self.builder.ins().brif(condition, then, &[], block, &[]);
             self.builder.seal_block(block);
-            Otherwise::Block { block, operands: self.top(params.len())?.to_vec() }
+            Otherwise::Block { block, operands }
         };
         self.push_frame(Kind::If { next, otherwise }, params.len(), results)?;
         self.builder.seal_block(then);
@@ -268,9 +269,8 @@ impl<'m> Translator<'_, 'm> {
 
     pub(super) fn return_(&mut self) -> Result<(), Failure> {
         let count = self.frames.first().map_or(0, |frame| frame.results.len());
-        let start = self.stack.len().saturating_sub(count);
-        let results = self.stack.get(start..).unwrap_or_default();
-        self.builder.ins().return_(results);
+        let results = self.top(count)?.to_vec();
+        self.builder.ins().return_(&results);
         self.reachable = false;
         Ok(())
     }

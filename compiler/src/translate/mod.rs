@@ -7,6 +7,7 @@
 //! terminator is validated but not translated ([`Translator::reachable`]).
 
 mod abi;
+mod atomic;
 mod bulk;
 mod call;
 mod control;
@@ -16,7 +17,9 @@ mod global;
 mod memory;
 mod numeric;
 mod reference;
+mod simd;
 mod table;
+mod wide;
 
 use std::collections::HashMap;
 
@@ -119,6 +122,8 @@ struct Translator<'f, 'm> {
     handler_edges: u64,
     /// Fuel that the operators since the last settlement cost.
     fuel_pending: u32,
+    /// Values from this number on are used at most once, by the operand stack.
+    unshared: usize,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
 }
@@ -163,6 +168,7 @@ pub(crate) fn translate(
         handlers: Vec::new(),
         handler_edges: 0,
         fuel_pending: 0,
+        unshared: 0,
         arguments: Vec::new(),
     };
 
@@ -257,11 +263,13 @@ impl<'m> Translator<'_, 'm> {
             Operator::LocalSet { local_index } => {
                 let value = self.pop()?;
                 self.builder.def_var(Variable::from_u32(local_index), value);
+                self.all_shared();
                 Ok(())
             }
             Operator::LocalTee { local_index } => {
                 let value = self.pop()?;
                 self.builder.def_var(Variable::from_u32(local_index), value);
+                self.all_shared();
                 self.push(value);
                 Ok(())
             }
@@ -312,7 +320,12 @@ impl<'m> Translator<'_, 'm> {
             Operator::DataDrop { data_index } => self.data_drop(data_index),
 
             ref other => {
-                if self.numeric(other)? || self.memory_access(other)? {
+                if self.numeric(other)?
+                    || self.memory_access(other)?
+                    || self.simd(other)?
+                    || self.atomic(other)?
+                    || self.wide_arithmetic(other)?
+                {
                     Ok(())
                 } else {
                     Err(unexpected(&format!("operator {other:?}"), self.offset))
@@ -342,16 +355,21 @@ impl<'m> Translator<'_, 'm> {
     }
 
     fn pop(&mut self) -> Result<Value, Failure> {
-        self.stack.pop().ok_or_else(|| unexpected("an empty operand stack", self.offset))
+        let value = self.stack.pop().ok_or_else(|| unexpected("an empty operand stack", self.offset))?;
+        Ok(self.canonical(value))
     }
 
-    /// The operand below the top `n - 1` ones.
-    fn top(&self, n: usize) -> Result<&[Value], Failure> {
-        self.stack
-            .len()
-            .checked_sub(n)
-            .and_then(|start| self.stack.get(start..))
-            .ok_or_else(|| unexpected("an empty operand stack", self.offset))
+    /// The top `n` operands, which stay there. Instructions may be made for them.
+    fn top(&mut self, n: usize) -> Result<&[Value], Failure> {
+        let mut stack = std::mem::take(&mut self.stack);
+        let top = stack.len().checked_sub(n).and_then(|start| stack.get_mut(start..));
+        for operand in top.into_iter().flatten() {
+            *operand = self.canonical(*operand);
+        }
+        self.stack = stack;
+        self.all_shared();
+        let top = self.stack.len().checked_sub(n).and_then(|start| self.stack.get(start..));
+        top.ok_or_else(|| unexpected("an empty operand stack", self.offset))
     }
 
     /// A 64-bit constant.

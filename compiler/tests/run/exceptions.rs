@@ -14,7 +14,7 @@ fn both(wat: &str, argument: u64) -> Outcome {
         let Some(ExportItem::Function { entry, .. }) = artifact.export("f") else {
             panic!("no function `f`")
         };
-        match loader::run(&artifact, &[Call::Function(*entry, &[argument])]).remove(0) {
+        match loader::run(&artifact, &[Call::Function(*entry, &[argument.into()])]).remove(0) {
             Outcome::Returned(values) => Outcome::Returned(vec![values[0]]),
             Outcome::Trapped(kind, _) => Outcome::Trapped(kind, 0),
             Outcome::NotRun => Outcome::NotRun,
@@ -51,7 +51,7 @@ fn many_locals_of_every_class_survive_a_throw() {
     wat += "))";
     let n = 7;
     let expected = 1000 + 1 + (0..locals).map(|i| n * (i + 1) + n + i).sum::<u64>();
-    assert_eq!(both(&wat, n), Outcome::Returned(vec![expected]));
+    assert_eq!(both(&wat, n), Outcome::Returned(vec![expected.into()]));
 }
 
 #[test]

@@ -28,8 +28,8 @@ const HASH: u64 = 1;
 #[derive(Clone, Copy)]
 pub enum Call<'a> {
     /// Of a function, with its arguments' bits.
-    Function(Entry, &'a [u64]),
-    /// Reads the 8 bytes at an address.
+    Function(Entry, &'a [u128]),
+    /// Reads the 16 bytes at an address.
     Read(u64),
     /// Takes the [`hash`] of the memory whose descriptor is at an address.
     #[allow(dead_code)] // differential tests only
@@ -47,8 +47,8 @@ pub fn hash(bytes: &[u8]) -> u64 {
 /// What became of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It returned; the first words of the slots.
-    Returned(Vec<u64>),
+    /// It returned; the slots.
+    Returned(Vec<u128>),
     /// A signal stopped it: the kind of trap, if it is one, and the address of the instruction.
     Trapped(Option<TrapKind>, u64),
     /// The child did not get there.
@@ -90,7 +90,7 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
             Call::Function(entry, arguments) => {
                 (record.trampoline, record.code) = (entry.trampoline, entry.code);
                 for (slot, argument) in record.values.iter_mut().zip(*arguments) {
-                    slot[0] = *argument;
+                    *slot = [*argument as u64, (*argument >> 64) as u64];
                 }
             }
             Call::Read(address) => record.code = *address,
@@ -130,7 +130,9 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
 fn outcome(artifact: &Artifact<Vec<u8>>, record: &Record) -> Outcome {
     match record.status {
         0 => Outcome::NotRun,
-        1 => Outcome::Returned(record.values.iter().map(|slot| slot[0]).collect()),
+        1 => Outcome::Returned(
+            record.values.iter().map(|[low, high]| u128::from(*high) << 64 | u128::from(*low)).collect(),
+        ),
         _ => {
             let guard = STACK_TOP - STACK - STACK_GUARD..STACK_TOP - STACK;
             let kind = if record.signal == libc::SIGSEGV as u64 && guard.contains(&record.fault) {
@@ -329,11 +331,11 @@ unsafe fn make_call(record: &mut Record) {
     // SAFETY: addresses of a checked artifact.
     unsafe {
         if record.trampoline == 0 {
-            record.values[0][0] = if record.signal == HASH {
+            record.values[0] = if record.signal == HASH {
                 let memory = &*(record.code as *const MemoryDescriptor);
-                hash(std::slice::from_raw_parts(memory.base as *const u8, memory.bytes as usize))
+                [hash(std::slice::from_raw_parts(memory.base as *const u8, memory.bytes as usize)), 0]
             } else {
-                *(record.code as *const u64)
+                (record.code as *const [u64; 2]).read()
             };
             record.status = 1;
             return;

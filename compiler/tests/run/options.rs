@@ -41,7 +41,7 @@ const COUNTED: &str = r#"(module
     (func $deep (export "deep") (call $deep)))"#;
 
 /// What a call leaves of the fuel, and how it ended. `fuel` is what there is at first.
-fn burn(artifact: &Artifact<Vec<u8>>, fuel: i64, name: &str, arguments: &[u64]) -> (Outcome, i64) {
+fn burn(artifact: &Artifact<Vec<u8>>, fuel: i64, name: &str, arguments: &[u128]) -> (Outcome, i64) {
     let artifact = Artifact::parse(with_fuel(artifact.bytes().to_vec(), fuel)).unwrap();
     let calls = [Call::Function(entry(&artifact, name), arguments), Call::Read(FUEL)];
     let mut outcomes = loader::run(&artifact, &calls);
@@ -68,7 +68,7 @@ fn fuel_is_the_same_at_every_level_and_on_every_target() {
         for target_cpu in [TargetCpu::Baseline, TargetCpu::Native] {
             let (_, artifact) =
                 build(COUNTED, &Options { fuel: true, opt_level, target_cpu, ..Options::default() });
-            let used = |name, arguments: &[u64]| 1_000_000 - burn(&artifact, 1_000_000, name, arguments).1;
+            let used = |name, arguments: &[u128]| 1_000_000 - burn(&artifact, 1_000_000, name, arguments).1;
             for (name, arguments, expected) in [
                 ("leaf", &[][..], 1),
                 ("sum", &[1], 1 + 11 + 1),
@@ -102,7 +102,7 @@ fn a_guest_that_used_its_fuel_up_traps_and_one_that_did_not_goes_on() {
 }
 
 /// The loader gives all slots.
-fn padded(first: u64) -> Vec<u64> {
+fn padded(first: u128) -> Vec<u128> {
     let mut values = vec![0; 64];
     values[0] = first;
     values

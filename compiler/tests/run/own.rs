@@ -22,12 +22,13 @@ pub fn entry(artifact: &Artifact<Vec<u8>>, name: &str) -> Entry {
 }
 
 pub fn call(artifact: &Artifact<Vec<u8>>, name: &str, arguments: &[u64]) -> Outcome {
-    loader::run(artifact, &[Call::Function(entry(artifact, name), arguments)]).remove(0)
+    let arguments: Vec<u128> = arguments.iter().map(|argument| u128::from(*argument)).collect();
+    loader::run(artifact, &[Call::Function(entry(artifact, name), &arguments)]).remove(0)
 }
 
 pub fn result(outcome: &Outcome) -> u64 {
     match outcome {
-        Outcome::Returned(values) => values[0],
+        Outcome::Returned(values) => values[0] as u64,
         other => panic!("{other:x?}"),
     }
 }
@@ -154,7 +155,10 @@ fn many_parameters_and_results_pass_through_trampolines() {
     let (_, artifact) = build(&wat, &Options::default());
     let arguments: Vec<u64> = (0..40).map(|i| if i % 2 == 0 { 0x8765_0000 + i } else { !0 - i }).collect();
     match call(&artifact, "f", &arguments) {
-        Outcome::Returned(values) => assert_eq!(values[..40], arguments),
+        Outcome::Returned(values) => {
+            let values: Vec<u64> = values[..40].iter().map(|value| *value as u64).collect();
+            assert_eq!(values, arguments);
+        }
         other => panic!("{other:x?}"),
     }
 }
@@ -198,7 +202,8 @@ fn small_copies_and_fills_are_right_for_every_length() {
     let cases: Vec<(u64, u64, u64, u64)> = (0..140)
         .flat_map(|n| [(n, 100, 103, 700), (n, 103, 100, 701), (n, 300, 100, 395), (n, 100, 100, 120)])
         .collect();
-    let arguments: Vec<[u64; 3]> = cases.iter().map(|&(_, to, from, fill)| [to, from, fill]).collect();
+    let arguments: Vec<[u128; 3]> =
+        cases.iter().map(|&(_, to, from, fill)| [to, from, fill].map(u128::from)).collect();
     let calls: Vec<Call<'_>> = cases
         .iter()
         .zip(&arguments)

