@@ -35,11 +35,15 @@ pub enum TrapKind {
     ExceptionMemory = 12,
     /// More fuel was used than the job gave.
     OutOfFuel = 13,
+    /// A call through a null reference of a function type.
+    NullFunctionReference = 14,
+    /// `ref.as_non_null` of the null reference.
+    NullReference = 15,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 13] = [
+    pub const ALL: [TrapKind; 15] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -53,6 +57,8 @@ impl TrapKind {
         TrapKind::NullException,
         TrapKind::ExceptionMemory,
         TrapKind::OutOfFuel,
+        TrapKind::NullFunctionReference,
+        TrapKind::NullReference,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -71,6 +77,8 @@ impl TrapKind {
             NULL_EXCEPTION => TrapKind::NullException,
             EXCEPTION_MEMORY => TrapKind::ExceptionMemory,
             OUT_OF_FUEL => TrapKind::OutOfFuel,
+            NULL_FUNCTION_REFERENCE => TrapKind::NullFunctionReference,
+            NULL_REFERENCE => TrapKind::NullReference,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -97,6 +105,8 @@ impl fmt::Display for TrapKind {
             TrapKind::NullException => "null exception reference",
             TrapKind::ExceptionMemory => "out of memory for exceptions",
             TrapKind::OutOfFuel => "all fuel consumed by WebAssembly",
+            TrapKind::NullFunctionReference => "null function reference",
+            TrapKind::NullReference => "null reference",
         })
     }
 }
@@ -109,6 +119,8 @@ pub(crate) const UNCAUGHT_EXCEPTION: TrapCode = TrapCode::unwrap_user(20);
 pub(crate) const NULL_EXCEPTION: TrapCode = TrapCode::unwrap_user(21);
 pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(22);
 pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(5);
+pub(crate) const NULL_FUNCTION_REFERENCE: TrapCode = TrapCode::unwrap_user(6);
+pub(crate) const NULL_REFERENCE: TrapCode = TrapCode::unwrap_user(7);
 
 #[cfg(test)]
 mod tests {

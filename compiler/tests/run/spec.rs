@@ -1,6 +1,7 @@
-//! The WebAssembly specification's test suite, versions 1 and 2 without SIMD.
+//! The WebAssembly specification's test suite, versions 1 to 3 and some proposals, without SIMD.
 //!
-//! Modules that import something from the suite's host module are skipped and counted, as are the assertions on them.
+//! Modules that import something from the suite's host module, or that need garbage collection, are skipped and counted, as
+//! are the assertions on them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -41,11 +42,12 @@ struct Instance<'a> {
 
 /// What the first two versions reject and later ones accept: several memories, and the encodings that came with them and
 /// with 64-bit memories.
-const VALID_SINCE: [(&str, &str); 4] = [
+const VALID_SINCE: [(&str, &str); 5] = [
     ("binary-leb128.wast", "integer representation too long"),
     ("binary.wast", "zero byte expected"),
     ("imports.wast", "multiple memories"),
     ("memory.wast", "multiple memories"),
+    ("memory64.wast", "multiple memories"),
 ];
 
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,16 +91,37 @@ fn exceptions() {
         let files = proposal(Proposal::ExceptionHandling).filter(|file| {
             ["try_table", "throw", "throw_ref", "tag"].iter().any(|n| file.name().contains(n))
         });
-        let count = run_files(files.collect(), opt_level);
+        let count = run_files("exceptions", files, opt_level);
         assert!(count.passed > 50 && count.rejected > 10, "too few: {count:?}");
     }
 }
 
-fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
-    run_files(spec(version).filter(|file| !file.name().starts_with("simd")).collect(), opt_level)
+#[test]
+fn version_3() {
+    let count = run_suite(SpecVersion::V3, OptLevel::Speed);
+    assert!(count.passed > 15_000 && count.rejected > 1_500, "too few: {count:?}");
 }
 
-fn run_files(files: Vec<TestFile<'static>>, opt_level: OptLevel) -> Count {
+#[test]
+fn proposals() {
+    for (name, passed) in [
+        (Proposal::TailCall, 50),
+        (Proposal::FunctionReferences, 400),
+        (Proposal::MultiMemory, 500),
+        (Proposal::Memory64, 500),
+        (Proposal::ExtendedConst, 20),
+    ] {
+        let count = run_files(&format!("{name}"), proposal(name), OptLevel::Speed);
+        assert!(count.passed > passed, "{name}: too few: {count:?}");
+    }
+}
+
+fn run_suite(version: SpecVersion, opt_level: OptLevel) -> Count {
+    run_files(&format!("{version:?}"), spec(version), opt_level)
+}
+
+fn run_files(name: &str, files: impl Iterator<Item = TestFile<'static>>, opt_level: OptLevel) -> Count {
+    let files: Vec<TestFile<'static>> = files.filter(|file| !file.name().starts_with("simd")).collect();
     let (next, total, failures) =
         (AtomicUsize::new(0), Mutex::new(Count::default()), Mutex::new(Vec::<String>::new()));
     let options = Options { opt_level, threads: 1, ..Options::default() };
@@ -115,7 +138,7 @@ fn run_files(files: Vec<TestFile<'static>>, opt_level: OptLevel) -> Count {
         }
     });
     let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
-    println!("{opt_level:?}: {total:?}");
+    println!("{name} {opt_level:?}: {total:?}");
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     total
 }
@@ -150,7 +173,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                         Some(instance)
                     }
                     Err(error) => {
-                        if !is_import_error(&error) {
+                        if !is_out_of_scope(&error) {
                             fail(format!("does not compile: {error}"));
                         }
                         count.skipped_modules += 1;
@@ -187,7 +210,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                             fail(format!("expected trap {message}, found {trap:?}"));
                         }
                     }
-                    Err(error) if is_import_error(&error) => {
+                    Err(error) if is_out_of_scope(&error) => {
                         count.skipped_modules += 1;
                         mark_changed(&mut instances);
                     }
@@ -220,6 +243,17 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                     WastDirective::AssertException { exec: WastExecute::Invoke(invoke), .. } => {
                         step(line, invoke, Expected::Trap("thrown Wasm exception"))
                     }
+                    // A module without an instance, and further instances of one.
+                    WastDirective::ModuleDefinition(_) => None,
+                    WastDirective::ModuleInstance { instance, .. } => {
+                        if let Some(id) = instance {
+                            names.insert(id.name().to_owned(), instances.len());
+                        }
+                        instances.push(None);
+                        None
+                    }
+                    WastDirective::AssertInvalidCustom { .. }
+                    | WastDirective::AssertMalformedCustom { .. } => None,
                     // Linking of modules with each other is not ours.
                     WastDirective::AssertUnlinkable { .. } => {
                         mark_changed(&mut instances);
@@ -258,9 +292,14 @@ fn mark_changed(instances: &mut [Option<Instance<'_>>]) {
     }
 }
 
-/// Whether a module is rejected only because it needs the suite's host module or another test module.
-fn is_import_error(error: &Error) -> bool {
-    matches!(error, Error::UnknownImport { .. } | Error::ImportKind { .. })
+/// Whether a module is rejected only because it needs the suite's host module or another test module, or a
+/// feature that is not supported.
+fn is_out_of_scope(error: &Error) -> bool {
+    match error {
+        Error::UnknownImport { .. } | Error::ImportKind { .. } => true,
+        Error::UnsupportedFeature { feature, .. } => feature == "garbage collection",
+        _ => false,
+    }
 }
 
 fn instantiate<'a>(wasm: &[u8], options: &Options) -> Result<Instance<'a>, Error> {
@@ -289,7 +328,7 @@ fn argument(argument: &WastArg<'_>) -> u64 {
         WastArg::Core(WastArgCore::F32(value)) => value.bits.into(),
         WastArg::Core(WastArgCore::F64(value)) => value.bits,
         WastArg::Core(WastArgCore::RefNull(_)) => 0,
-        WastArg::Core(WastArgCore::RefExtern(value)) => u64::from(*value) + 1,
+        WastArg::Core(WastArgCore::RefExtern(value) | WastArgCore::RefHost(value)) => u64::from(*value) + 1,
         other => panic!("unknown argument {other:?}"),
     }
 }
