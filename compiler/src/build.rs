@@ -8,10 +8,10 @@ use ipc::context::{ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
-use crate::artifact::write::{Access, Image, Segment, Symbol};
+use crate::artifact::write::{Access, Image, SEGMENTS_MAX, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
 use crate::handlers;
-use crate::initial::{Initial, Overlay};
+use crate::initial::{Initial, Overlay, RUNS_MAX};
 use crate::link::{self, Text};
 use crate::module::{Export, ExportKind, Module, NULL_ITEM};
 use crate::options::target_features;
@@ -102,9 +102,10 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
             access: Access::None,
             contents: Vec::new(),
         });
-        writable_segments(&mut segments, memory.base..memory.base + memory.bytes, contents);
+        let runs = runs_per_memory(plan.memories.len());
+        writable_segments(&mut segments, memory.base..memory.base + memory.bytes, contents, runs);
     }
-    writable_segments(&mut segments, CONTEXT_BASE..plan.context_end, &state);
+    writable_segments(&mut segments, CONTEXT_BASE..plan.context_end, &state, RUNS_MAX);
     let data_bytes = writable_bytes(&segments);
     code_segments(&mut segments, &text, &rodata);
 
@@ -124,6 +125,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
             .map(|memory| metadata::Memory {
                 min_pages: memory.bytes / WASM_PAGE,
                 max_pages: memory.max_bytes / WASM_PAGE,
+                memory64: memory.index64,
                 descriptor: memory.descriptor,
             })
             .collect(),
@@ -135,6 +137,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
                 ty: table.ty,
                 size: plan.size,
                 max: plan.max,
+                table64: plan.index64,
                 base: plan.base,
                 descriptor: plan.descriptor,
             })
@@ -392,14 +395,25 @@ fn context(module: &Module<'_>, plan: &Plan, (sites, sites_count): (u64, u64)) -
     out
 }
 
-/// Covers `range` with writable segments: one per run of contents, each reaching to the next run, the part
-/// beyond its contents being zero.
+/// How many runs of contents each of `memories` memories may have, so that all segments fit an artifact: a memory takes
+/// its reservation, the pages before the first run, and the runs; the context the same without a reservation; code
+/// and read-only data are one each.
+fn runs_per_memory(memories: usize) -> usize {
+    let left = SEGMENTS_MAX - (RUNS_MAX + 1) - 2;
+    (left / memories.max(1)).saturating_sub(2).clamp(1, RUNS_MAX)
+}
+
+const _: () = assert!(layout::MEMORIES_MAX as usize * 3 + (RUNS_MAX + 1) + 2 <= SEGMENTS_MAX);
+
+/// Covers `range` with writable segments: one per run of contents, at most `runs`, each reaching to the next run, the
+/// part beyond its contents being zero.
 pub(crate) fn writable_segments<'a>(
     segments: &mut Vec<Segment<'a>>,
     range: Range<u64>,
     contents: &Overlay<'a>,
+    runs: usize,
 ) {
-    let runs = contents.runs();
+    let runs = contents.runs(runs);
     let mut push = |start: u64, end: u64, run: Option<&Range<u64>>| {
         if start < end {
             segments.push(Segment {

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use ipc::layout::PAGE;
 
-use crate::module::{Module, NULL_ITEM, SegmentMode};
+use crate::module::{Constant, Module, NULL_ITEM, SegmentMode};
 use crate::plan::Plan;
 use crate::trap::TrapKind;
 
 /// Gaps between runs of contents that are stored as zeros rather than left out: a further mapping costs more.
 const SMALL_GAP: u64 = 64 << 10;
-/// Most runs per memory; the smallest gaps are stored to stay below.
-const RUNS_MAX: usize = 24;
+/// Most runs of what an artifact maps from one file range on; the smallest gaps are stored to stay below.
+pub(crate) const RUNS_MAX: usize = 24;
 
 /// Bytes at addresses, where later ones win over earlier ones. Borrows the bytes.
 #[derive(Default)]
@@ -57,8 +57,8 @@ impl<'a> Overlay<'a> {
         before.into_iter().chain(self.pieces.range(range.clone())).map(|(&start, &bytes)| (start, bytes))
     }
 
-    /// Page-aligned ranges that hold every byte that is not zero. At most [`RUNS_MAX`].
-    pub fn runs(&self) -> Vec<Range<u64>> {
+    /// Page-aligned ranges that hold every byte that is not zero. At most `most`, which is not 0.
+    pub fn runs(&self, most: usize) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
         for (&start, bytes) in &self.pieces {
             let mut from = 0usize;
@@ -75,12 +75,12 @@ impl<'a> Overlay<'a> {
                 from = until;
             }
         }
-        if runs.len() > RUNS_MAX {
+        if runs.len() > most {
             // Keep the largest gaps; of equal ones the first.
             let mut gaps: Vec<(u64, usize)> =
                 runs.windows(2).enumerate().map(|(i, pair)| (pair[1].start - pair[0].end, i + 1)).collect();
             gaps.sort_unstable_by_key(|&(gap, i)| (std::cmp::Reverse(gap), i));
-            let mut starts: Vec<usize> = gaps.iter().take(RUNS_MAX - 1).map(|&(_, i)| i).collect();
+            let mut starts: Vec<usize> = gaps.iter().take(most.saturating_sub(1)).map(|&(_, i)| i).collect();
             starts.push(0);
             starts.sort_unstable();
             let ends = starts.iter().skip(1).copied().chain([runs.len()]);
@@ -108,17 +108,16 @@ impl<'a> Initial<'a> {
     /// Applies the active segments in the order that the specification says: elements, then data.
     pub fn new(module: &Module<'a>, plan: &Plan) -> Self {
         let mut initial = Initial {
-            tables: plan.tables.iter().map(|table| vec![NULL_ITEM; table.size as usize]).collect(),
+            tables: module.tables.iter().map(|table| vec![item(table.init); table.min as usize]).collect(),
             memories: plan.memories.iter().map(|_| Overlay::default()).collect(),
             trap: None,
         };
         for element in &module.elements {
             let SegmentMode::Active { index, offset } = element.mode else { continue };
-            let start = offset as usize;
-            let entries = initial
-                .tables
-                .get_mut(index as usize)
-                .and_then(|table| table.get_mut(start..start.checked_add(element.items.len())?));
+            let entries = initial.tables.get_mut(index as usize).and_then(|table| {
+                let start = usize::try_from(offset).ok()?;
+                table.get_mut(start..start.checked_add(element.items.len())?)
+            });
             match entries {
                 Some(entries) => entries.copy_from_slice(&element.items),
                 None => {
@@ -130,9 +129,10 @@ impl<'a> Initial<'a> {
         for data in &module.data {
             let SegmentMode::Active { index, offset } = data.mode else { continue };
             let memory = plan.memories.get(index as usize);
-            let memory = memory.filter(|memory| u64::from(offset) + data.bytes.len() as u64 <= memory.bytes);
+            let end = offset.checked_add(data.bytes.len() as u64);
+            let memory = memory.filter(|memory| end.is_some_and(|end| end <= memory.bytes));
             match memory.zip(initial.memories.get_mut(index as usize)) {
-                Some((memory, contents)) => contents.write(memory.base + u64::from(offset), data.bytes),
+                Some((memory, contents)) => contents.write(memory.base + offset, data.bytes),
                 None => {
                     initial.trap = Some(TrapKind::MemoryOutOfBounds);
                     return initial;
@@ -140,6 +140,14 @@ impl<'a> Initial<'a> {
             }
         }
         initial
+    }
+}
+
+/// What a table holds for a constant of its type. There are no host values before an instance starts.
+fn item(constant: Constant) -> u32 {
+    match constant {
+        Constant::Function(index) => index,
+        _ => NULL_ITEM,
     }
 }
 
@@ -182,7 +190,7 @@ mod tests {
         overlay.write(0x4000_0ffb, &one);
         overlay.write(0x4000_1fff + SMALL_GAP, &one);
         overlay.write(0x4010_0000, &one);
-        assert_eq!(overlay.runs(), [0x4000_0000..0x4000_3000 + SMALL_GAP, 0x4010_0000..0x4010_1000]);
+        assert_eq!(overlay.runs(RUNS_MAX), [0x4000_0000..0x4000_3000 + SMALL_GAP, 0x4010_0000..0x4010_1000]);
     }
 
     #[test]
@@ -194,7 +202,8 @@ mod tests {
             address += 0x2_0000 + if i % 10 == 0 { 0x10_0000 } else { 0 };
             overlay.write(address, &one);
         }
-        let runs = overlay.runs();
+        assert_eq!(overlay.runs(1), [0x2_0000 + 0x10_0000..address + PAGE]);
+        let runs = overlay.runs(RUNS_MAX);
         assert_eq!(runs.len(), RUNS_MAX);
         assert!(overlay.overlapping(&(0..u64::MAX)).all(|(at, _)| runs.iter().any(|run| run.contains(&at))));
         let large = runs.windows(2).filter(|pair| pair[1].start - pair[0].end > 0x10_0000).count();

@@ -100,7 +100,8 @@ pub struct Options {
     pub fuel: bool,
     /// Every NaN that arithmetic makes is the same one, so that results do not depend on the processor. Default: no.
     pub nan_canonicalization: bool,
-    /// What is read behind a mispredicted bounds check of a table is a null entry. Default: no.
+    /// What is read behind a mispredicted bounds check of a table is a null entry, and of a 64-bit memory nothing. Default:
+    /// no.
     pub spectre_guards: bool,
     /// The module's DWARF is carried over, so that debuggers and reports name source lines. Default: no.
     pub debug_info: bool,

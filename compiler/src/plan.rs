@@ -32,6 +32,8 @@ pub(crate) struct MemoryPlan {
     pub bytes: u64,
     /// Size in bytes that it may not exceed.
     pub max_bytes: u64,
+    /// Indices have 64 bits.
+    pub index64: bool,
 }
 
 /// Addresses of one table.
@@ -43,6 +45,8 @@ pub(crate) struct TablePlan {
     pub size: u64,
     /// Entries that have room.
     pub max: u64,
+    /// Indices have 64 bits.
+    pub index64: bool,
 }
 
 impl TablePlan {
@@ -138,6 +142,7 @@ impl Plan {
                 base: layout::memory_base(i as u32),
                 bytes: memory.min * layout::WASM_PAGE,
                 max_bytes: memory.max * layout::WASM_PAGE,
+                index64: memory.index64,
             })
             .collect();
         let descriptors_of_tables: Vec<u64> =
@@ -219,7 +224,7 @@ impl Plan {
             } else {
                 table.min
             };
-            tables.push(TablePlan { descriptor, base: next, size: table.min, max });
+            tables.push(TablePlan { descriptor, base: next, size: table.min, max, index64: table.index64 });
             next = next.saturating_add(max.saturating_mul(ENTRY));
             check_cap("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
         }
@@ -275,17 +280,19 @@ pub(crate) fn reference(function: u32, references: &[u32]) -> u64 {
     references.get(function as usize).copied().unwrap_or(0).into()
 }
 
-/// Functions that a reference can name: those in element segments, in globals' initial values, and, as
+/// Functions that a reference can name: those in element segments, in initial values of globals and tables, and, as
 /// `ref.func` may name them, exported ones.
 fn address_taken(module: &Module<'_>) -> (Vec<u32>, Vec<u32>) {
     let mut taken = vec![false; module.functions.len()];
     let items = module.elements.iter().flat_map(|e| e.items.iter().copied()).filter(|&i| i != NULL_ITEM);
-    let globals = module.globals.iter().filter_map(|global| match global.init {
+    let inits = module.globals.iter().map(|global| global.init);
+    let inits = inits.chain(module.tables.iter().map(|table| table.init));
+    let inits = inits.filter_map(|init| match init {
         Constant::Function(index) => Some(index),
         _ => None,
     });
     let exports = module.exports.iter().filter(|e| e.kind == ExportKind::Function).map(|e| e.index);
-    for index in items.chain(globals).chain(exports) {
+    for index in items.chain(inits).chain(exports) {
         if let Some(taken) = taken.get_mut(index as usize) {
             *taken = true;
         }

@@ -39,11 +39,15 @@ pub enum TrapKind {
     UnalignedAtomic = 14,
     /// A wait on a memory that is not shared: nobody could wake the guest.
     ExpectedSharedMemory = 15,
+    /// A call through a null reference of a function type.
+    NullFunctionReference = 16,
+    /// `ref.as_non_null` of the null reference.
+    NullReference = 17,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 15] = [
+    pub const ALL: [TrapKind; 17] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -59,6 +63,8 @@ impl TrapKind {
         TrapKind::OutOfFuel,
         TrapKind::UnalignedAtomic,
         TrapKind::ExpectedSharedMemory,
+        TrapKind::NullFunctionReference,
+        TrapKind::NullReference,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -79,6 +85,8 @@ impl TrapKind {
             OUT_OF_FUEL => TrapKind::OutOfFuel,
             UNALIGNED_ATOMIC => TrapKind::UnalignedAtomic,
             EXPECTED_SHARED => TrapKind::ExpectedSharedMemory,
+            NULL_FUNCTION_REFERENCE => TrapKind::NullFunctionReference,
+            NULL_REFERENCE => TrapKind::NullReference,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -107,6 +115,8 @@ impl fmt::Display for TrapKind {
             TrapKind::OutOfFuel => "all fuel consumed by WebAssembly",
             TrapKind::UnalignedAtomic => "unaligned atomic",
             TrapKind::ExpectedSharedMemory => "expected shared memory",
+            TrapKind::NullFunctionReference => "null function reference",
+            TrapKind::NullReference => "null reference",
         })
     }
 }
@@ -121,6 +131,8 @@ pub(crate) const EXCEPTION_MEMORY: TrapCode = TrapCode::unwrap_user(7);
 pub(crate) const OUT_OF_FUEL: TrapCode = TrapCode::unwrap_user(8);
 pub(crate) const UNALIGNED_ATOMIC: TrapCode = TrapCode::unwrap_user(9);
 pub(crate) const EXPECTED_SHARED: TrapCode = TrapCode::unwrap_user(10);
+pub(crate) const NULL_FUNCTION_REFERENCE: TrapCode = TrapCode::unwrap_user(11);
+pub(crate) const NULL_REFERENCE: TrapCode = TrapCode::unwrap_user(12);
 
 #[cfg(test)]
 mod tests {

@@ -140,3 +140,71 @@ fn nothing_is_executed_for_handlers_before_a_throw() {
     assert_lines(&handled, &["movq %rbx, (%rsp)", "catch [tag0: MachLabel(", "retq"]);
     assert!(!handled.contains("cmp") && !handled.contains("test"), "{handled}");
 }
+
+#[test]
+fn a_tail_call_is_a_jump() {
+    let code = assembly(
+        "(module (func $f (param i32 i32) (result i32) i32.const 1) (func (param i32 i32) (result i32) (return_call $f (local.get 0) (local.get 1))))",
+    );
+    // The listing's name for taking down the frame and jumping.
+    assert_lines(&code, &["return_call_known User(userextname0) (0)"]);
+    assert!(!code.contains("call  ") && !code.contains("retq"), "{code}");
+}
+
+#[test]
+fn a_call_through_a_reference_checks_for_null_only_where_the_type_allows_it() {
+    let with = |ty: &str| {
+        assembly(&format!(
+            "(module (type $t (func (param i32))) (func (param i32 ({ty} $t)) (call_ref $t (local.get 0) (local.get 1))))"
+        ))
+    };
+    let nullable = with("ref null");
+    assert_lines(&nullable, &["test", "jz #trap", "shlq $0x4,", "movq (%r", "call    *"]);
+    let sure = with("ref");
+    assert_lines(&sure, &["shlq $0x4,", "movq (%r", "call    *"]);
+    assert!(!sure.contains("trap"), "{sure}");
+}
+
+#[test]
+fn a_typed_table_needs_no_signature_check() {
+    let code = assembly(
+        "(module (type $t (func (param i32))) (func $f (type $t)) (table 8 8 (ref $t) (ref.func $f)) (func (param i32) (call_indirect (type $t) (i32.const 1) (local.get 0))))",
+    );
+    assert_lines(&code, &["cmpl $0x8,", "jnb #trap", "shlq $0x4,", "movq 0x1001000(%r", "call    *"]);
+    assert_eq!(code.matches("cmp").count(), 1, "{code}");
+}
+
+#[test]
+fn a_64_bit_index_is_compared_once_with_a_constant() {
+    let load = |limits: &str| {
+        assembly(&format!(
+            "(module (memory i64 {limits}) (func (param i64) (result i32) (i32.load offset=12 (local.get 0))))"
+        ))
+    };
+    let small = load("1 0x7fff");
+    assert_lines(&small, &["cmpq $0x7fff0000,", "jnbe #trap", "movl 0x4000000c(%r"]);
+    let large = load("1");
+    assert_lines(&large, &["cmpq (%rip),", "jnbe #trap", "movl 0x4000000c(%r"]);
+    for code in [small, large] {
+        // Frame, comparison, load: the memory's size is not read.
+        assert!(code.lines().filter(|line| !line.is_empty()).count() <= 12, "{code}");
+        assert_eq!(code.matches("cmp").count(), 1, "{code}");
+    }
+}
+
+#[test]
+fn accesses_to_a_further_memory_share_its_base() {
+    let code = assembly(
+        "(module (memory 1) (memory 1) (func (param i32) (result i32) (i32.add (i32.load 1 offset=4 (local.get 0)) (i32.load 1 offset=8 (local.get 0)))))",
+    );
+    assert_eq!(code.matches("movabsq").count(), 1, "{code}");
+    assert_lines(&code, &["movl 4(%r", "movl 8(%r"]);
+}
+
+#[test]
+fn a_guarded_64_bit_index_selects_the_guard_behind_a_failed_check() {
+    let wat =
+        "(module (memory i64 1 0x7fff) (func (param i64) (result i32) (i32.load offset=12 (local.get 0))))";
+    let guarded = assembly_with(wat, Options { spectre_guards: true, ..Options::default() });
+    assert_lines(&guarded, &["jnbe #trap", "cmov", "movl 0x4000000c(%r"]);
+}

@@ -155,6 +155,38 @@ fn caps_are_named() {
 }
 
 #[test]
+fn memories_and_tables_have_room_for_so_much() {
+    // Room in the address space, which no cap of the caller's changes.
+    let caps = Caps { memory_pages: u64::MAX, table_entries: u64::MAX, ..Caps::default() };
+    let with = |wat: &str| {
+        let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
+        compiler::compile(&wasm, &Options { caps, ..Options::default() }).map(drop)
+    };
+    with("(module (memory i64 131072))").unwrap();
+    with("(module (memory i64 0 0x1000000000000))").unwrap();
+    let memories = "(memory 0)".repeat(65);
+    for (wat, what, found) in [
+        ("(module (memory i64 131073))", "initial pages of one memory", 131_073),
+        ("(module (memory i64 0x1000000000000))", "initial pages of one memory", 1 << 48),
+        (&format!("(module {memories})")[..], "memories", 65),
+        ("(module (table i64 0x1000000000 funcref))", "bytes of context and tables", 0),
+        ("(module (table i64 0xffffffffffffffff funcref))", "bytes of context and tables", 0),
+    ] {
+        match with(wat) {
+            Err(Error::Cap { what: named, found: counted, .. }) => {
+                assert_eq!(named, what, "{wat}");
+                assert!(found == 0 || counted == found, "{wat}: {counted}");
+            }
+            other => panic!("{wat}: {other:?}"),
+        }
+    }
+    let found = error("(module (memory i64 65537))").to_string();
+    assert!(found.contains("65537 initial memory pages"), "{found}");
+    let found = error("(module (table i64 10000001 funcref))").to_string();
+    assert!(found.contains("10000001 initial table entries"), "{found}");
+}
+
+#[test]
 fn what_is_not_a_module_says_so() {
     let compile = |bytes: &[u8]| compiler::compile(bytes, &Options::default()).unwrap_err().to_string();
     assert!(compile(b"").starts_with("not a WebAssembly module"));
@@ -192,6 +224,19 @@ fn rich_module() -> Vec<u8> {
                 (drop (call $w (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))
                 (i64.store (i32.const 0) (i64.div_u (i64.const 1) (i64.const 2)))
                 (f32.demote_f64 (f64.load (memory.grow (i32.const 1)))))
+            (memory $wide i64 1 2) (table $typed i64 2 9 (ref null $t) (ref.func $a))
+            (data (memory $wide) (i64.const 4) "wide") (elem (table $typed) (i64.const 1) (ref null $t) (ref.func $a))
+            (func $c (param (ref null $t) i64) (result i64 i32) (local (ref null $t))
+                (i64.store32 $wide offset=0x20000 (local.get 1) (i64.load $wide (local.get 1)))
+                (memory.copy $wide 0 (local.get 1) (i32.const 1) (i32.const 2))
+                (table.set $typed (local.get 1) (ref.as_non_null (local.get 0)))
+                (block $l (result (ref $t)) (br_on_non_null $l (local.get 0)) (return (i64.const 1) (i32.const 2)))
+                (local.set 2)
+                (block $n (drop (br_on_null $n (local.get 2))))
+                (drop (call_ref $t (i32.const 1) (i64.const 2) (local.get 2))) (drop)
+                (if (i64.eqz (local.get 1)) (then (return_call $a (i32.const 1) (i64.const 2))))
+                (if (i32.const 1) (then (return_call_ref $t (i32.const 1) (i64.const 2) (local.get 2))))
+                (return_call_indirect $typed (type $t) (i32.const 1) (i64.const 2) (local.get 1)))
             (start $s) (func $s (drop (call $b))))"#,
     )
     .unwrap()

@@ -57,11 +57,17 @@ pub const STACK_DEFAULT: u64 = 8 << 20;
 
 /// Base of linear memory 0. `MEMORY_BASE + offset < 2^31` folds into an addressing mode.
 pub const MEMORY_BASE: u64 = 0x4000_0000;
-/// Address space that one 32-bit memory occupies, reserved without access: every 32-bit index plus every
-/// 32-bit offset plus the widest access lies inside.
+/// Address space that one memory occupies, reserved without access. For a 32-bit memory every index plus every
+/// offset plus the widest access lies inside; for a 64-bit one every index that compiled code lets through, plus
+/// [`MEMORY_GUARD`].
 pub const MEMORY_RESERVED: u64 = (8 << 30) + 0x1_0000;
-/// Distance between the bases of consecutive memories.
-pub const MEMORY_STRIDE: u64 = 0x2_8000_0000;
+/// Bytes that a 64-bit memory can have at most.
+pub const MEMORY_MAX: u64 = 8 << 30;
+/// Bytes of a reservation that no memory can grow into.
+pub const MEMORY_GUARD: u64 = MEMORY_RESERVED - MEMORY_MAX;
+/// Distance between the bases of consecutive memories: a growth by at most [`MEMORY_MAX`] that begins below that many
+/// bytes cannot reach the next memory.
+pub const MEMORY_STRIDE: u64 = 0x4_0000_0000;
 /// How many memories a module may have.
 pub const MEMORIES_MAX: u64 = 64;
 /// End of the last memory's reservation.
@@ -81,6 +87,6 @@ const _: () = {
     assert!(GATE_SYSCALL + 2 == GATE_LANDING);
     assert!(CONTEXT_END <= GATE_PAGE && GATE_LANDING + PAGE <= CODE_BASE);
     assert!(CODE_END <= STACK_REGION_BASE && STACK_TOP <= MEMORY_BASE);
-    assert!(MEMORY_RESERVED <= MEMORY_STRIDE);
+    assert!(MEMORY_RESERVED <= MEMORY_STRIDE && 2 * MEMORY_MAX <= MEMORY_STRIDE);
     assert!(2 * (u32::MAX as u64) + 16 < MEMORY_RESERVED);
 };

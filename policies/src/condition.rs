@@ -21,7 +21,7 @@ use crate::units::parse_size;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Meaning {
     Fixed(u64),
-    /// The end of the last memory's 4 GiB; depends on how many memories the module has.
+    /// The end of the last memory's 8 GiB; depends on how many memories the module has.
     GrowthEnd,
 }
 

@@ -54,11 +54,11 @@ impl Default for FilterContext {
 }
 
 impl FilterContext {
-    /// The end of the last memory's 4 GiB. A growth that starts below it and has at most 4 GiB stays inside
-    /// that memory's reservation.
+    /// The end of the last memory's 8 GiB. A growth that starts below it and has at most 8 GiB stays away from
+    /// everything but memories.
     pub(crate) fn growth_end(&self) -> u64 {
         match self.memories.min(layout::MEMORIES_MAX as u32).checked_sub(1) {
-            Some(last) => layout::memory_base(last) + (1 << 32),
+            Some(last) => layout::memory_base(last) + layout::MEMORY_MAX,
             None => layout::MEMORY_BASE,
         }
     }

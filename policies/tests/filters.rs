@@ -1,8 +1,8 @@
 //! What the compiled filters decide, call by call, in the BPF interpreter.
 
 use ipc::layout::{
-    DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_STRIDE, PAGE, RING_BASE, RING_END,
-    memory_base,
+    DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_MAX, MEMORY_STRIDE, PAGE,
+    RING_BASE, RING_END, memory_base,
 };
 use policies::{AUDIT_ARCH_X86_64, FilterContext, Policy, SeccompData, interpret, zygote_base_filter};
 
@@ -187,7 +187,7 @@ fn mprotect_grows_memories_and_nothing_else() {
         ([MEMORY_BASE, PAGE, RW, 0, 0, 0], ALLOW),
         ([MEMORY_BASE, 1 << 32, RW, 0, 0, 0], ALLOW),
         ([end - PAGE, 1 << 32, RW, 0, 0, 0], ALLOW),
-        ([MEMORY_BASE, (1 << 32) + 1, RW, 0, 0, 0], TRAP),
+        ([MEMORY_BASE, MEMORY_MAX + 1, RW, 0, 0, 0], TRAP),
         ([MEMORY_BASE, u64::MAX, RW, 0, 0, 0], TRAP),
         ([MEMORY_BASE - 1, PAGE, RW, 0, 0, 0], TRAP),
         ([MEMORY_BASE - PAGE, PAGE, RW, 0, 0, 0], TRAP),
@@ -216,10 +216,10 @@ fn growth_is_confined_to_the_memories_that_the_module_has() {
     assert_eq!(decision(1, memory_base(1)), TRAP);
     assert_eq!(decision(2, memory_base(1)), ALLOW);
     assert_eq!(decision(64, memory_base(63)), ALLOW);
-    // The longest growth from the last address stays inside the last memory's reservation.
-    assert_eq!(decision(u32::MAX, memory_base(63) + (1 << 32)), TRAP);
-    assert_eq!(decision(u32::MAX, memory_base(63) + (1 << 32) - PAGE), ALLOW);
-    let longest_end = memory_base(63) + (1 << 32) - PAGE + (1 << 32);
+    // The longest growth from the last address stays away from what lies behind the last memory.
+    assert_eq!(decision(u32::MAX, memory_base(63) + MEMORY_MAX), TRAP);
+    assert_eq!(decision(u32::MAX, memory_base(63) + MEMORY_MAX - PAGE), ALLOW);
+    let longest_end = memory_base(63) + MEMORY_MAX - PAGE + MEMORY_MAX;
     assert!(longest_end < MEMORIES_END && longest_end < memory_base(63) + MEMORY_STRIDE);
 }
 

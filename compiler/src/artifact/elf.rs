@@ -6,8 +6,8 @@ use object::pod::{from_bytes, slice_from_bytes};
 use std::ops::Range;
 
 use ipc::layout::{
-    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, MEMORIES_MAX, MEMORY_RESERVED, MEMORY_STRIDE, PAGE,
-    memory_base,
+    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, MEMORIES_MAX, MEMORY_MAX, MEMORY_RESERVED, MEMORY_STRIDE,
+    PAGE, memory_base,
 };
 
 use super::error::ArtifactError;
@@ -18,9 +18,6 @@ const LE: LittleEndian = LittleEndian;
 type FileHeader = elf::FileHeader64<LittleEndian>;
 type ProgramHeader = elf::ProgramHeader64<LittleEndian>;
 type SectionHeader = elf::SectionHeader64<LittleEndian>;
-
-/// Bytes that a 32-bit memory can have.
-const MEMORY32: u64 = 1 << 32;
 
 /// A loadable segment that was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +143,7 @@ fn segment(index: usize, header: &ProgramHeader, file_size: u64) -> Result<Loade
             Access::Read | Access::ReadExecute => inside(CODE_BASE, CODE_END),
             Access::ReadWrite => {
                 inside(CONTEXT_BASE, CONTEXT_END)
-                    || memory_of(address).is_some_and(|n| inside(memory_base(n), memory_base(n) + MEMORY32))
+                    || memory_of(address).is_some_and(|n| inside(memory_base(n), memory_base(n) + MEMORY_MAX))
             }
         }
     });

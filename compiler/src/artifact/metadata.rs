@@ -14,7 +14,7 @@ use crate::trap::TrapKind;
 use crate::types::ValType;
 
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
 pub const BYTES_MAX: u64 = 64 << 20;
@@ -125,6 +125,8 @@ pub struct Memory {
     pub min_pages: u64,
     /// Size that it may not exceed.
     pub max_pages: u64,
+    /// Indices have 64 bits.
+    pub memory64: bool,
     /// Address of its [`ipc::context::MemoryDescriptor`].
     pub descriptor: u64,
 }
@@ -138,6 +140,8 @@ pub struct Table {
     pub size: u64,
     /// Entries that have room; it may not exceed them.
     pub max: u64,
+    /// Indices have 64 bits.
+    pub table64: bool,
     /// Address of entry 0.
     pub base: u64,
     /// Address of its [`ipc::context::TableDescriptor`].

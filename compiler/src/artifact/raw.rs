@@ -60,8 +60,13 @@ impl RawModule {
             access: Access::None,
             contents: Vec::new(),
         }];
-        writable_segments(&mut segments, memory_base(0)..memory_base(0) + memory_bytes, &Overlay::default());
-        writable_segments(&mut segments, CONTEXT_BASE..CONTEXT_BASE + PAGE, &state);
+        writable_segments(
+            &mut segments,
+            memory_base(0)..memory_base(0) + memory_bytes,
+            &Overlay::default(),
+            1,
+        );
+        writable_segments(&mut segments, CONTEXT_BASE..CONTEXT_BASE + PAGE, &state, 1);
         let data_bytes = writable_bytes(&segments);
         code_segments(&mut segments, &text, &rodata);
 
@@ -84,6 +89,7 @@ impl RawModule {
             memories: vec![metadata::Memory {
                 min_pages: self.memory_pages,
                 max_pages: self.memory_pages,
+                memory64: false,
                 descriptor,
             }],
             tables: Vec::new(),

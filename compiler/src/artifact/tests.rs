@@ -1,8 +1,8 @@
 //! Every rule of [`Artifact::parse`] has a test here that breaks it and nothing else.
 
 use ipc::layout::{
-    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, GATE_PAGE, MEMORY_RESERVED, PAGE, RING_BASE, STACK_TOP,
-    memory_base,
+    CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, GATE_PAGE, MEMORY_MAX, MEMORY_RESERVED, PAGE, RING_BASE,
+    STACK_TOP, memory_base,
 };
 
 use super::error::ArtifactError as E;
@@ -133,10 +133,10 @@ fn elf_header() {
         bytes[at] = value;
         assert_eq!(parse(&bytes), Err(E::ProgramHeaderPlace));
     }
-    for found in [0, 65, 0xffff] {
+    for found in [0, 257, 0xffff] {
         let mut bytes = valid();
         put(&mut bytes, 56, &(found as u16).to_le_bytes());
-        assert_eq!(parse(&bytes), Err(E::ProgramHeaderCount { found, max: 64 }));
+        assert_eq!(parse(&bytes), Err(E::ProgramHeaderCount { found, max: 256 }));
     }
     assert_eq!(parse(&valid()[..PROGRAM_HEADERS + 100]), Err(E::HeadersTruncated("program")));
 }
@@ -191,12 +191,12 @@ fn segment_regions() {
             assert_eq!(found, E::SegmentRegion { index, address }, "{address:#x}");
         }
     }
-    // Across the end of the region: context, code, and what 32 bits address.
+    // Across the end of the region: context, code, and the largest memory.
     for (index, address) in [
         (CONTEXT, CONTEXT_END - PAGE),
         (CODE, CODE_END),
         (RODATA, CODE_END),
-        (MEMORY, memory_base(0) + (1 << 32) - PAGE),
+        (MEMORY, memory_base(0) + MEMORY_MAX - PAGE),
     ] {
         assert_eq!(with_fields(&[(index, ADDRESS, address)]), E::SegmentRegion { index, address });
     }
@@ -310,6 +310,8 @@ fn metadata_of_memories() {
     assert_eq!(size, E::MemorySize { index: 0, min: 1, max: 0 });
     let size = with_metadata(|m| m.memories[0].max_pages = 0x1_0001);
     assert_eq!(size, E::MemorySize { index: 0, min: 1, max: 0x1_0001 });
+    let size = with_metadata(|m| (m.memories[0].memory64, m.memories[0].max_pages) = (true, 0x2_0001));
+    assert_eq!(size, E::MemorySize { index: 0, min: 1, max: 0x2_0001 });
     for pages in [0, 2, 9] {
         assert_eq!(with_metadata(|m| m.memories[0].min_pages = pages), E::MemoryMapping { index: 0 });
     }

@@ -8,7 +8,7 @@ use ipc::context::{
     TableDescriptor, TableEntry,
 };
 use ipc::interface::FunctionId;
-use ipc::layout::{CONTEXT_BASE, CONTEXT_END, STACK_MAX, WASM_PAGE, memory_base};
+use ipc::layout::{CONTEXT_BASE, CONTEXT_END, MEMORY_MAX, STACK_MAX, WASM_PAGE, memory_base};
 
 use super::elf::{Loaded, memory_of};
 use super::error::ArtifactError;
@@ -20,6 +20,8 @@ use crate::types::ValType;
 const VALUES_MAX: usize = 1000;
 /// WebAssembly pages that a 32-bit memory can have.
 const PAGES_MAX: u64 = 1 << 16;
+/// WebAssembly pages that a 64-bit memory has room for.
+const PAGES64_MAX: u64 = MEMORY_MAX / WASM_PAGE;
 
 /// Checks every statement of the metadata.
 pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Result<(), ArtifactError> {
@@ -59,7 +61,7 @@ impl Check<'_> {
         }
         for (index, memory) in self.metadata.memories.iter().enumerate() {
             let (min, max) = (memory.min_pages, memory.max_pages);
-            if min > max || max > PAGES_MAX {
+            if min > max || max > if memory.memory64 { PAGES64_MAX } else { PAGES_MAX } {
                 return Err(ArtifactError::MemorySize { index, min, max });
             }
             let base = memory_base(index as u32);
@@ -241,7 +243,7 @@ impl Check<'_> {
 
     fn data_bytes(&self) -> Result<(), ArtifactError> {
         let writable = self.segments.iter().filter(|segment| segment.access == Access::ReadWrite);
-        // At most 64 segments of at most 4 GiB.
+        // At most 256 segments of at most 8 GiB.
         let mapped = writable.map(|segment| segment.memory_bytes).sum();
         let declared = self.metadata.data_bytes;
         if declared == mapped { Ok(()) } else { Err(ArtifactError::DataBytes { declared, mapped }) }

@@ -1,6 +1,6 @@
 //! Writes an artifact: an ELF image whose loadable segments are everything an instance needs, at its final address.
 //!
-//! File layout: ELF header and program headers in the first page; the contents of segments, each from a page boundary, padded with
+//! File layout: ELF header and program headers in the first pages; the contents of segments, each from a page boundary, padded with
 //! zeros to whole pages; symbol and string tables, our own sections; section headers. Nothing is relocated when
 //! it is loaded.
 
@@ -15,8 +15,8 @@ use crate::error::check_cap;
 
 const LE: LittleEndian = LittleEndian;
 
-/// Most program headers: what fits the first page beside the ELF header, as an even number.
-pub(crate) const SEGMENTS_MAX: usize = 64;
+/// Most program headers: enough for the most memories that a module can have.
+pub(crate) const SEGMENTS_MAX: usize = 256;
 
 /// Name of the section with the postcard-encoded [`super::Metadata`].
 pub(crate) const META_SECTION: &str = ".sandbox.meta";
@@ -103,7 +103,9 @@ impl Image<'_> {
     /// The bytes of the artifact. Fails when they would exceed `cap`, before they are allocated.
     pub fn write(&self, cap: u64) -> Result<Vec<u8>, Error> {
         check_cap("segments", self.segments.len() as u64, SEGMENTS_MAX as u64)?;
-        let mut offset = PAGE;
+        let headers = size_of::<elf::FileHeader64<LittleEndian>>()
+            + self.segments.len() * size_of::<elf::ProgramHeader64<LittleEndian>>();
+        let mut offset = (headers as u64).next_multiple_of(PAGE);
         let mut offsets = Vec::with_capacity(self.segments.len());
         for segment in &self.segments {
             offsets.push(offset);

@@ -50,8 +50,10 @@ pub(crate) type Body<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     pub min: u64,
-    /// The declared maximum, or what 32 bits can address.
+    /// The declared maximum, or what there is room for.
     pub max: u64,
+    /// Indices have 64 bits.
+    pub index64: bool,
 }
 
 /// A table. Sizes are in entries.
@@ -61,6 +63,14 @@ pub(crate) struct Table {
     pub min: u64,
     /// The declared maximum.
     pub max: Option<u64>,
+    /// Indices have 64 bits.
+    pub index64: bool,
+    /// What every entry is at first.
+    pub init: Constant,
+    /// The signature id of every entry that is not null, where the table's type tells.
+    pub signature: Option<u32>,
+    /// Whether an entry can be null.
+    pub nullable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +102,7 @@ pub(crate) enum SegmentMode {
     /// By an instruction.
     Passive,
     /// At instantiation, to this table or memory at this offset.
-    Active { index: u32, offset: u32 },
+    Active { index: u32, offset: u64 },
     /// Never; it only declares that references to its functions are taken.
     Declared,
 }

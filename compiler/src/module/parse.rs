@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use ipc::interface::FunctionId;
 use wasmparser::types::CoreTypeId;
 use wasmparser::{
-    CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, KnownCustom, Name, Parser,
-    Payload, TableInit, TypeRef, ValidPayload, Validator,
+    CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, HeapType, KnownCustom, Name,
+    Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
 };
 
 use super::constant::{self, Constant};
@@ -18,6 +18,8 @@ use crate::{Caps, Error};
 
 /// WebAssembly pages that a 32-bit memory can have.
 const MEMORY32_PAGES: u64 = 1 << 16;
+/// WebAssembly pages that a 64-bit memory has room for.
+const MEMORY64_PAGES: u64 = ipc::layout::MEMORY_MAX / ipc::layout::WASM_PAGE;
 
 impl<'a> Module<'a> {
     /// Parses `wasm` and validates everything but function bodies.
@@ -100,17 +102,9 @@ impl<'a> Module<'a> {
                 }
             }
             Payload::TableSection(reader) => {
-                for table in reader.into_iter_with_offsets() {
-                    let (offset, table) = table.map_err(invalid)?;
-                    if table.ty.table64 {
-                        return Err(unsupported("64-bit tables", offset));
-                    }
-                    if !matches!(table.init, TableInit::RefNull) {
-                        return Err(unexpected("a table with an initialiser"));
-                    }
-                    let ty =
-                        ValType::of_ref(table.ty.element_type).ok_or_else(|| unexpected("a table type"))?;
-                    self.tables.push(Table { ty, min: table.ty.initial, max: table.ty.maximum });
+                for table in reader {
+                    let table = self.table(&table.map_err(invalid)?)?;
+                    self.tables.push(table);
                 }
                 let entries = self.tables.iter().fold(0u64, |sum, t| sum.saturating_add(t.min));
                 check_cap("initial table entries", entries, caps.table_entries)?;
@@ -121,11 +115,10 @@ impl<'a> Module<'a> {
                     if memory.shared {
                         return Err(unsupported("shared memory (threads)", offset));
                     }
-                    if memory.memory64 {
-                        return Err(unsupported("64-bit memories", offset));
-                    }
-                    let max = memory.maximum.unwrap_or(MEMORY32_PAGES).min(MEMORY32_PAGES);
-                    self.memories.push(Memory { min: memory.initial, max });
+                    let room = if memory.memory64 { MEMORY64_PAGES } else { MEMORY32_PAGES };
+                    check_cap("initial pages of one memory", memory.initial, room)?;
+                    let max = memory.maximum.unwrap_or(room).min(room);
+                    self.memories.push(Memory { min: memory.initial, max, index64: memory.memory64 });
                 }
                 check_cap("memories", self.memories.len() as u64, ipc::layout::MEMORIES_MAX)?;
                 let pages = self.memories.iter().fold(0u64, |sum, m| sum.saturating_add(m.min));
@@ -185,6 +178,29 @@ impl<'a> Module<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn table(&self, table: &wasmparser::Table<'_>) -> Result<Table, Error> {
+        let element = table.ty.element_type;
+        let init = match &table.init {
+            TableInit::RefNull => Constant::Null,
+            TableInit::Expr(expression) => constant::evaluate(expression, &self.global_values())?,
+        };
+        let signature = match element.heap_type() {
+            HeapType::Concrete(UnpackedIndex::Module(index)) => {
+                self.signature_ids.get(index as usize).copied()
+            }
+            _ => None,
+        };
+        Ok(Table {
+            ty: ValType::of_ref(element).ok_or_else(|| unexpected("a table type"))?,
+            min: table.ty.initial,
+            max: table.ty.maximum,
+            index64: table.ty.table64,
+            init,
+            signature,
+            nullable: element.is_nullable(),
+        })
     }
 
     fn global_values(&self) -> Vec<Constant> {
@@ -294,10 +310,11 @@ fn function_type(ty: &CompositeInnerType) -> Result<FuncType, Error> {
     Ok(FuncType { params: convert(ty.params())?, results: convert(ty.results())? })
 }
 
-/// A segment's offset, which validation says is an `i32`.
-fn offset(value: Constant) -> Result<u32, Error> {
+/// A segment's offset, which validation says is an integer.
+fn offset(value: Constant) -> Result<u64, Error> {
     match value {
-        Constant::I32(offset) => Ok(offset),
+        Constant::I32(offset) => Ok(offset.into()),
+        Constant::I64(offset) => Ok(offset),
         _ => Err(unexpected("a segment's offset")),
     }
 }

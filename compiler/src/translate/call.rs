@@ -1,4 +1,4 @@
-//! Direct and indirect calls, and the thunks behind imported functions.
+//! Direct calls, calls through tables and references, tail calls, and the thunks behind imported functions.
 
 use std::mem::offset_of;
 
@@ -29,17 +29,92 @@ impl<'m> Translator<'_, 'm> {
         self.finish_call(&results, ty)
     }
 
+    pub(super) fn return_call(&mut self, function: u32) -> Result<(), Failure> {
+        let ty = self.environment.module.function_type(function);
+        let ty = ty.ok_or_else(|| unexpected("a call of an unknown function", self.offset))?;
+        let callee = self.callee(function)?;
+        let arguments = self.top(ty.params.len())?.to_vec();
+        self.builder.ins().return_call(callee, &arguments);
+        self.reachable = false;
+        Ok(())
+    }
+
     pub(super) fn call_indirect(&mut self, type_index: u32, table: u32) -> Result<(), Failure> {
+        let ty = self.function_type(type_index)?;
+        let code = self.code_in_table(type_index, table)?;
+        self.call_code(type_index, ty, code)
+    }
+
+    pub(super) fn return_call_indirect(&mut self, type_index: u32, table: u32) -> Result<(), Failure> {
+        let ty = self.function_type(type_index)?;
+        let code = self.code_in_table(type_index, table)?;
+        self.return_call_code(type_index, ty, code)
+    }
+
+    pub(super) fn call_ref(&mut self, type_index: u32) -> Result<(), Failure> {
+        let ty = self.function_type(type_index)?;
+        let code = self.code_of_reference()?;
+        self.call_code(type_index, ty, code)
+    }
+
+    pub(super) fn return_call_ref(&mut self, type_index: u32) -> Result<(), Failure> {
+        let ty = self.function_type(type_index)?;
+        let code = self.code_of_reference()?;
+        self.return_call_code(type_index, ty, code)
+    }
+
+    fn call_code(&mut self, type_index: u32, ty: &FuncType, code: Value) -> Result<(), Failure> {
+        let signature = self.signature(type_index, ty);
+        let arguments = self.top(ty.params.len())?.to_vec();
+        let results = self.invoke(Callee::Indirect(code), signature, &arguments)?;
+        self.finish_call(&results, ty)
+    }
+
+    fn return_call_code(&mut self, type_index: u32, ty: &FuncType, code: Value) -> Result<(), Failure> {
+        let signature = self.signature(type_index, ty);
+        let arguments = self.top(ty.params.len())?.to_vec();
+        self.builder.ins().return_call_indirect(signature, code, &arguments);
+        self.reachable = false;
+        Ok(())
+    }
+
+    fn function_type(&self, type_index: u32) -> Result<&'m FuncType, Failure> {
+        let ty = self.environment.module.types.get(type_index as usize);
+        ty.ok_or_else(|| unexpected("an unknown type", self.offset))
+    }
+
+    /// Pops a reference to a function of a type that validation knows; its code.
+    fn code_of_reference(&mut self) -> Result<Value, Failure> {
+        let reference = self.pop()?;
+        if !self.top_is_not_null {
+            self.builder.ins().trapz(reference, trap::NULL_FUNCTION_REFERENCE);
+        }
+        let descriptor = self.descriptor(reference);
+        let flags = MemFlagsData::trusted().with_readonly();
+        Ok(self.builder.ins().load(types::I64, flags, descriptor, offset_of!(TableEntry, code) as i32))
+    }
+
+    /// Pops the index of a table's entry, which must be a function of the type; its code.
+    fn code_in_table(&mut self, type_index: u32, table: u32) -> Result<Value, Failure> {
         let module = self.environment.module;
-        let ty = module.types.get(type_index as usize);
-        let id = module.signature_ids.get(type_index as usize);
-        let (ty, id) = ty.zip(id).ok_or_else(|| unexpected("an unknown type", self.offset))?;
+        let id = module.signature_ids.get(type_index as usize).copied();
+        let ty = module.tables.get(table as usize);
+        let (id, ty) = id.zip(ty).ok_or_else(|| unexpected("an unknown type or table", self.offset))?;
         let index = self.pop()?;
         let entry = self.checked_entry(table, index)?;
         let flags = self.table_flags();
+        let code_offset = offset_of!(TableEntry, code) as i32;
+        if ty.signature == Some(id) {
+            // The table's type has said it all but whether the entry is null.
+            let code = self.builder.ins().load(types::I64, flags, entry, code_offset);
+            if ty.nullable {
+                self.builder.ins().trapz(code, trap::NULL_ELEMENT);
+            }
+            return Ok(code);
+        }
         let signature =
             self.builder.ins().load(types::I32, flags, entry, offset_of!(TableEntry, signature) as i32);
-        let matches = self.builder.ins().icmp_imm_u(IntCC::Equal, signature, i64::from(*id));
+        let matches = self.builder.ins().icmp_imm_u(IntCC::Equal, signature, i64::from(id));
         let (call, mismatch) = (self.builder.create_block(), self.builder.create_block());
         self.builder.ins().brif(matches, call, &[], mismatch, &[]);
         self.builder.seal_block(call);
@@ -51,11 +126,7 @@ impl<'m> Translator<'_, 'm> {
         self.builder.ins().trap(trap::TYPE_MISMATCH);
 
         self.builder.switch_to_block(call);
-        let code = self.builder.ins().load(types::I64, flags, entry, offset_of!(TableEntry, code) as i32);
-        let signature = self.signature(type_index, ty);
-        let arguments = self.top(ty.params.len())?.to_vec();
-        let results = self.invoke(Callee::Indirect(code), signature, &arguments)?;
-        self.finish_call(&results, ty)
+        Ok(self.builder.ins().load(types::I64, flags, entry, code_offset))
     }
 
     /// Replaces a call's arguments on the operand stack by its results.

@@ -226,6 +226,30 @@ impl<'m> Translator<'_, 'm> {
         Ok(())
     }
 
+    pub(super) fn br_on_null(&mut self, depth: u32) -> Result<(), Failure> {
+        let reference = self.pop()?;
+        let (target, arguments) = self.branch_target(depth)?;
+        let fall_through = self.builder.create_block();
+        self.collect_arguments(arguments)?;
+        self.builder.ins().brif(reference, fall_through, &[], target, &self.arguments);
+        self.builder.seal_block(fall_through);
+        self.builder.switch_to_block(fall_through);
+        self.push(reference);
+        Ok(())
+    }
+
+    /// The reference is the branch's last operand.
+    pub(super) fn br_on_non_null(&mut self, depth: u32) -> Result<(), Failure> {
+        let (target, arguments) = self.branch_target(depth)?;
+        let fall_through = self.builder.create_block();
+        self.collect_arguments(arguments)?;
+        let reference = self.pop()?;
+        self.builder.ins().brif(reference, target, &self.arguments, fall_through, &[]);
+        self.builder.seal_block(fall_through);
+        self.builder.switch_to_block(fall_through);
+        Ok(())
+    }
+
     pub(super) fn br_table(&mut self, table: &BrTable<'_>) -> Result<(), Failure> {
         let caps = self.environment.caps;
         check_cap("`br_table` targets", table.len().into(), caps.br_table_targets)?;

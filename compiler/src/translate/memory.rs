@@ -1,14 +1,15 @@
 //! Linear memory.
 //!
 //! A memory's base is a constant and its reservation holds every 32-bit index plus every 32-bit offset, so an access needs
-//! no check: one that is out of bounds faults, and the fault is the trap.
+//! no check: one that is out of bounds faults, and the fault is the trap. A 64-bit index is checked against what the
+//! reservation holds, a constant: below that, an access beyond the memory's size faults the same way.
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     AliasRegion, AliasRegionData, Endianness, InstBuilder, MemFlagsData, TrapCode, Type, Value, types,
 };
 use ipc::context::MemoryDescriptor;
-use ipc::layout::WASM_PAGE;
+use ipc::layout::{MEMORY_GUARD, MEMORY_MAX, WASM_PAGE};
 use std::mem::offset_of;
 use wasmparser::{MemArg, Operator};
 
@@ -18,6 +19,11 @@ use crate::plan::{MemoryPlan, SegmentPlan};
 
 /// First id of the alias regions of memories other than the first.
 const REGION: u32 = 32;
+
+/// A limit of 64-bit indices that a comparison can hold as its immediate.
+const SMALL_LIMIT: u64 = i32::MAX as u64 + 1 - WASM_PAGE;
+
+const _: () = assert!(SMALL_LIMIT < MEMORY_MAX);
 
 /// How the bytes of an access become a value.
 #[derive(Clone, Copy)]
@@ -101,21 +107,52 @@ impl Translator<'_, '_> {
         width: u32,
     ) -> Result<(Value, i32, MemFlagsData), Failure> {
         let memory = self.memory(memarg.memory)?;
-        // A memory's reservation holds the widest access.
-        debug_assert!(width <= 16);
-        let index = self.extend(index);
+        let (index, offset) = if memory.index64 {
+            self.checked_index(&memory, index, memarg.offset, width)?
+        } else {
+            (self.extend(index), memarg.offset)
+        };
         // The memory's base is the constant and the offset stays with the instruction, so accesses to several fields of
-        // a structure share the addition. Both fold into one displacement if their sum has 31 bits; else the
-        // sum is the constant.
-        let displacement = memory.base.checked_add(memarg.offset).and_then(|sum| i32::try_from(sum).ok());
-        let (base, offset) = match displacement {
-            Some(_) => (memory.base, memarg.offset as i32),
-            None => (memory.base.wrapping_add(memarg.offset), 0),
+        // a structure share the addition. For memory 0 both fold into one displacement if their sum has 31 bits; else
+        // the sum is the constant. The base of a further memory never folds.
+        let fits = |value: u64| i32::try_from(value).ok();
+        let folds = fits(memory.base).is_none() || memory.base.checked_add(offset).and_then(fits).is_some();
+        let (base, displacement) = match fits(offset) {
+            Some(offset) if folds => (memory.base, offset),
+            _ => (memory.base.wrapping_add(offset), 0),
         };
         let base = self.constant(base);
         let address = self.builder.ins().iadd(index, base);
         let flags = self.memory_flags(memarg.memory);
-        Ok((address, offset, flags))
+        Ok((address, displacement, flags))
+    }
+
+    /// Traps when an access with a 64-bit index is outside of what the memory's reservation holds; what is left of index
+    /// and offset. Inside of it the guard pages decide, as for 32 bits.
+    fn checked_index(
+        &mut self,
+        memory: &MemoryPlan,
+        index: Value,
+        offset: u64,
+        width: u32,
+    ) -> Result<(Value, u64), Failure> {
+        let out_of_bounds = TrapCode::HEAP_OUT_OF_BOUNDS;
+        let (index, offset) = if offset.saturating_add(width.into()) <= MEMORY_GUARD {
+            (index, offset)
+        } else {
+            let offset = self.constant(offset);
+            (self.builder.ins().uadd_overflow_trap(index, offset, out_of_bounds), 0)
+        };
+        // Any limit from the largest size to the end of what can be mapped will do; a small one is an immediate.
+        let limit = if memory.max_bytes <= SMALL_LIMIT { SMALL_LIMIT } else { MEMORY_MAX };
+        let outside = self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, index, limit as i64);
+        self.builder.ins().trapnz(outside, out_of_bounds);
+        if !self.environment.options.spectre_guards {
+            return Ok((index, offset));
+        }
+        // A processor that guesses that the check passes goes on in the guard.
+        let guard = self.constant(MEMORY_MAX);
+        Ok((self.builder.ins().select_spectre_guard(outside, guard, index), offset))
     }
 
     /// Flags of accesses to a memory: of any alignment, and a fault is the trap.
@@ -153,7 +190,7 @@ impl Translator<'_, '_> {
         let memory = self.memory(index)?;
         let bytes = self.memory_bytes(&memory)?;
         let pages = self.builder.ins().ushr_imm_u(bytes, i64::from(WASM_PAGE.trailing_zeros()));
-        let pages = self.builder.ins().ireduce(types::I32, pages);
+        let pages = self.narrow(pages, memory.index64);
         self.push(pages);
         Ok(())
     }
@@ -166,7 +203,7 @@ impl Translator<'_, '_> {
         let old = self.call_builtin(Builtin::MemoryGrow, &[descriptor, delta])?;
         let old = old.ok_or_else(|| unexpected("a builtin without a result", self.offset))?;
         // Failure is all ones in 64 bits, and so in 32.
-        let old = self.builder.ins().ireduce(types::I32, old);
+        let old = self.narrow(old, memory.index64);
         self.push(old);
         Ok(())
     }
@@ -201,6 +238,11 @@ impl Translator<'_, '_> {
         Ok(())
     }
 
+    /// A size, which has 64 bits here, as the index type that the module sees.
+    pub(super) fn narrow(&mut self, size: Value, index64: bool) -> Value {
+        if index64 { size } else { self.builder.ins().ireduce(types::I32, size) }
+    }
+
     /// Pops length, source and destination, all zero-extended.
     pub(super) fn pop_range(&mut self) -> Result<(Value, Value, Value), Failure> {
         let (length, source, destination) = (self.pop()?, self.pop()?, self.pop()?);
@@ -215,7 +257,7 @@ impl Translator<'_, '_> {
         length: Value,
     ) -> Result<Value, Failure> {
         let bytes = self.memory_bytes(memory)?;
-        self.check_range(start, length, bytes, TrapCode::HEAP_OUT_OF_BOUNDS);
+        self.check_range(start, length, bytes, memory.index64, TrapCode::HEAP_OUT_OF_BOUNDS);
         let base = self.constant(memory.base);
         Ok(self.builder.ins().iadd(start, base))
     }
@@ -235,13 +277,24 @@ impl Translator<'_, '_> {
             }
             None => self.constant(0),
         };
-        self.check_range(start, length, limit, trap);
+        self.check_range(start, length, limit, false, trap);
         Ok(start)
     }
 
-    /// Traps when `start + length > limit`. The operands come from 32 bits, so the sum cannot overflow.
-    pub(super) fn check_range(&mut self, start: Value, length: Value, limit: Value, trap: TrapCode) {
-        let end = self.builder.ins().iadd(start, length);
+    /// Traps when `start + length > limit`. The sum can overflow only if an operand had 64 bits.
+    pub(super) fn check_range(
+        &mut self,
+        start: Value,
+        length: Value,
+        limit: Value,
+        index64: bool,
+        trap: TrapCode,
+    ) {
+        let end = if index64 {
+            self.builder.ins().uadd_overflow_trap(start, length, trap)
+        } else {
+            self.builder.ins().iadd(start, length)
+        };
         let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, limit);
         self.builder.ins().trapnz(outside, trap);
     }

@@ -126,6 +126,8 @@ struct Translator<'f, 'm> {
     unshared: usize,
     /// Reused for the arguments of branches.
     arguments: Vec<BlockArg>,
+    /// Whether the top operand's type excludes null; known before the operators that ask for it.
+    top_is_not_null: bool,
 }
 
 /// Validates `body` and translates it into `function`, which must be empty.
@@ -170,6 +172,7 @@ pub(crate) fn translate(
         fuel_pending: 0,
         unshared: 0,
         arguments: Vec::new(),
+        top_is_not_null: false,
     };
 
     let mut reader = body.get_binary_reader();
@@ -180,6 +183,11 @@ pub(crate) fn translate(
     let mut operators = OperatorsReader::new(reader);
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
+        if let Operator::CallRef { .. } | Operator::ReturnCallRef { .. } | Operator::RefAsNonNull = operator {
+            let top = validator.get_operand_type(0).flatten();
+            translator.top_is_not_null =
+                top.and_then(|ty| ty.as_reference_type()).is_some_and(|ty| !ty.is_nullable());
+        }
         validator.op(offset, &operator)?;
         translator.offset = offset;
         if translator.reachable {
@@ -294,13 +302,22 @@ impl<'m> Translator<'_, 'm> {
             Operator::Br { relative_depth } => self.br(relative_depth),
             Operator::BrIf { relative_depth } => self.br_if(relative_depth),
             Operator::BrTable { targets } => self.br_table(&targets),
+            Operator::BrOnNull { relative_depth } => self.br_on_null(relative_depth),
+            Operator::BrOnNonNull { relative_depth } => self.br_on_non_null(relative_depth),
             Operator::Return => self.return_(),
 
             Operator::Call { function_index } => self.call(function_index),
             Operator::CallIndirect { type_index, table_index } => self.call_indirect(type_index, table_index),
+            Operator::CallRef { type_index } => self.call_ref(type_index),
+            Operator::ReturnCall { function_index } => self.return_call(function_index),
+            Operator::ReturnCallIndirect { type_index, table_index } => {
+                self.return_call_indirect(type_index, table_index)
+            }
+            Operator::ReturnCallRef { type_index } => self.return_call_ref(type_index),
 
             Operator::RefNull { .. } => self.ref_null(),
             Operator::RefIsNull => self.ref_is_null(),
+            Operator::RefAsNonNull => self.ref_as_non_null(),
             Operator::RefFunc { function_index } => self.ref_func(function_index),
 
             Operator::TableGet { table } => self.table_get(table),
@@ -377,8 +394,11 @@ impl<'m> Translator<'_, 'm> {
         self.builder.ins().iconst(types::I64, value as i64)
     }
 
-    /// A 32-bit value, zero-extended.
+    /// A 32-bit index or length, zero-extended; a 64-bit one as it is.
     fn extend(&mut self, value: Value) -> Value {
+        if self.builder.func.dfg.value_type(value) == types::I64 {
+            return value;
+        }
         self.builder.ins().uextend(types::I64, value)
     }
 

@@ -39,11 +39,11 @@ impl Translator<'_, '_> {
         self.load_context(table.descriptor + offset_of!(TableDescriptor, size) as u64, flags)
     }
 
-    /// Traps unless `index` (32 bits) is inside the table; the entry's address.
+    /// Traps unless `index` is inside the table; the entry's address.
     pub(super) fn checked_entry(&mut self, table: u32, index: Value) -> Result<Value, Failure> {
         let (_, table) = self.table(table)?;
         let (index, outside) = if table.is_fixed() {
-            // At most `Caps::table_entries`, so it fits; comparing 32 bits lets the extension fold.
+            // At most `Caps::table_entries`, so it fits; comparing before an extension lets that fold.
             let outside =
                 self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThanOrEqual, index, table.size as i64);
             self.builder.ins().trapnz(outside, TABLE_OUT_OF_BOUNDS);
@@ -59,7 +59,8 @@ impl Translator<'_, '_> {
         if !self.environment.options.spectre_guards {
             return Ok(entry);
         }
-        // A processor that guesses that the check passes goes on with the null descriptor, whose signature fits no call.
+        // A processor that guesses that the check passes goes on with the null descriptor, which is of no
+        // type and has its code at address 0.
         let null = self.rodata_address(0);
         Ok(self.builder.ins().select_spectre_guard(outside, null, entry))
     }
@@ -77,10 +78,10 @@ impl Translator<'_, '_> {
         let entry = self.checked_entry(index, position)?;
         let flags = self.table_flags();
         let value = match ty {
-            ValType::ExternRef | ValType::ExnRef => {
-                self.builder.ins().load(types::I64, flags, entry, offset_of!(TableEntry, code) as i32)
+            ValType::FuncRef => {
+                self.builder.ins().uload32(flags, entry, offset_of!(TableEntry, reference) as i32)
             }
-            _ => self.builder.ins().uload32(flags, entry, offset_of!(TableEntry, reference) as i32),
+            _ => self.builder.ins().load(types::I64, flags, entry, offset_of!(TableEntry, code) as i32),
         };
         self.push(value);
         Ok(())
@@ -98,7 +99,7 @@ impl Translator<'_, '_> {
     pub(super) fn table_size_operator(&mut self, index: u32) -> Result<(), Failure> {
         let (_, table) = self.table(index)?;
         let size = self.table_size(&table)?;
-        let size = self.builder.ins().ireduce(types::I32, size);
+        let size = self.narrow(size, table.index64);
         self.push(size);
         Ok(())
     }
@@ -118,7 +119,7 @@ impl Translator<'_, '_> {
         let count = self.builder.ins().select(failed, zero, delta);
         let first = self.entry_address(table.base, start);
         self.fill_entries(first, count, words)?;
-        let old = self.builder.ins().ireduce(types::I32, old);
+        let old = self.narrow(old, table.index64);
         self.push(old);
         Ok(())
     }
@@ -128,7 +129,7 @@ impl Translator<'_, '_> {
         let (count, reference, start) = (self.pop()?, self.pop()?, self.pop()?);
         let (count, start) = (self.extend(count), self.extend(start));
         let size = self.table_size(&table)?;
-        self.check_range(start, count, size, TABLE_OUT_OF_BOUNDS);
+        self.check_range(start, count, size, table.index64, TABLE_OUT_OF_BOUNDS);
         let words = self.entry_words(ty, reference);
         let first = self.entry_address(table.base, start);
         self.fill_entries(first, count, words)
@@ -138,9 +139,9 @@ impl Translator<'_, '_> {
         let ((_, to), (_, from)) = (self.table(to)?, self.table(from)?);
         let (count, source, destination) = self.pop_range()?;
         let size = self.table_size(&from)?;
-        self.check_range(source, count, size, TABLE_OUT_OF_BOUNDS);
+        self.check_range(source, count, size, from.index64, TABLE_OUT_OF_BOUNDS);
         let size = self.table_size(&to)?;
-        self.check_range(destination, count, size, TABLE_OUT_OF_BOUNDS);
+        self.check_range(destination, count, size, to.index64, TABLE_OUT_OF_BOUNDS);
         let source = self.entry_address(from.base, source);
         let destination = self.entry_address(to.base, destination);
         self.copy_entries(destination, source, count)
@@ -152,7 +153,7 @@ impl Translator<'_, '_> {
         let (count, source, destination) = self.pop_range()?;
         let source = self.checked_segment_range(segment, source, count, TABLE_OUT_OF_BOUNDS)?;
         let size = self.table_size(&table)?;
-        self.check_range(destination, count, size, TABLE_OUT_OF_BOUNDS);
+        self.check_range(destination, count, size, table.index64, TABLE_OUT_OF_BOUNDS);
         if let Some(segment) = segment {
             let contents = self.rodata_address(segment.rodata);
             let offset = self.builder.ins().ishl_imm_u(source, ENTRY_SHIFT);
@@ -170,17 +171,22 @@ impl Translator<'_, '_> {
 
     /// The words that an entry holds for a reference: a copy of the function's descriptor, or the host value.
     fn entry_words(&mut self, ty: ValType, reference: Value) -> Words {
-        if matches!(ty, ValType::ExternRef | ValType::ExnRef) {
+        if ty != ValType::FuncRef {
             return (reference, self.constant(0));
         }
-        let descriptors = self.rodata_address(0);
-        let offset = self.builder.ins().ishl_imm_u(reference, ENTRY_SHIFT);
-        let descriptor = self.builder.ins().iadd(descriptors, offset);
+        let descriptor = self.descriptor(reference);
         // Function descriptors are never written.
         let flags = MemFlagsData::trusted().with_readonly();
         let first = self.builder.ins().load(types::I64, flags, descriptor, 0);
         let second = self.builder.ins().load(types::I64, flags, descriptor, SECOND_WORD);
         (first, second)
+    }
+
+    /// The address of the function descriptor that a `funcref` is the index of.
+    pub(super) fn descriptor(&mut self, reference: Value) -> Value {
+        let descriptors = self.rodata_address(0);
+        let offset = self.builder.ins().ishl_imm_u(reference, ENTRY_SHIFT);
+        self.builder.ins().iadd(descriptors, offset)
     }
 
     fn store_entry(&mut self, entry: Value, (first, second): Words) {

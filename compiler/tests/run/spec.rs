@@ -1,7 +1,7 @@
-//! The WebAssembly specification's test suite, versions 1 and 2, and the suites of proposals.
+//! The WebAssembly specification's test suite, versions 1 to 3, and the suites of proposals.
 //!
-//! Modules that import something from the suite's host module or use shared memory are skipped and counted, as are the
-//! assertions on them.
+//! Modules that import something from the suite's host module, need garbage collection or share memory are skipped and
+//! counted, as are the assertions on them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -42,11 +42,12 @@ struct Instance<'a> {
 
 /// What the first two versions reject and later ones accept: several memories, and the encodings that came with them and
 /// with 64-bit memories.
-const VALID_SINCE: [(&str, &str); 4] = [
+const VALID_SINCE: [(&str, &str); 5] = [
     ("binary-leb128.wast", "integer representation too long"),
     ("binary.wast", "zero byte expected"),
     ("imports.wast", "multiple memories"),
     ("memory.wast", "multiple memories"),
+    ("memory64.wast", "multiple memories"),
 ];
 
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,12 +108,7 @@ fn own_imports(file: TestFile<'static>) -> TestFile<'static> {
             "(func $imported-throw (import \"test\" \"throw\"))",
             "(tag $thrown) (func $imported-throw (throw $thrown))",
         )
-        .replacen("(throw $thrown)", "(throw $imported-e0)", 1)
-        // Tail calls are not compiled yet.
-        .replace("(return_call $throw-void)", "(unreachable)")
-        .replace("(return_call_indirect (i32.const 0))", "(unreachable)")
-        .replace("(assert_exception (invoke \"return-call-in-try-catch\"))", "")
-        .replace("(assert_exception (invoke \"return-call-indirect-in-try-catch\"))", "");
+        .replacen("(throw $thrown)", "(throw $imported-e0)", 1);
     TestFile { contents: contents.leak(), ..file }
 }
 
@@ -147,6 +143,26 @@ fn atomics_on_a_memory_that_is_not_shared() {
         atomic.contents = Box::leak(atomic.contents.replacen(SHARED, "(memory 1 1)", 1).into_boxed_str());
         let count = run_suite("threads", files.into_iter(), choices);
         assert!(count.passed > 300, "too few: {count:?}");
+    }
+}
+
+#[test]
+fn version_3() {
+    let count = run_suite("version 3", spec(SpecVersion::V3), OPTIMISED);
+    assert!(count.passed > 40_000 && count.rejected > 1_500, "too few: {count:?}");
+}
+
+#[test]
+fn proposals() {
+    for (which, passed) in [
+        (Proposal::TailCall, 50),
+        (Proposal::FunctionReferences, 400),
+        (Proposal::MultiMemory, 500),
+        (Proposal::Memory64, 500),
+        (Proposal::ExtendedConst, 20),
+    ] {
+        let count = run_suite(&which.to_string(), proposal(which), OPTIMISED);
+        assert!(count.passed > passed, "{which}: too few: {count:?}");
     }
 }
 
@@ -212,7 +228,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                         Some(instance)
                     }
                     Err(error) => {
-                        if !is_expected_error(&error) {
+                        if !is_out_of_scope(&error) {
                             fail(format!("does not compile: {error}"));
                         }
                         count.skipped_modules += 1;
@@ -249,7 +265,7 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                             fail(format!("expected trap {message}, found {trap:?}"));
                         }
                     }
-                    Err(error) if is_expected_error(&error) => {
+                    Err(error) if is_out_of_scope(&error) => {
                         count.skipped_modules += 1;
                         mark_changed(&mut instances);
                     }
@@ -282,6 +298,17 @@ fn run_file(file: &TestFile<'static>, options: &Options, failures: &mut Vec<Stri
                     WastDirective::AssertException { exec: WastExecute::Invoke(invoke), .. } => {
                         step(line, invoke, Expected::Trap("thrown Wasm exception"))
                     }
+                    // A module without an instance, and further instances of one.
+                    WastDirective::ModuleDefinition(_) => None,
+                    WastDirective::ModuleInstance { instance, .. } => {
+                        if let Some(id) = instance {
+                            names.insert(id.name().to_owned(), instances.len());
+                        }
+                        instances.push(None);
+                        None
+                    }
+                    WastDirective::AssertInvalidCustom { .. }
+                    | WastDirective::AssertMalformedCustom { .. } => None,
                     // Linking of modules with each other is not ours.
                     WastDirective::AssertUnlinkable { .. } => {
                         mark_changed(&mut instances);
@@ -320,11 +347,14 @@ fn mark_changed(instances: &mut [Option<Instance<'_>>]) {
     }
 }
 
-/// Whether a module is rejected only because it needs the suite's host module or another test module, or shares memory.
-fn is_expected_error(error: &Error) -> bool {
+/// Whether a module is rejected only because it needs the suite's host module or another test module, or a feature that is
+/// not supported.
+fn is_out_of_scope(error: &Error) -> bool {
     match error {
         Error::UnknownImport { .. } | Error::ImportKind { .. } => true,
-        Error::UnsupportedFeature { feature, .. } => feature.starts_with("shared memory"),
+        Error::UnsupportedFeature { feature, .. } => {
+            feature.starts_with("shared memory") || feature == "garbage collection"
+        }
         _ => false,
     }
 }
@@ -356,7 +386,7 @@ fn argument(argument: &WastArg<'_>) -> u128 {
         WastArg::Core(WastArgCore::F64(value)) => value.bits.into(),
         WastArg::Core(WastArgCore::V128(value)) => u128::from_le_bytes(value.to_le_bytes()),
         WastArg::Core(WastArgCore::RefNull(_)) => 0,
-        WastArg::Core(WastArgCore::RefExtern(value)) => u128::from(*value) + 1,
+        WastArg::Core(WastArgCore::RefExtern(value) | WastArgCore::RefHost(value)) => u128::from(*value) + 1,
         other => panic!("unknown argument {other:?}"),
     }
 }
