@@ -2,17 +2,19 @@
 
 Wall time, CPU time and peak memory are those of the whole command (wait4); the size is that of the sections with machine code.
 """
+import json
 import os
 import statistics
 import struct
-import time
+import sys
 
-from common import Stop, programs, table
+from common import HERE, Stop, output, programs, table
 
 MODULES = ("hello", "quickjs", "sqlite", "python", "boolector", "esbuild", "pandoc", "clang")
 LARGE = ("pandoc", "clang")  # one round each: minutes and gigabytes
 LEVELS = {"speed": ("speed", "2"), "none": ("none", "0")}
 EXECUTABLE = 4  # SHF_EXECINSTR
+RUSAGE = os.path.join(HERE, "rusage.py")
 
 
 def text_bytes(path):
@@ -33,15 +35,11 @@ def text_bytes(path):
 
 
 def timed(command, environment):
-    """Runs a command with /dev/null for stdin and stdout: seconds, CPU seconds, peak bytes."""
-    actions = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
-    start = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, environment, file_actions=actions)
-    _, status, used = os.wait4(pid, 0)
-    elapsed = time.perf_counter() - start
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise Stop(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return elapsed, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+    """What a command used, by `rusage.py`."""
+    used = json.loads(output([sys.executable, "-I", "-S", RUSAGE, *command], env=environment))
+    if used.pop("exit") != 0:
+        raise Stop(f"{' '.join(command)} failed")
+    return used
 
 
 def contenders(o, module, level, threads, scratch, environment):
@@ -64,7 +62,7 @@ def contenders(o, module, level, threads, scratch, environment):
 
 
 def measure(commands, rounds):
-    """Medians of (wall, CPU), the largest peak, and the text's size, by name; in turn."""
+    """Medians of wall and CPU time, the largest peak, and the text's size, by name; in turn."""
     runs = {name: [] for name in commands}
     sizes = {}
     for _ in range(rounds):
@@ -74,9 +72,9 @@ def measure(commands, rounds):
             os.unlink(result)
     return {
         name: {
-            "wall": statistics.median(r[0] for r in times),
-            "cpu": statistics.median(r[1] for r in times),
-            "peak": max(r[2] for r in times),
+            "wall": statistics.median(r["wall"] for r in times),
+            "cpu": statistics.median(r["cpu"] for r in times),
+            "peak": max(r["peak"] for r in times),
             "text": sizes[name],
         }
         for name, times in runs.items()
