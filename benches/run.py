@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Measures sandboxd side by side with its peers, in one run, and prints tables in Markdown.
 
-usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--harness PATH] [--runs N] [--json FILE] [jobs|start|guests]...
+usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--harness PATH] [--runs N] [--rounds N] [--skip PATTERN]...
+              [--only MODULE]... [--json FILE] [jobs|start|kernels|compile]...
 
   jobs    latency and rate of jobs that do nothing, through the library and through a daemon; with a build of
           `jobs` that has the feature `peers`, Wasmtime in-process too
   start   `sandboxctl run hello.wasm` with a warm cache, `wasmtime run` of the precompiled module, the same in
           `bwrap --unshare-all`, and /bin/true as the floor of process creation
-  guests  real programs, start included: sandboxctl, Wasmtime, Wasmtime with epochs. First kernels that hardly call
-          the host (kernels.py), then cases of the real-program tests as they are
+  kernels guest code, start included: sandboxctl, Wasmtime, Wasmtime with epochs. The kernels in kernels/, programs that
+          hardly call the host (compute.py), then cases of the real-program tests as they are. --rounds of each
+          (default 5); --skip leaves out cases whose names match
+  compile sandboxc and `wasmtime compile`: time, memory, size of the code; --only some of the modules. The large ones need
+          minutes and up to 8 GiB
 
-All three by default. --bin is where sandboxctl and sandboxd are (default: target/release), --modules is what
+All by default. --bin is where sandboxctl and sandboxd are (default: target/release), --modules is what
 tests/real-programs/fetch.py wrote. Contenders of one table take turns, so that whatever else the host does hits all of
 them; figures are medians. A contender whose result is wrong, or that is missing, is an error, not an empty cell.
 """
@@ -20,40 +24,15 @@ import math
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(HERE)
-REAL_PROGRAMS = os.path.join(ROOT, "tests", "real-programs")
-sys.dont_write_bytecode = True
-sys.path.insert(0, REAL_PROGRAMS)
-import run as programs  # noqa: E402
+from common import HERE, ROOT, Stop, output, programs, table
+from compiling import measure_compile
+from guest_code import measure_kernels
 
-TABLES = ("jobs", "start", "guests")
-PROGRAMS = ("quickjs-language", "sqlite-database", "python-text", "python-files", "esbuild-bundle")
-PEERS = ("Wasmtime", "Wasmtime, epochs")
-EPOCHS = ["-W", "epoch-interruption=y,timeout=1000s"]  # without a deadline every guest would be interrupted at once
-
-
-class Stop(Exception):
-    """One line that says why there are no figures."""
-
-
-def output(command, **kw):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kw)
-    if done.returncode != 0:
-        raise Stop(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-400:]}")
-    return done.stdout
-
-
-def table(title, header, rows):
-    print(f"\n### {title}\n\n| {' | '.join(header)} |\n|{' --- |' * len(header)}")
-    for row in rows:
-        print(f"| {' | '.join(str(c) for c in row)} |")
-    sys.stdout.flush()
+TABLES = ("jobs", "start", "kernels", "compile")
 
 
 def spawn_and_wait(command, environment):
@@ -148,63 +127,6 @@ def measure_jobs(o, scratch, environment):
     return figures
 
 
-class EpochWasmtime(programs.Wasmtime):
-    """Wasmtime with code that can be interrupted, which a host of untrusted code needs."""
-
-    def __init__(self, binary, modules, scratch):
-        super().__init__(binary, modules, os.path.join(scratch, "epochs"))
-        os.makedirs(self.scratch, exist_ok=True)
-
-    def command(self, case, step, directories):
-        compiled = os.path.join(self.scratch, case.module + ".cwasm")
-        if not os.path.exists(compiled):
-            output([self.binary, "compile", *EPOCHS, "-o", compiled, programs.module_path(case.module, self.modules)])
-        command = super().command(case, step, directories)
-        return command[:2] + EPOCHS + command[2:]
-
-
-def compare_engines(title, cases, engines, inputs, runs):
-    """Times of each case on each engine in turn. The reference for results is Wasmtime's first."""
-    figures, rows = {}, []
-    for case in cases:
-        times, reference = {name: [] for name in engines}, None
-        for i in range(runs + 1):
-            for name, (engine, env) in reversed(engines.items()):
-                start = time.perf_counter()
-                result = programs.run_case(case, engine, inputs, env, 300)
-                elapsed = time.perf_counter() - start
-                reference = reference or programs.golden_of(result)
-                if wrong := programs.differences(result, reference, None):
-                    raise Stop(f"{name}: {case.id}: {wrong[0]}")
-                if i:  # the first round compiles
-                    times[name].append(elapsed)
-        medians = {name: statistics.median(t) for name, t in times.items()}
-        figures[case.id] = medians
-        ratios = [medians["sandboxctl"] / medians[peer] for peer in PEERS]
-        rows.append((case.id, *(f"{m * 1e3:.0f}" for m in medians.values()), *(f"{r:.2f}" for r in ratios)))
-    means = [statistics.geometric_mean(f["sandboxctl"] / f[peer] for f in figures.values()) for peer in PEERS]
-    rows.append(("geometric mean", "", "", "", *(f"{m:.2f}" for m in means)))
-    header = ("program", "sandboxctl", *PEERS, *(f"ours / {peer}" for peer in PEERS))
-    table(f"{title}, ms, medians of {runs}", header, rows)
-    return figures
-
-
-def measure_guests(o, scratch, environment):
-    from kernels import KERNELS
-
-    inputs = programs.stage_inputs(scratch, o.modules)
-    engines = {
-        "sandboxctl": (programs.Sandboxctl(o.sandboxctl, o.modules, None), environment),
-        PEERS[0]: (programs.Wasmtime(o.wasmtime, o.modules, scratch), None),
-        PEERS[1]: (EpochWasmtime(o.wasmtime, o.modules, scratch), None),
-    }
-    runs = max(3, o.runs // 20)
-    return {
-        "kernels": compare_engines("Guest code", KERNELS, engines, inputs, runs),
-        "programs": compare_engines("Whole programs", programs.selected(PROGRAMS), engines, inputs, runs),
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", type=os.path.abspath, default=os.path.join(ROOT, "target", "release"))
@@ -213,14 +135,17 @@ def main():
     harness = os.path.join(HERE, "target", "release", "jobs")
     parser.add_argument("--harness", type=os.path.abspath, default=harness, help="the program `jobs` (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--skip", action="append", default=[])
+    parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--json")
-    parser.add_argument("tables", nargs="*", metavar="jobs|start|guests")
+    parser.add_argument("tables", nargs="*", metavar="jobs|start|kernels|compile")
     o = parser.parse_args()
-    o.sandboxctl, o.sandboxd = (os.path.join(o.bin, name) for name in ("sandboxctl", "sandboxd"))
+    o.sandboxctl, o.sandboxd, o.sandboxc = (os.path.join(o.bin, n) for n in ("sandboxctl", "sandboxd", "sandboxc"))
     wanted = o.tables or TABLES
     if os.access("/dev/shm", os.W_OK):  # the cases' files: a disk's fsync would drown what is measured
         tempfile.tempdir = "/dev/shm"
-    measures = {"jobs": measure_jobs, "start": measure_start, "guests": measure_guests}
+    measures = {"jobs": measure_jobs, "start": measure_start, "kernels": measure_kernels, "compile": measure_compile}
     try:
         if unknown := set(wanted) - set(TABLES):
             raise Stop(f"unknown table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")

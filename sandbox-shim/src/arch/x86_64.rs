@@ -1,11 +1,15 @@
 //! x86-64: system calls, bulk copies, the stack switch, and what a signal frame looks like.
 
+mod bulk;
+
 use core::arch::{asm, naked_asm};
 use core::ffi::c_void;
 
 use ipc::context::ExceptionArena;
 
 use crate::exceptions;
+
+pub use bulk::{copy, fill};
 
 /// Makes a system call. The result is as the kernel gives it: `-errno` on failure.
 ///
@@ -22,48 +26,6 @@ pub unsafe fn syscall(number: u32, args: [u64; 6]) -> i64 {
             lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     result
-}
-
-/// Copies bytes; the ranges may overlap.
-///
-/// # Safety
-/// Both ranges must be mapped with the access they need.
-#[inline]
-pub unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) {
-    if (to as usize).wrapping_sub(from as usize) >= bytes {
-        // SAFETY: by the contract; a forward copy is right because `to` does not lie inside `from`'s range.
-        unsafe {
-            asm!("rep movsb", inout("rcx") bytes => _, inout("rdi") to => _, inout("rsi") from => _,
-                options(nostack, preserves_flags));
-        }
-    } else {
-        // SAFETY: by the contract. `bytes` is not 0 here, so the last bytes' addresses exist. Eight bytes at a time
-        // from the end, then the rest: reading a word before writing it, at descending addresses, is right
-        // because `to > from`. The direction flag is restored.
-        unsafe {
-            asm!("std",
-                "lea rdi, [rdi + rcx - 8]", "lea rsi, [rsi + rcx - 8]",
-                "mov {rest}, rcx", "shr rcx, 3", "rep movsq",
-                "add rdi, 7", "add rsi, 7",
-                "mov rcx, {rest}", "and rcx, 7", "rep movsb",
-                "cld",
-                rest = out(reg) _, inout("rcx") bytes => _, inout("rdi") to => _, inout("rsi") from => _,
-                options(nostack));
-        }
-    }
-}
-
-/// Sets bytes.
-///
-/// # Safety
-/// The range must be mapped and writable.
-#[inline]
-pub unsafe fn fill(to: *mut u8, byte: u8, bytes: usize) {
-    // SAFETY: by the contract.
-    unsafe {
-        asm!("rep stosb", inout("rcx") bytes => _, inout("rdi") to => _, in("al") byte,
-            options(nostack, preserves_flags));
-    }
 }
 
 /// Runs `trampoline(code, values)` on the guest's stack and comes back.

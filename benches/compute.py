@@ -50,7 +50,7 @@ SMT = b"""
 (check-sat)
 """
 
-KERNELS = [
+COMPUTE = [
     Case("sqlite-memory", "sqlite", [Step(["sqlite3", "-batch", ":memory:"], {"HOME": "/"}, SQL)]),
     Case("quickjs-compute", "quickjs", [Step(["qjs", "-e", JAVASCRIPT])]),
     Case("python-compute", "python", [Step(["python", "-c", PYTHON], {"PYTHONHASHSEED": "0"})]),
