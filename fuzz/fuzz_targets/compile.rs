@@ -30,6 +30,9 @@ fuzz_target!(|data: &[u8]| {
     let options = Options {
         opt_level: if mode & 4 == 0 { OptLevel::Speed } else { OptLevel::None },
         target_cpu: TargetCpu::Baseline,
+        fuel: mode & 8 != 0,
+        nan_canonicalization: mode & 16 != 0,
+        spectre_guards: mode & 32 != 0,
         threads: 1,
         caps: Caps {
             function_values: 100_000,
@@ -38,6 +41,7 @@ fuzz_target!(|data: &[u8]| {
             image_bytes: 64 << 20,
             ..Caps::default()
         },
+        ..Options::default()
     };
     let valid = compiler::validate(&wasm, &options).is_ok();
     if let Ok(artifact) = compiler::compile(&wasm, &options) {

@@ -78,7 +78,7 @@ fn differs(instance: usize, call: &str, what: &str) -> Failure {
 }
 
 fn is_exhausted(seen: &Seen) -> bool {
-    seen.ended == Ended::Trapped(TrapKind::StackExhausted)
+    matches!(seen.ended, Ended::Trapped(TrapKind::StackExhausted | TrapKind::ExceptionMemory))
 }
 
 fn same(theirs: &Seen, ours: &Seen) -> Result<(), String> {

@@ -61,10 +61,9 @@ fn config(u: &mut Unstructured<'_>) -> arbitrary::Result<Config> {
     config.simd_enabled = false;
     config.relaxed_simd_enabled = false;
     config.tail_call_enabled = false;
-    config.exceptions_enabled = false;
     config.memory64_enabled = false;
     config.gc_enabled = false;
     config.threads_enabled = false;
-    config.max_tags = 0;
+    config.max_tags = config.max_tags.min(10);
     Ok(config)
 }

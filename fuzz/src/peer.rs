@@ -2,7 +2,8 @@
 
 use compiler::TrapKind;
 use wasmtime::{
-    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OptLevel, Ref, Store, Trap, Val, ValType,
+    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OptLevel, Ref, Store, ThrownException,
+    Trap, Val, ValType,
 };
 
 use crate::loader::hash;
@@ -18,7 +19,8 @@ pub fn engine(optimise: bool) -> wasmtime::Result<Engine> {
         .cranelift_opt_level(if optimise { OptLevel::Speed } else { OptLevel::None })
         .max_wasm_stack(1 << 20)
         .memory_init_cow(false)
-        .wasm_reference_types(true);
+        .wasm_reference_types(true)
+        .wasm_exceptions(true);
     Engine::new(&config)
 }
 
@@ -48,7 +50,7 @@ pub fn run(engine: &Engine, wasm: &[u8], seed: u64) -> wasmtime::Result<Vec<Run>
         let instance = match Instance::new(&mut store, &module, &[]) {
             Ok(instance) => instance,
             Err(error) => {
-                let ended = trapped(&error);
+                let ended = failed(&mut store, &error);
                 run.started = Some(Seen { ended, state: Vec::new() });
                 runs.push(run);
                 break;
@@ -80,7 +82,7 @@ fn make(store: &mut Store<()>, instance: &Instance, module: &Module, call: &Call
         Ok(()) => Ended::Returned(
             results.iter().map(|value| of_val(store, value)).collect::<wasmtime::Result<_>>()?,
         ),
-        Err(error) => trapped(&error),
+        Err(error) => failed(store, &error),
     };
     Ok(Seen { ended, state: state(store, instance, module)? })
 }
@@ -109,7 +111,11 @@ fn state(
     Ok(state)
 }
 
-fn trapped(error: &wasmtime::Error) -> Ended {
+/// How a call ended that did not return. An exception that nobody caught is taken from the store.
+fn failed(store: &mut Store<()>, error: &wasmtime::Error) -> Ended {
+    if error.is::<ThrownException>() && store.take_pending_exception().is_some() {
+        return Ended::Trapped(TrapKind::UncaughtException);
+    }
     let kind = match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) => TrapKind::Unreachable,
         Some(Trap::MemoryOutOfBounds) => TrapKind::MemoryOutOfBounds,
@@ -119,6 +125,7 @@ fn trapped(error: &wasmtime::Error) -> Ended {
         Some(Trap::BadSignature) => TrapKind::IndirectCallTypeMismatch,
         Some(Trap::IndirectCallToNull) => TrapKind::UninitializedElement,
         Some(Trap::TableOutOfBounds) => TrapKind::TableOutOfBounds,
+        Some(Trap::NullReference) => TrapKind::NullException,
         Some(Trap::StackOverflow) => TrapKind::StackExhausted,
         _ => return Ended::Broken(format!("{error:?}")),
     };
@@ -143,6 +150,7 @@ fn argument(ty: &ValType, word: u64) -> Option<Value> {
         ValType::F64 => Value::Bits(((word as i64 >> 4) as f64 / 65536.0).to_bits()),
         ValType::Ref(ty) => match ty.heap_type() {
             HeapType::Func => Value::Function(false),
+            HeapType::Exn => Value::Exception(false),
             HeapType::Extern => Value::Host((!special).then_some((word >> 4) as u32)),
             _ => return None,
         },
@@ -172,6 +180,7 @@ fn of_val(store: &mut Store<()>, value: &Val) -> wasmtime::Result<Value> {
         Val::F32(bits) => Value::Bits((*bits).into()),
         Val::F64(bits) => Value::Bits(*bits),
         Val::FuncRef(function) => Value::Function(function.is_some()),
+        Val::ExnRef(exception) => Value::Exception(exception.is_some()),
         Val::ExternRef(None) => Value::Host(None),
         Val::ExternRef(Some(host)) => {
             Value::Host(host.data(&*store)?.and_then(|data| data.downcast_ref::<u32>()).copied())

@@ -11,6 +11,8 @@ pub enum Value {
     Function(bool),
     /// A host reference.
     Host(Option<u32>),
+    /// An exception: whether it is one.
+    Exception(bool),
 }
 
 impl Value {
@@ -18,6 +20,7 @@ impl Value {
     pub fn of_word(word: u64, ty: ValType) -> Self {
         match ty {
             ValType::FuncRef => Value::Function(word != 0),
+            ValType::ExnRef => Value::Exception(word != 0),
             ValType::ExternRef => {
                 Value::Host(word.checked_sub(1).map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
             }
@@ -26,11 +29,11 @@ impl Value {
         }
     }
 
-    /// The word that our code takes for it; a function reference can only be null.
+    /// The word that our code takes for it; a reference to a function or an exception can only be null.
     pub fn word(self) -> u64 {
         match self {
             Value::Bits(bits) => bits,
-            Value::Function(_) => 0,
+            Value::Function(_) | Value::Exception(_) => 0,
             Value::Host(value) => value.map_or(0, |value| u64::from(value) + 1),
         }
     }

@@ -1,0 +1,71 @@
+//! Writes the inputs that fuzzing starts with: `seeds [DIRECTORY]`, by default `corpus` beside this crate's manifest.
+//!
+//! For `fuzz-artifact` artifacts of small modules, as only an artifact gets past the first checks; for `fuzz-compile`
+//! modules and the bytes of modules; for `fuzz-differential` bytes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arbitrary::Unstructured;
+use compiler::{OptLevel, Options, TargetCpu};
+use sandboxd_fuzz::generate;
+
+/// Generated modules to start with.
+const MODULES: u64 = 60;
+/// Larger artifacts than this only make fuzzing slow.
+const ARTIFACT_MAX: usize = 96 << 10;
+/// What the first byte says in `fuzz-compile`: the rest is a module; the rest makes a module; it makes a changed one.
+const MODES: [u8; 3] = [0, 1, 3];
+
+/// Modules written by hand, for what the generator seldom makes.
+const TEXTS: [&str; 4] = [
+    "(module (func (export \"f\")))",
+    "(module (memory (export \"m\") 1 2) (data (i32.const 5) \"data\")
+       (func (export \"f\") (param i32) (result i32) (i32.load8_u offset=3 (local.get 0))))",
+    "(module (table (export \"t\") 3 funcref) (elem (i32.const 0) $a $b) (type $t (func (result i32)))
+       (func $a (result i32) (i32.const 1)) (func $b (result i32) (i32.div_u (i32.const 1) (i32.const 0)))
+       (func (export \"f\") (param i32) (result i32) (call_indirect (type $t) (local.get 0))))",
+    "(module (tag $e (export \"e\") (param i64)) (global (export \"g\") (mut f64) (f64.const 1.5))
+       (func $t (throw $e (i64.const 7)))
+       (func (export \"f\") (result i64) (block $h (result i64) (try_table (catch $e $h) (call $t)) (i64.const 1))))",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let directory = std::env::args_os().nth(1).map(PathBuf::from);
+    let corpus = directory.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus"));
+    let [compile, artifact, differential] =
+        ["fuzz-compile", "fuzz-artifact", "fuzz-differential"].map(|target| corpus.join(target));
+    for directory in [&compile, &artifact, &differential] {
+        fs::create_dir_all(directory)?;
+    }
+    let mut modules = Vec::new();
+    for text in TEXTS {
+        modules.push(compiler::parse_text(text.as_bytes())?);
+    }
+    for seed in 0..MODULES {
+        let random = generate::bytes(seed, 256 << (seed % 5));
+        fs::write(differential.join(format!("seed-{seed}")), &random)?;
+        for mode in MODES.into_iter().skip(1) {
+            let input = [&[mode], random.as_slice()].concat();
+            fs::write(compile.join(format!("seed-{seed}-{mode}")), input)?;
+        }
+        if let Ok(wasm) = generate::terminating(&mut Unstructured::new(&random)) {
+            modules.push(wasm);
+        }
+    }
+    let mut artifacts = 0;
+    for (number, wasm) in modules.iter().enumerate() {
+        fs::write(compile.join(format!("module-{number}")), [&MODES[..1], wasm].concat())?;
+        let opt_level = if number % 4 == 3 { OptLevel::None } else { OptLevel::Speed };
+        let options =
+            Options { opt_level, target_cpu: TargetCpu::Baseline, threads: 1, ..Options::default() };
+        // The generator may be ahead of the compiler.
+        let Ok(bytes) = compiler::compile(wasm, &options) else { continue };
+        if bytes.len() <= ARTIFACT_MAX {
+            fs::write(artifact.join(format!("module-{number}")), bytes)?;
+            artifacts += 1;
+        }
+    }
+    println!("{} modules and {artifacts} artifacts in {}", modules.len(), corpus.display());
+    Ok(())
+}
