@@ -43,7 +43,7 @@ pub enum TargetCpu {
 }
 
 /// Limits on what a module may ask for. A module beyond one is rejected with an error that names the cap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caps {
     /// Bytes of the module. Default 256 MiB.
     pub input_bytes: u64,
@@ -90,7 +90,7 @@ impl Default for Caps {
 }
 
 /// Choices of one compilation.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Options {
     /// How hard the code generator tries.
     pub opt_level: OptLevel,

@@ -131,6 +131,30 @@ pub(crate) fn plain(
     checked_length(policy, program)
 }
 
+/// A program with one allow-list, and calls that fail with `ENOSYS` whatever their arguments are.
+pub(crate) fn with_absent(
+    policy: &str,
+    rules: &[Rule],
+    absent: &[Rule],
+    default: DefaultAction,
+) -> Result<Vec<libc::sock_filter>, Error> {
+    let mut program = vec![
+        load(OFFSET_ARCH),
+        jump_if_equal(AUDIT_ARCH_X86_64, 1, 0),
+        statement(libc::BPF_RET | libc::BPF_K, default.code()),
+        load(OFFSET_NUMBER),
+    ];
+    for rule in absent {
+        program.push(jump_if_equal(rule.syscall.id() as u32, 0, 1));
+        program.push(statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+        ));
+    }
+    program.extend(list(policy, rules, default, &FilterContext::default())?);
+    checked_length(policy, program)
+}
+
 fn checked_length(policy: &str, program: Vec<libc::sock_filter>) -> Result<Vec<libc::sock_filter>, Error> {
     if program.len() > FILTER_MAX {
         return Err(Error::FilterTooLong {
@@ -268,6 +292,7 @@ mod tests {
         let zygote = zygote_rules().unwrap();
         let mut lists =
             vec![("gate".to_owned(), zygote.gate.clone()), ("base".to_owned(), zygote.base.clone())];
+        lists.push(("compile".to_owned(), crate::compile_rules().unwrap().allow.clone()));
         for name in Policy::names() {
             lists.push((name.to_owned(), Policy::builtin(name).unwrap().seccomp().allow.clone()));
         }

@@ -10,8 +10,9 @@
 //! * `document`, `error`: TOML with places; every mistake has its own message on one line.
 //! * `condition`, `rule`, `filter`: the seccomp rules and their compilation to BPF.
 //! * [`interpret`]: runs a program without a kernel, for tests and `policy test`.
-//! * `zygote`: the zygotes' own lists.
+//! * `zygote`, `compile`: the zygotes' own lists, and the one for compiling.
 
+mod compile;
 mod condition;
 mod document;
 mod error;
@@ -25,6 +26,7 @@ mod sections;
 mod units;
 mod zygote;
 
+pub use compile::{CompileRules, compile_filter, compile_rules};
 pub use condition::{Comparison, Condition, Value};
 pub use error::{Error, Hint, Position};
 pub use filter::{AUDIT_ARCH_X86_64, DefaultAction, FilterContext};

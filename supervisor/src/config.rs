@@ -1,6 +1,7 @@
 //! How a supervisor is set up.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Configuration of a [`crate::Supervisor`].
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub struct Config {
     pub shards: usize,
     /// How modules are compiled.
     pub compile: compiler::Options,
+    /// What one compilation may use.
+    pub compile_limits: CompileLimits,
     /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
     pub module_zygotes: usize,
     /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
@@ -46,9 +49,31 @@ impl Default for Config {
             cache_bytes: 4 << 30,
             shards: 1,
             compile: compiler::Options::default(),
+            compile_limits: CompileLimits::default(),
             module_zygotes: 32,
             pin_shards: true,
             sandbox_id: 65534,
+        }
+    }
+}
+
+/// What the worker process of one compilation may use. Beyond a limit the module is refused with an error that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Bytes of memory: private writable pages. Default 3 GiB.
+    pub memory: u64,
+    /// CPU time of all threads together, in whole seconds, at least 1. Default 300 s.
+    pub cpu_time: Duration,
+    /// Time from start to end. Default 120 s.
+    pub wall_time: Duration,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        Self {
+            memory: 3 << 30,
+            cpu_time: Duration::from_secs(300),
+            wall_time: Duration::from_secs(120),
         }
     }
 }

@@ -12,6 +12,48 @@ pub enum Error {
     /// The module was refused.
     #[error("module refused: {0}")]
     Compile(#[from] compiler::Error),
+    /// The compiler refused the module.
+    #[error("module refused: {message}")]
+    Refused {
+        /// What the compiler says, in one line.
+        message: String,
+    },
+    /// The worker that compiled the module ended without an answer.
+    #[error("the module could not be compiled: the compiler {what}; this may be a bug of sandboxd, please report it with the module")]
+    CompilerCrashed {
+        /// How it ended.
+        what: String,
+    },
+    /// A limit of the compilation was reached.
+    #[error("the module could not be compiled with {what} of {limit}: `{key}` raises the limit")]
+    CompileLimit {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: String,
+        /// The field of the configuration that says so.
+        key: &'static str,
+    },
+    /// What the worker wrote is no artifact.
+    #[error("the compiler wrote something that is not an artifact ({source}); it was not used")]
+    CompilerOutput {
+        /// What is wrong with it.
+        source: compiler::ArtifactError,
+    },
+    /// The worker could not be set up.
+    #[error("the compile worker could not {}{}: {}{}", .step.what(), layer_of(*.step), io::Error::from_raw_os_error(*.errno), hint(*.step, *.errno))]
+    CompileWorkerStep {
+        /// The step.
+        step: Step,
+        /// The error number.
+        errno: i32,
+    },
+    /// The compile zygote ended, or never was one.
+    #[error("the compile zygote died{detail}; the module was not compiled, the next compilation starts a new zygote")]
+    CompileZygoteDied {
+        /// What is known.
+        detail: String,
+    },
     /// The artifact was refused.
     #[error("artifact refused: {0}; compile the module again with this version")]
     Artifact(#[from] compiler::ArtifactError),

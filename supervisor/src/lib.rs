@@ -22,11 +22,14 @@
 //! from a module zygote of that shard, its host calls are served on that thread ([`instance`], [`wasi`]). Shards
 //! share nothing on the job's path.
 //!
+//! Modules are compiled by confined processes that serve one compilation each ([`compile`]); this process never parses one.
+//!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
 //! are checked by [`compiler::artifact`] before anything is mapped.
 
 mod cache;
+mod compile;
 mod config;
 pub mod daemon;
 mod error;
@@ -42,7 +45,7 @@ mod supervisor;
 mod wasi;
 mod zygote;
 
-pub use config::Config;
+pub use config::{CompileLimits, Config};
 pub use error::Error;
 pub use host::HostReport;
 pub use ipc::report::{Outcome, Report, Value};

@@ -66,6 +66,19 @@ impl Module {
         &self.0.artifact
     }
 
+    /// The artifact's bytes.
+    pub fn artifact_bytes(&self) -> &[u8] {
+        self.0.artifact.bytes()
+    }
+
+    /// The same module, with why it could not be kept in the cache. For a module that has no clones yet.
+    pub(crate) fn with_cache_problem(mut self, problem: Option<String>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.cache_problem = problem;
+        }
+        self
+    }
+
     /// Whether the artifact came from the cache, so that nothing was compiled.
     pub fn was_cached(&self) -> bool {
         self.0.cached
@@ -320,7 +333,13 @@ impl Image {
             .map_err(errno("create an artifact's memory file"))
     }
 
-    fn seal(file: File, length: usize) -> Result<Self, Error> {
+    /// Takes a file that is sealed against every change already.
+    pub(crate) fn sealed(file: File, length: usize) -> Self {
+        Self { file, length }
+    }
+
+    /// Seals a file of this length.
+    pub(crate) fn seal(file: File, length: usize) -> Result<Self, Error> {
         let seals =
             SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal an artifact's memory file"))?;

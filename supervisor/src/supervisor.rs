@@ -9,6 +9,7 @@ use ipc::report::Report;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
+use crate::compile::Compiler;
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::instance::SessionEnd;
@@ -25,6 +26,7 @@ pub struct Supervisor(Arc<Inner>);
 struct Inner {
     config: Config,
     shards: Vec<Shard>,
+    compiler: Compiler,
     /// Spreads jobs over shards.
     next: AtomicUsize,
     cache: Option<Arc<Cache>>,
@@ -111,6 +113,7 @@ impl Supervisor {
                 None => (None, None),
             };
         Ok(Self(Arc::new(Inner {
+            compiler: Compiler::new(&config),
             config,
             shards,
             next: AtomicUsize::new(0),
@@ -240,10 +243,14 @@ impl Inner {
         if let Some(module) = self.loaded().get(name) {
             return Ok(module);
         }
-        let artifact = compiler::compile(&binary(bytes)?, &self.config.compile)?;
-        let kept = self.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, &artifact));
-        let problem = problem.or_else(|| kept.err().map(|e| e.to_string()));
-        let module = Module::new(Image::from_bytes(&artifact)?, false, problem)?;
+        let image = self.compiler.compile(&bytes)?;
+        // Nothing that the worker wrote is kept or used before it is checked.
+        let module = Module::new(image, false, None).map_err(|error| match error {
+            Error::Artifact(source) => Error::CompilerOutput { source },
+            other => other,
+        })?;
+        let kept = self.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, module.artifact_bytes()));
+        let module = module.with_cache_problem(problem.or_else(|| kept.err().map(|e| e.to_string())));
         self.loaded().put(name, &module);
         Ok(module)
     }
@@ -252,10 +259,4 @@ impl Inner {
         // A poisoned lock only means that another thread panicked between two complete states.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The binary form of a module that may be text.
-fn binary(module: Vec<u8>) -> Result<Vec<u8>, Error> {
-    const MAGIC: &[u8] = b"\0asm";
-    if module.starts_with(MAGIC) { Ok(module) } else { Ok(compiler::parse_text(&module)?) }
 }

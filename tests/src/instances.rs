@@ -36,7 +36,12 @@ impl Family {
     }
 }
 
-/// Children of a process, of any of its threads.
+/// Whether a process is a compile zygote or a worker of one.
+fn is_compiler(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sandbox-compile")
+}
+
+/// Children of a process, of any of its threads, but for its compile zygote.
 fn children(of: i32) -> Vec<i32> {
     fs::read_dir("/proc")
         .expect("/proc")
@@ -45,7 +50,7 @@ fn children(of: i32) -> Vec<i32> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let parent =
                 stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-            parent == Some(of)
+            parent == Some(of) && !is_compiler(*pid)
         })
         .collect()
 }

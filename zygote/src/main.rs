@@ -23,4 +23,5 @@ mod instance;
 mod module;
 mod root;
 mod runtime;
+mod start;
 mod sys;

@@ -34,6 +34,10 @@ pub fn concerns_module(error: &Error) -> bool {
     matches!(
         error,
         Error::Compile(_)
+            | Error::Refused { .. }
+            | Error::CompilerCrashed { .. }
+            | Error::CompileLimit { .. }
+            | Error::CompilerOutput { .. }
             | Error::Artifact(_)
             | Error::CpuFeatures { .. }
             | Error::NoSuchExport { .. }

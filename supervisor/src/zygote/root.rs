@@ -14,7 +14,7 @@ use super::image;
 use crate::error::Error;
 
 /// User and group id that instances see as their own. No other id is mapped, 0 least of all.
-const INSIDE_ID: u32 = 65534;
+pub(crate) const INSIDE_ID: u32 = 65534;
 
 /// A confined root zygote. Dropping it ends it and everything below it.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ async fn expect(channel: &Channel, kind: u32) -> Result<(ipc::control::Reply, Op
 /// Maps one user and one group id into the zygote's new user namespace (user_namespaces(7)). Root maps an
 /// unprivileged id; anybody else can map only himself, and so does a root that is one in a user namespace which has no
 /// other id.
-fn map_ids(pid: u32, sandbox_id: u32) -> Result<(), Error> {
+pub(crate) fn map_ids(pid: u32, sandbox_id: u32) -> Result<(), Error> {
     let write = |file: &str, text: &str| {
         let path = PathBuf::from(format!("/proc/{pid}/{file}"));
         fs::write(&path, text).map_err(|source: io::Error| Error::IdMap { path, source })

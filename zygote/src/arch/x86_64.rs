@@ -1,6 +1,6 @@
-//! x86-64: the process's first instructions, and calls through the gate.
+//! x86-64: calls through the gate, and relocation.
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 
 use ipc::layout::GATE_SYSCALL;
 
@@ -11,25 +11,6 @@ pub const LANDING_CODE: [u8; 1] = [0xc3];
 
 /// The relocation type of a static PIE: `*(base + offset) = base + addend`.
 pub const RELATIVE_RELOCATION: u64 = 8;
-
-/// The entry point: passes the initial stack, the load address and the dynamic section on.
-///
-/// # Safety
-/// Called by the kernel only.
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn _start() -> ! {
-    naked_asm!(
-        "xor ebp, ebp",
-        "mov rdi, rsp",
-        "lea rsi, [rip + __ehdr_start]",
-        "lea rdx, [rip + _DYNAMIC]",
-        "and rsp, -16",
-        "call {start}",
-        "ud2",
-        start = sym crate::runtime::start,
-    )
-}
 
 /// Makes a system call through the call gate.
 ///

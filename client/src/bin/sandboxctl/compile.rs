@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use supervisor::daemon::module_error;
+use supervisor::{Config, ModuleSource, Supervisor};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -28,12 +29,13 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     }
     let bytes = read_module(module.file.into(), &path)?;
     check_form(&bytes, &path)?;
-    // As in the supervisor, whatever is not binary is taken for text.
-    let wasm = if bytes.starts_with(b"\0asm") { Ok(bytes) } else { compiler::parse_text(&bytes) };
-    let artifact = wasm
-        .and_then(|wasm| compiler::compile(&wasm, &compiler::Options::default()))
-        .map_err(|e| Error::Module { path, message: module_error::compile_message(&e) })?;
-    write_whole(&options.output, &artifact)
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let supervisor = Supervisor::start(Config::default())?;
+    let module = runtime
+        .block_on(supervisor.load(ModuleSource::Wasm(bytes)))
+        .map_err(|e| Error::Module { path, message: module_error::message(&e) })?;
+    write_whole(&options.output, module.artifact_bytes())
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
 }

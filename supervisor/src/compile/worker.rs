@@ -1,0 +1,132 @@
+//! The worker: a child of the compile zygote that compiles one module and ends.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use ipc::control::Step;
+use zygote::confine;
+use zygote::sys::{self, Errno};
+
+use super::wire::{Answer, Request, status};
+use crate::module::Image;
+
+/// Where the worker's descriptors are: those of the standard streams, so that messages of the runtime go where they should.
+const INPUT: i32 = 0;
+const OUTPUT: i32 = 1;
+const MESSAGES: i32 = 2;
+
+/// Threads that all workers of a zygote together may have.
+const THREADS_MAX: u64 = 1024;
+
+/// Descriptors that a worker may have.
+const DESCRIPTORS_MAX: u64 = 16;
+
+/// Runs the worker to its end. This process is a copy of the zygote, with one thread, and process 1 of its PID namespace.
+pub(super) fn run(request: &Request, input: OwnedFd, output: OwnedFd, messages: OwnedFd) -> ! {
+    let moved = move_descriptors(&input, &output, &messages);
+    // SAFETY: descriptor 1 is the output; nothing else owns it.
+    let mut output = unsafe { File::from_raw_fd(OUTPUT) };
+    if let Err((step, errno)) = moved.and_then(|()| restrict(request)) {
+        answer(&mut output, &Answer::Step { step: step as u32, errno })
+    }
+    // Threads of the compiler that panic make the whole compilation panic.
+    let result = std::panic::catch_unwind(|| compile(request));
+    match result {
+        Err(_) => exit(status::PANIC),
+        Ok(Err(Answered(answered))) => answer(&mut output, &answered),
+        Ok(Ok(artifact)) => write(&mut output, &artifact, status::ARTIFACT),
+    }
+}
+
+fn exit(status: i32) -> ! {
+    // SAFETY: ends the process without running anything else.
+    unsafe { libc::_exit(status) }
+}
+
+fn write(output: &mut File, bytes: &[u8], status: i32) -> ! {
+    match output.write_all(bytes) {
+        Ok(()) => exit(status),
+        Err(_) => exit(status::TOO_LARGE),
+    }
+}
+
+fn answer(output: &mut File, answer: &Answer) -> ! {
+    write(output, &postcard::to_stdvec(answer).unwrap_or_default(), status::ANSWER)
+}
+
+/// Keeps the three descriptors and closes all others: sockets, and what belongs to other workers.
+fn move_descriptors(input: &OwnedFd, output: &OwnedFd, messages: &OwnedFd) -> Result<(), (Step, i32)> {
+    let failed = || (Step::Descriptors, io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    // All of them are above the control socket's number, so none is overwritten before it is moved.
+    for (from, to) in [(input, INPUT), (output, OUTPUT), (messages, MESSAGES)] {
+        // SAFETY: takes numbers.
+        if unsafe { libc::dup3(from.as_raw_fd(), to, 0) } < 0 {
+            return Err(failed());
+        }
+    }
+    // SAFETY: the values that own these descriptors are never dropped: this process ends by `_exit`.
+    if unsafe { libc::syscall(libc::SYS_close_range, MESSAGES + 1, u32::MAX, 0) } < 0 {
+        return Err(failed());
+    }
+    Ok(())
+}
+
+/// What is a worker's own, on top of what it inherits.
+fn restrict(request: &Request) -> Result<(), (Step, i32)> {
+    let errno = |step: Step| move |Errno(errno): Errno| (step, errno);
+    confine::no_capabilities().map_err(|(step, Errno(errno))| (step, errno))?;
+    // After the change of capabilities, which clears it.
+    sys::prctl(libc::PR_SET_PDEATHSIG as u32, libc::SIGKILL as u64, 0).map_err(errno(Step::DeathSignal))?;
+    let limits = &request.limits;
+    for (resource, value) in [
+        (libc::RLIMIT_DATA, limits.memory),
+        (libc::RLIMIT_CPU, limits.cpu_seconds),
+        (libc::RLIMIT_FSIZE, limits.output_bytes),
+        (libc::RLIMIT_NOFILE, DESCRIPTORS_MAX),
+        (libc::RLIMIT_NPROC, THREADS_MAX),
+        (libc::RLIMIT_CORE, 0),
+    ] {
+        sys::set_limit(resource, value, value).map_err(errno(Step::Rlimits))?;
+    }
+    // Process 1 of a PID namespace does not die of a signal that it sends itself.
+    // SAFETY: the handler only ends the process, which is async-signal-safe.
+    unsafe {
+        let handler: extern "C" fn(libc::c_int) = aborted;
+        if libc::signal(libc::SIGABRT, handler as *const () as libc::sighandler_t) == libc::SIG_ERR {
+            return Err((Step::Signals, libc::EINVAL));
+        }
+        // A write beyond the limit is an error of that write.
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+    Ok(())
+}
+
+extern "C" fn aborted(_: libc::c_int) {
+    exit(status::ABORT)
+}
+
+/// There is no artifact.
+struct Answered(Answer);
+
+fn compile(request: &Request) -> Result<Vec<u8>, Answered> {
+    #[cfg(test)]
+    if let Some(hook) = &request.hook {
+        hook.act();
+    }
+    let step = |_| Answered(Answer::Step { step: Step::MapArtifact as u32, errno: libc::EINVAL });
+    // SAFETY: descriptor 0 is the input; nothing else owns it.
+    let input = unsafe { File::from_raw_fd(INPUT) };
+    let length = usize::try_from(request.input_bytes).unwrap_or(0);
+    let image = Image::sealed(input, length);
+    let view = image.view().map_err(step)?;
+    let module = view.as_ref();
+    let refused = |error: compiler::Error| {
+        Answered(Answer::Refused { message: crate::daemon::module_error::compile_message(&error) })
+    };
+    if module.starts_with(b"\0asm") {
+        return compiler::compile(module, &request.options).map_err(refused);
+    }
+    let module = compiler::parse_text(module).map_err(refused)?;
+    compiler::compile(&module, &request.options).map_err(refused)
+}
