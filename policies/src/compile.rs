@@ -50,12 +50,8 @@ mod tests {
     use crate::interpreter::{SeccompData, interpret};
 
     fn decide(call: syscalls::x86_64::Sysno, args: [u64; 6]) -> u32 {
-        let data = SeccompData {
-            number: call.id() as u32,
-            arch: AUDIT_ARCH_X86_64,
-            instruction_pointer: 0,
-            args,
-        };
+        let data =
+            SeccompData { number: call.id() as u32, arch: AUDIT_ARCH_X86_64, instruction_pointer: 0, args };
         interpret(&compile_filter().unwrap(), &data).unwrap()
     }
 

@@ -146,10 +146,7 @@ pub(crate) fn with_absent(
     ];
     for rule in absent {
         program.push(jump_if_equal(rule.syscall.id() as u32, 0, 1));
-        program.push(statement(
-            libc::BPF_RET | libc::BPF_K,
-            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-        ));
+        program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
     }
     program.extend(list(policy, rules, default, &FilterContext::default())?);
     checked_length(policy, program)

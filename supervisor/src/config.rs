@@ -70,10 +70,6 @@ pub struct CompileLimits {
 
 impl Default for CompileLimits {
     fn default() -> Self {
-        Self {
-            memory: 3 << 30,
-            cpu_time: Duration::from_secs(300),
-            wall_time: Duration::from_secs(120),
-        }
+        Self { memory: 3 << 30, cpu_time: Duration::from_secs(300), wall_time: Duration::from_secs(120) }
     }
 }

@@ -19,7 +19,9 @@ pub enum Error {
         message: String,
     },
     /// The worker that compiled the module ended without an answer.
-    #[error("the module could not be compiled: the compiler {what}; this may be a bug of sandboxd, please report it with the module")]
+    #[error(
+        "the module could not be compiled: the compiler {what}; this may be a bug of sandboxd, please report it with the module"
+    )]
     CompilerCrashed {
         /// How it ended.
         what: String,
@@ -49,7 +51,9 @@ pub enum Error {
         errno: i32,
     },
     /// The compile zygote ended, or never was one.
-    #[error("the compile zygote died{detail}; the module was not compiled, the next compilation starts a new zygote")]
+    #[error(
+        "the compile zygote died{detail}; the module was not compiled, the next compilation starts a new zygote"
+    )]
     CompileZygoteDied {
         /// What is known.
         detail: String,

@@ -36,13 +36,25 @@ impl Family {
     }
 }
 
+/// The compile zygotes below a process, without those that still start.
+pub fn compile_zygotes_of(parent: u32) -> Vec<Pid> {
+    let confined = |pid: &Pid| pid.status().get("Seccomp").is_some_and(|mode| mode == "2");
+    let all = all_children(parent as i32).into_iter().filter(|pid| is_compiler(*pid)).map(Pid);
+    all.filter(confined).collect()
+}
+
 /// Whether a process is a compile zygote or a worker of one.
 fn is_compiler(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sandbox-compile")
 }
 
-/// Children of a process, of any of its threads, but for its compile zygote.
+/// Children of a process but for its compile zygote.
 fn children(of: i32) -> Vec<i32> {
+    all_children(of).into_iter().filter(|pid| !is_compiler(*pid)).collect()
+}
+
+/// Children of a process, of any of its threads.
+fn all_children(of: i32) -> Vec<i32> {
     fs::read_dir("/proc")
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
@@ -50,7 +62,7 @@ fn children(of: i32) -> Vec<i32> {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let parent =
                 stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-            parent == Some(of) && !is_compiler(*pid)
+            parent == Some(of)
         })
         .collect()
 }

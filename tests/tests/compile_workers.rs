@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use supervisor::{CompileLimits, Config, Error, ModuleSource, Supervisor};
+use whole_system_tests::instances::compile_zygotes_of;
 
 const SMALL: &str = r#"(module (func (export "_start")))"#;
 
-/// A module that takes the compiler a while: many functions of many operators.
-fn large() -> Vec<u8> {
+/// A module that takes the compiler a while: functions of many operators.
+fn large(functions: usize, operators: usize) -> Vec<u8> {
     let mut text = String::from("(module\n");
-    for _ in 0..200 {
+    for _ in 0..functions {
         text.push_str("(func (param i32) (result i32) local.get 0\n");
-        for number in 0..2000 {
+        for number in 0..operators / 4 {
             text.push_str(&format!("i32.const {number} i32.mul local.get 0 i32.xor\n"));
         }
         text.push_str(")\n");
@@ -24,9 +25,9 @@ fn supervisor(compile_limits: CompileLimits) -> Supervisor {
     Supervisor::start(Config { compile_limits, ..Config::default() }).expect("a supervisor")
 }
 
-async fn refused(limits: CompileLimits) -> String {
+async fn refused(module: Vec<u8>, limits: CompileLimits) -> String {
     let supervisor = supervisor(limits);
-    let error = supervisor.load(ModuleSource::Wasm(large())).await.expect_err("a limit is reached");
+    let error = supervisor.load(ModuleSource::Wasm(module)).await.expect_err("a limit is reached");
     assert!(matches!(error, Error::CompileLimit { .. }), "{error}");
     // The limit costs that module its compilation, and nobody else anything.
     supervisor.load(ModuleSource::Wasm(SMALL.into())).await.expect("a small module");
@@ -35,19 +36,44 @@ async fn refused(limits: CompileLimits) -> String {
 
 #[tokio::test]
 async fn a_module_that_takes_too_much_memory_is_refused() {
-    let error = refused(CompileLimits { memory: 40 << 20, ..CompileLimits::default() }).await;
-    assert!(error.contains("memory of 40MiB") && error.contains("Config.compile_limits.memory"), "{error}");
+    let error =
+        refused(large(1, 400_000), CompileLimits { memory: 64 << 20, ..CompileLimits::default() }).await;
+    assert!(error.contains("memory of 64MiB") && error.contains("Config.compile_limits.memory"), "{error}");
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_much_processor_time_is_refused() {
-    let error = refused(CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() }).await;
+    let error = refused(
+        large(400, 8000),
+        CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() },
+    )
+    .await;
     assert!(error.contains("CPU time of 1s") && error.contains("Config.compile_limits.cpu_time"), "{error}");
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_long_is_refused() {
-    let error = refused(CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() });
+    let error = refused(
+        large(400, 8000),
+        CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() },
+    );
     let error = error.await;
     assert!(error.contains("200ms") && error.contains("Config.compile_limits.wall_time"), "{error}");
+}
+
+#[tokio::test]
+async fn the_kernel_confirms_the_confinement_of_the_compile_zygote() {
+    let supervisor = supervisor(CompileLimits::default());
+    supervisor.load(ModuleSource::Wasm(SMALL.into())).await.expect("a small module");
+    let zygotes = compile_zygotes_of(std::process::id());
+    assert!(!zygotes.is_empty(), "it stays for the next compilation");
+    for zygote in zygotes {
+        let status = zygote.status();
+        let field = |name: &str| status.get(name).map(String::as_str).unwrap_or_default();
+        assert_eq!(field("NoNewPrivs"), "1");
+        assert_eq!((field("Seccomp"), field("Seccomp_filters")), ("2", "1"));
+        assert_eq!((field("Threads"), field("CapBnd")), ("1", "0000000000000000"));
+        // What forking into a PID namespace takes; workers drop it.
+        assert_eq!(field("CapEff"), "0000000000200000");
+    }
 }

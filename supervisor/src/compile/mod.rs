@@ -333,8 +333,7 @@ fn start(sandbox_id: u32) -> Result<Zygote, Error> {
     send(&confine, &[])?;
     expect(&zygote.control, reply::UNSHARED)?;
     map_ids(zygote.process.id(), sandbox_id)?;
-    let mapped =
-        Command { kind: command::MAPPED, filter_len: program.len() as u32, ..Command::default() };
+    let mapped = Command { kind: command::MAPPED, filter_len: program.len() as u32, ..Command::default() };
     send(&mapped, &filter)?;
     let ready = expect(&zygote.control, reply::READY)?;
     if ready.layers != LAYERS {

@@ -78,11 +78,13 @@ impl Probe {
                     let address = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
                     address != libc::MAP_FAILED && libc::munmap(address, 4096) == 0
                 }
-                Self::Fork => match libc::syscall(libc::SYS_clone, libc::SIGCHLD as libc::c_ulong, 0, 0, 0, 0) {
-                    0 => libc::_exit(0),
-                    -1 => false,
-                    pid => libc::waitpid(pid as i32, std::ptr::null_mut(), 0) == pid as i32,
-                },
+                Self::Fork => {
+                    match libc::syscall(libc::SYS_clone, libc::SIGCHLD as libc::c_ulong, 0, 0, 0, 0) {
+                        0 => libc::_exit(0),
+                        -1 => false,
+                        pid => libc::waitpid(pid as i32, std::ptr::null_mut(), 0) == pid as i32,
+                    }
+                }
             }
         }
     }

@@ -10,7 +10,9 @@ use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use ipc::control::{CONTROL_FD, Command, FILTER_INSTRUCTION_BYTES, PACKET_MAX, Reply, Step, command, layer, reply};
+use ipc::control::{
+    CONTROL_FD, Command, FILTER_INSTRUCTION_BYTES, PACKET_MAX, Reply, Step, command, layer, reply,
+};
 use zerocopy::{FromBytes, IntoBytes};
 use zygote::confine;
 use zygote::sys::Errno;
@@ -144,9 +146,8 @@ fn install(filter: &[u8]) -> Result<(), Failed> {
     let program =
         libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_ptr().cast_mut() };
     // SAFETY: `program` points to its instructions, which live until the call returns.
-    let installed = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
-    };
+    let installed =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     check(installed, Step::Seccomp).map(|_| ())
 }
 
