@@ -36,6 +36,7 @@ pub fn report_json(report: &Report) -> Json {
     put("host_calls", json!(usage.host_calls));
     put("local_host_calls", json!(usage.local_host_calls));
     put("output_bytes", json!(usage.output_bytes));
+    put("fuel", json!(usage.fuel));
     put("policy", json!(report.policy));
     put("layers", json!(report.layers));
     put("missing_layers", json!(report.missing_layers));

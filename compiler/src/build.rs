@@ -27,7 +27,13 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     let bodies = std::mem::take(&mut module.bodies);
     // All of them before any code is generated: what is not supported is refused at once, not after minutes.
     codegen::validate_bodies(wasm, &bodies, options.threads)?;
-    let environment = Environment { module: &module, plan: &plan, isa: &*isa, caps: &options.caps, options: options.code() };
+    let environment = Environment {
+        module: &module,
+        plan: &plan,
+        isa: &*isa,
+        caps: &options.caps,
+        options: options.code(),
+    };
 
     let imported = module.imports.len();
     let mut compiler = Compiler::new(environment, None);
@@ -165,7 +171,13 @@ pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<S
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
-    let environment = Environment { module: &module, plan: &plan, isa: &*isa, caps: &options.caps, options: options.code() };
+    let environment = Environment {
+        module: &module,
+        plan: &plan,
+        isa: &*isa,
+        caps: &options.caps,
+        options: options.code(),
+    };
     let mut compiler = Compiler::new(environment, Some(listing));
     let first = module.imports.len() as u32;
     let mut out = String::new();

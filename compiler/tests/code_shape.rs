@@ -120,7 +120,8 @@ fn a_guarded_table_selects_the_null_entry_behind_a_failed_check() {
 
 #[test]
 fn fuel_costs_a_subtraction_and_a_store_and_a_loop_one_check_more() {
-    let wat = "(module (func (param i32) (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))";
+    let wat =
+        "(module (func (param i32) (loop (br_if 0 (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))))";
     let plain = assembly_with(wat, Options::default());
     let fueled = assembly_with(wat, Options { fuel: true, ..Options::default() });
     assert!(!plain.contains("0x98(%r"), "{plain}");

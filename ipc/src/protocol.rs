@@ -438,6 +438,8 @@ pub struct LimitsRequest {
     pub memory: Option<u64>,
     /// Wall-clock time in nanoseconds.
     pub wall_time_ns: Option<u64>,
+    /// Fuel: what the guest may execute. A module that comes with the request is compiled so that it counts.
+    pub fuel: Option<u64>,
 }
 
 /// What the daemon answers.
@@ -606,7 +608,7 @@ mod tests {
                 guest_path: "/".into(),
                 read_only: true,
             }],
-            limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None },
+            limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None, fuel: Some(9) },
             tenant: None,
         })
     }

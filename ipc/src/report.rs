@@ -149,6 +149,8 @@ pub struct Usage {
     pub local_host_calls: u64,
     /// Bytes written to stdout and stderr.
     pub output_bytes: u64,
+    /// Fuel, by the instance's word; `None` for code that does not count it, and for an instance that was killed.
+    pub fuel: Option<u64>,
 }
 
 /// The report of a job.

@@ -10,6 +10,7 @@
 //! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`ring_client`]: submit, wait.
+//! * [`fuel`]: the counter that code compiled with fuel counts down.
 //! * [`growth`]: `memory.grow`, `table.grow`, and the bulk builtins.
 //! * [`signals`]: faults and refused system calls.
 //! * [`arch`]: everything that depends on the processor.
@@ -17,6 +18,7 @@
 
 pub mod arch;
 pub mod entry;
+pub mod fuel;
 pub mod growth;
 pub mod guest_memory;
 pub mod host_call;

@@ -46,6 +46,9 @@ pub struct Options {
     /// Longest run time, such as 1s or 500ms.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
+    /// What the guest may execute, in units of about one instruction; then it traps. The report says what was used.
+    #[arg(long, value_name = "UNITS")]
+    fuel: Option<u64>,
     /// Print a report as a JSON object on one line, after the guest's output.
     #[arg(long)]
     json: bool,
@@ -112,6 +115,8 @@ pub struct Plan {
     pub memory: Option<u64>,
     /// Longest run time.
     pub wall_time: Option<Duration>,
+    /// Fuel.
+    pub fuel: Option<u64>,
 }
 
 /// Where a job runs.
@@ -212,6 +217,7 @@ fn plan(options: Options) -> Result<Plan, Error> {
         directories,
         memory: options.memory,
         wall_time: options.timeout,
+        fuel: options.fuel,
     })
 }
 
