@@ -27,6 +27,7 @@
 pub mod artifact;
 mod build;
 mod codegen;
+mod debug;
 mod error;
 mod features;
 mod initial;

@@ -639,7 +639,13 @@ mod tests {
             Value::FuncRef(true),
             Value::ExternRef(Some(5)),
         ];
-        let frame = Frame { function: 3, name: Some("f".into()), offset: Some(77) };
+        let frame = Frame {
+            function: 3,
+            name: Some("f".into()),
+            offset: Some(77),
+            file: Some("a.c".into()),
+            line: Some(3),
+        };
         for outcome in [
             Outcome::Exited { code: 3, results: values },
             Outcome::Trapped(Trap { message: "unreachable".into(), backtrace: vec![frame] }),

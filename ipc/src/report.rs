@@ -65,6 +65,10 @@ pub struct Frame {
     pub name: Option<String>,
     /// Byte offset in the module, if known.
     pub offset: Option<u32>,
+    /// Path of the source file, if the artifact carries source lines.
+    pub file: Option<String>,
+    /// Line in it, from 1.
+    pub line: Option<u32>,
 }
 
 /// Something that the second wall refused.

@@ -72,3 +72,31 @@ fn an_artifact_that_does_not_count_fuel_does_not_run_with_it() {
     let unlimited = ctl(&["--json", "--invoke", "sum", "counting", "100"]);
     assert_eq!(json(unlimited.expect_status(0))["fuel"], 1102);
 }
+
+#[test]
+fn a_backtrace_names_source_lines() {
+    const MODULE: &[u8] = include_bytes!("../../examples/guests/lines.wasm");
+    const SOURCE: &str = include_str!("../../examples/guests/lines.c");
+    let line = |text| SOURCE.lines().position(|line| line.contains(text)).expect("the line") + 1;
+    let (divides, calls) = (line("return number / by"), line("sum += divide"));
+    let scratch = Scratch::new();
+    scratch.write("lines.wasm", MODULE);
+    run(scratch.sandboxctl().args(["compile", "-g", "lines.wasm", "-o", "lines"])).expect_status(0);
+    let daemon = Daemon::start();
+    for (daemon, arguments) in
+        [(None, &["-g", "lines.wasm", "x"][..]), (None, &["lines", "x"]), (Some(&daemon), &["lines", "x"])]
+    {
+        let output = run(scratch.sandboxctl_run(daemon).args(arguments));
+        let stderr = &output.expect_status(134).stderr;
+        assert!(stderr.contains("integer divide by zero"), "{stderr}");
+        assert!(stderr.contains(&format!("divide at /examples/lines.c:{divides}\n")), "{stderr}");
+        assert!(stderr.contains(&format!("halve at /examples/lines.c:{calls}\n")), "{stderr}");
+    }
+    let report = json(&run(scratch.sandboxctl_run(None).args(["--json", "lines", "x"])));
+    let frame = &report["trap"]["backtrace"][0];
+    assert_eq!((&frame["file"], &frame["line"]), (&"/examples/lines.c".into(), &divides.into()));
+    // Without the option there is nothing to name.
+    let report = json(&run(scratch.sandboxctl_run(None).args(["--json", "lines.wasm", "x"])));
+    let frame = &report["trap"]["backtrace"][0];
+    assert_eq!((&frame["name"], &frame["file"]), (&"divide".into(), &serde_json::Value::Null));
+}

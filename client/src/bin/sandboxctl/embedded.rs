@@ -39,6 +39,7 @@ pub async fn run(
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
+    options.debug_info = plan.debug_info;
     let module = tokio::select! {
         biased;
         module = supervisor.load_with(source, options) => {
