@@ -36,6 +36,7 @@ pub fn report_json(report: &Report) -> Json {
     put("host_calls", json!(usage.host_calls));
     put("local_host_calls", json!(usage.local_host_calls));
     put("output_bytes", json!(usage.output_bytes));
+    put("fuel", json!(usage.fuel));
     put("policy", json!(report.policy));
     put("layers", json!(report.layers));
     put("missing_layers", json!(report.missing_layers));
@@ -103,11 +104,17 @@ mod tests {
         assert_eq!(exited["host_calls"], 7);
         assert_eq!(exited["layers"], json!(["seccomp"]));
 
-        let backtrace = vec![Frame { function: 3, name: Some("f".into()), offset: Some(35) }];
+        let backtrace = vec![Frame {
+            function: 3,
+            name: Some("f".into()),
+            offset: Some(35),
+            file: Some("a.c".into()),
+            line: Some(3),
+        }];
         let trapped = json_of(Outcome::Trapped(Trap { message: "unreachable".into(), backtrace }));
         assert_eq!(trapped["exit_code"], Json::Null);
         assert_eq!(trapped["exit_status"], 134);
-        let frame = json!({ "function": 3, "name": "f", "offset": 35 });
+        let frame = json!({ "function": 3, "name": "f", "offset": 35, "file": "a.c", "line": 3 });
         assert_eq!(trapped["trap"], json!({ "message": "unreachable", "backtrace": [frame] }));
 
         let limit = json_of(Outcome::LimitReached(LimitReached { limit: Limit::WallTime, value: 9 }));

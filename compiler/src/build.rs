@@ -8,7 +8,7 @@ use ipc::context::{ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
-use crate::artifact::write::{Access, Image, SEGMENTS_MAX, Segment, Symbol};
+use crate::artifact::write::{Access, Image, LINES_SECTION, SEGMENTS_MAX, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
 use crate::handlers;
 use crate::initial::{Initial, Overlay, RUNS_MAX};
@@ -19,7 +19,7 @@ use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk};
 use crate::types::{FuncType, ValType};
-use crate::{Error, Options, features, trampoline, version};
+use crate::{Error, Options, debug, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
 pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
@@ -29,12 +29,14 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     let bodies = std::mem::take(&mut module.bodies);
     // All of them before any code is generated: what is not supported is refused at once, not after minutes.
     codegen::validate_bodies(wasm, &bodies, options.threads)?;
+    let lines = if options.debug_info { Some(module.dwarf.lines(module.code_start)?) } else { None };
     let environment = Environment {
         module: &module,
         plan: &plan,
         isa: &*isa,
         caps: &options.caps,
         options: options.code(),
+        lines: lines.as_ref(),
     };
 
     let imported = module.imports.len();
@@ -77,7 +79,10 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
     }
     let end = text.offsets.get(functions).copied().unwrap_or(text.bytes.len() as u32);
     let site_table = site_table.finish(end);
+    let places: Vec<_> = codes.iter_mut().map(|code| std::mem::take(&mut code.places)).collect();
     drop(codes);
+    let debug = lines.as_ref().map(|lines| debug_sections(lines, &module, &text, &places)).transpose()?;
+    drop(places);
 
     let initial = Initial::new(&module, &plan);
     let entries = Entries { module: &module, plan: &plan, text: &text };
@@ -177,8 +182,27 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         symbols: symbols(&text, names),
         metadata: metadata::encode(&metadata)?,
         sites: site_table,
+        debug: debug.unwrap_or_default(),
     };
     image.write(options.caps.image_bytes)
+}
+
+/// The sections about source lines, see [`debug`]. None where the module says nothing about them.
+fn debug_sections(
+    lines: &debug::Lines,
+    module: &Module<'_>,
+    text: &Text,
+    places: &[Vec<debug::write::Place>],
+) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let Some(table) = debug::section::encode(lines) else { return Ok(Vec::new()) };
+    let code = text.offsets.iter().zip(&text.sizes);
+    let functions = places.iter().zip(code).enumerate().map(|(index, (places, (&offset, &size)))| {
+        let name = module.function_name(index as u32).into_owned();
+        debug::write::Function { name, offset, size, places }
+    });
+    let mut sections = debug::write::write(lines, functions)?;
+    sections.push((LINES_SECTION, table));
+    Ok(sections)
 }
 
 /// Checks a module without generating code, see [`crate::validate`].
@@ -201,6 +225,7 @@ pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<S
         isa: &*isa,
         caps: &options.caps,
         options: options.code(),
+        lines: None,
     };
     let mut compiler = Compiler::new(environment, Some(listing));
     let first = module.imports.len() as u32;

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function, SourceLoc};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
-use cranelift_codegen::{Context, FinalizedMachReloc, FinalizedRelocTarget, binemit};
+use cranelift_codegen::{Context, Final, FinalizedMachReloc, FinalizedRelocTarget, MachSrcLoc, binemit};
 use cranelift_frontend::FunctionBuilderContext;
 use wasmparser::{FuncToValidate, FuncValidatorAllocations};
 
+use crate::debug::Lines;
+use crate::debug::write::{Place, UNKNOWN};
 use crate::error::check_cap;
 use crate::handlers::{self, CallHandlers};
 use crate::module::Body;
@@ -40,6 +42,8 @@ pub(crate) struct Code {
     pub wasm: u32,
     /// Calls with handlers, ascending by return address.
     pub handlers: Vec<CallHandlers>,
+    /// Where its instructions come from, if lines are wanted.
+    pub places: Vec<Place>,
 }
 
 /// A 32-bit field that holds a distance to something.
@@ -130,7 +134,8 @@ impl<'m> Compiler<'m> {
 
     fn finish(&mut self, index: u32, start: u32) -> Result<(Code, Option<String>), Failure> {
         let (isa, module) = (self.environment.isa, self.environment.module);
-        let compiled = generate(&mut self.context, &mut self.plane, isa, start, self.listing);
+        let compiled =
+            generate(&mut self.context, &mut self.plane, isa, start, self.environment.lines, self.listing);
         compiled.map_err(|message| {
             let name = module.function_name(index).into_owned();
             Failure::Other(Error::Codegen { function: index, name, message })
@@ -147,7 +152,7 @@ pub(crate) fn compile_trampoline(
 ) -> Result<Code, Error> {
     let mut context = Context::new();
     trampoline::build(isa, index, ty, convention, &mut context.func, &mut FunctionBuilderContext::new());
-    match generate(&mut context, &mut ControlPlane::default(), isa, 0, None) {
+    match generate(&mut context, &mut ControlPlane::default(), isa, 0, None, None) {
         Ok((code, _)) => Ok(code),
         Err(message) => Err(Error::Codegen { function: index, name: "entry trampoline".into(), message }),
     }
@@ -159,6 +164,7 @@ fn generate(
     plane: &mut ControlPlane,
     isa: &dyn TargetIsa,
     start: u32,
+    lines: Option<&Lines>,
     listing: Option<Listing>,
 ) -> Result<(Code, Option<String>), String> {
     let mut text = (listing == Some(Listing::Clif)).then(|| context.func.display().to_string());
@@ -173,6 +179,7 @@ fn generate(
         sites: Vec::new(),
         wasm: start,
         handlers: Vec::new(),
+        places: Vec::new(),
     };
     if listing == Some(Listing::Assembly) {
         text = compiled.vcode.clone();
@@ -190,6 +197,9 @@ fn generate(
             _ => start,
         }
     };
+    if let Some(lines) = lines {
+        code.places = places(lines, locations);
+    }
     let mut found = Vec::with_capacity(buffer.traps().len());
     for trap in buffer.traps() {
         let kind = TrapKind::of_code(trap.code)
@@ -213,6 +223,31 @@ fn generate(
         code.relocations.push(Relocation { offset: relocation.offset, target, addend: relocation.addend });
     }
     Ok((code, text))
+}
+
+/// Where code comes from, by what the code generator says about it, ascending.
+fn places(lines: &Lines, locations: &[MachSrcLoc<Final>]) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut put = |code, row| {
+        // What is empty counts for nothing.
+        if places.last().is_some_and(|last| last.code == code) {
+            places.pop();
+        }
+        if places.last().is_none_or(|last| last.row != row) {
+            places.push(Place { code, row });
+        }
+    };
+    let mut end = 0;
+    for location in locations {
+        if location.start > end {
+            put(end, UNKNOWN);
+        }
+        let known = (location.loc != SourceLoc::default()).then(|| lines.find(location.loc.bits())).flatten();
+        put(location.start, known.unwrap_or(UNKNOWN));
+        end = location.end;
+    }
+    put(end, UNKNOWN);
+    places
 }
 
 /// What a relocation refers to. The kinds that are not distances in the text do not occur in our code.

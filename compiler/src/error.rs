@@ -99,6 +99,9 @@ pub enum Error {
         /// What is missing.
         message: String,
     },
+    /// The DWARF of the artifact cannot be written.
+    #[error("cannot write the artifact's debugging information: {0}; compile without it")]
+    Debug(String),
     /// The metadata cannot be encoded.
     #[error("cannot encode the artifact's metadata: {0}")]
     Metadata(postcard::Error),

@@ -27,6 +27,7 @@
 pub mod artifact;
 mod build;
 mod codegen;
+mod debug;
 mod error;
 mod features;
 mod handlers;
@@ -44,7 +45,7 @@ mod types;
 pub use artifact::{Artifact, ArtifactError, Frame, Metadata, RawModule, metadata};
 pub use codegen::Listing;
 pub use error::Error;
-pub use options::{Caps, CodeOptions, OptLevel, Options, TargetCpu};
+pub use options::{Caps, CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
 

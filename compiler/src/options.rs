@@ -1,5 +1,8 @@
 //! What a caller may choose about a compilation.
 
+use std::fmt;
+use std::str::FromStr;
+
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use ipc::layout;
@@ -19,6 +22,49 @@ pub enum OptLevel {
     /// Fast code, with smaller code preferred.
     SpeedAndSize,
 }
+
+impl FromStr for OptLevel {
+    type Err = UnknownChoice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownChoice> {
+        let all = [OptLevel::None, OptLevel::Speed, OptLevel::SpeedAndSize];
+        all.into_iter()
+            .find(|level| level.setting() == text)
+            .ok_or(UnknownChoice("none, speed or speed_and_size"))
+    }
+}
+
+impl fmt::Display for OptLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.setting())
+    }
+}
+
+impl FromStr for TargetCpu {
+    type Err = UnknownChoice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownChoice> {
+        match text {
+            "baseline" => Ok(TargetCpu::Baseline),
+            "native" => Ok(TargetCpu::Native),
+            _ => Err(UnknownChoice("baseline or native")),
+        }
+    }
+}
+
+impl fmt::Display for TargetCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TargetCpu::Baseline => "baseline",
+            TargetCpu::Native => "native",
+        })
+    }
+}
+
+/// A text that names no choice of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct UnknownChoice(&'static str);
 
 impl OptLevel {
     fn setting(self) -> &'static str {

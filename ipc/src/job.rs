@@ -58,6 +58,8 @@ pub struct JobHeader {
     pub data_limit: u64,
     /// Bytes that all linear memories together may have.
     pub memory_limit: u64,
+    /// What the code may execute, if it was compiled with fuel: units, at most `i64::MAX`.
+    pub fuel: u64,
     /// `RLIMIT_CPU`, in seconds; 0 leaves it unlimited. At the limit the kernel sends SIGXCPU.
     pub cpu_limit: u64,
     /// Code address of the module's start function; 0 for none.
@@ -151,6 +153,8 @@ pub struct ExitRecord {
     pub refused_grows: u64,
     /// Host calls answered inside the instance.
     pub local_calls: u64,
+    /// Fuel that was left; below zero when more was used than there was.
+    pub fuel_left: i64,
     /// How many return addresses follow.
     pub backtrace_len: u64,
     /// Return addresses, innermost first, without `pc`.

@@ -438,6 +438,8 @@ pub struct LimitsRequest {
     pub memory: Option<u64>,
     /// Wall-clock time in nanoseconds.
     pub wall_time_ns: Option<u64>,
+    /// Fuel: what the guest may execute. A module that comes with the request is compiled so that it counts.
+    pub fuel: Option<u64>,
 }
 
 /// What the daemon answers.
@@ -606,7 +608,7 @@ mod tests {
                 guest_path: "/".into(),
                 read_only: true,
             }],
-            limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None },
+            limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None, fuel: Some(9) },
             tenant: None,
         })
     }
@@ -637,7 +639,13 @@ mod tests {
             Value::FuncRef(true),
             Value::ExternRef(Some(5)),
         ];
-        let frame = Frame { function: 3, name: Some("f".into()), offset: Some(77) };
+        let frame = Frame {
+            function: 3,
+            name: Some("f".into()),
+            offset: Some(77),
+            file: Some("a.c".into()),
+            line: Some(3),
+        };
         for outcome in [
             Outcome::Exited { code: 3, results: values },
             Outcome::Trapped(Trap { message: "unreachable".into(), backtrace: vec![frame] }),

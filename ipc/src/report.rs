@@ -65,6 +65,10 @@ pub struct Frame {
     pub name: Option<String>,
     /// Byte offset in the module, if known.
     pub offset: Option<u32>,
+    /// Path of the source file, if the artifact carries source lines.
+    pub file: Option<String>,
+    /// Line in it, from 1.
+    pub line: Option<u32>,
 }
 
 /// Something that the second wall refused.
@@ -149,6 +153,8 @@ pub struct Usage {
     pub local_host_calls: u64,
     /// Bytes written to stdout and stderr.
     pub output_bytes: u64,
+    /// Fuel, by the instance's word; `None` for code that does not count it, and for an instance that was killed.
+    pub fuel: Option<u64>,
 }
 
 /// The report of a job.

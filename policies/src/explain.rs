@@ -71,6 +71,7 @@ impl Policy {
         writeln!(out, "  stack       {}", format_size(limits.stack))?;
         writeln!(out, "  output      {}", limits.output.map_or_else(unlimited, format_size))?;
         writeln!(out, "  host calls  {}", limits.host_calls.map_or_else(unlimited, |n| n.to_string()))?;
+        writeln!(out, "  fuel        {}", limits.fuel.map_or_else(unlimited, |n| n.to_string()))?;
         writeln!(out, "  open files  {}", limits.open_files)?;
 
         let wasi = self.wasi();

@@ -47,8 +47,17 @@ pub(crate) const SECCOMP: &[&str] = &["default_action", "deny", "allow"];
 pub(crate) const LANDLOCK: &[&str] = &["enabled"];
 pub(crate) const SPECULATION: &[&str] =
     &["indirect_branch", "store_bypass", "core_scheduling", "timestamp_counter", "code_sharing"];
-pub(crate) const LIMITS: &[&str] =
-    &["memory", "memory_exceeded", "wall_time", "cpu_time", "stack", "output", "host_calls", "open_files"];
+pub(crate) const LIMITS: &[&str] = &[
+    "memory",
+    "memory_exceeded",
+    "wall_time",
+    "cpu_time",
+    "stack",
+    "output",
+    "host_calls",
+    "fuel",
+    "open_files",
+];
 pub(crate) const WASI: &[&str] =
     &["filesystem", "clocks", "clock_resolution", "random", "stdio", "args", "env"];
 pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny"];
@@ -316,6 +325,13 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
             limits.host_calls.map_or("unlimited".to_owned(), |n| n.to_string())
         })?;
         limits.host_calls = new;
+    }
+    if let Some(value) = table.get("fuel") {
+        let new = unless_unlimited(&value, count)?;
+        guard.check(&value, widens(new, limits.fuel), || {
+            limits.fuel.map_or("unlimited".to_owned(), |n| n.to_string())
+        })?;
+        limits.fuel = new;
     }
     if let Some(value) = table.get("open_files") {
         let range = || format!("3 to {OPEN_FILES_MAX}");

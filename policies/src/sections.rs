@@ -44,6 +44,8 @@ pub struct Limits {
     pub output: Option<u64>,
     /// Host calls over the ring.
     pub host_calls: Option<u64>,
+    /// Fuel: what the guest may execute.
+    pub fuel: Option<u64>,
     /// Descriptors of the guest (stdio, preopened directories, opened files) at one time.
     pub open_files: u32,
 }
@@ -150,6 +152,7 @@ impl Sections {
                 stack: 0,
                 output: Some(0),
                 host_calls: Some(0),
+                fuel: Some(0),
                 open_files: 0,
             },
             wasi: Wasi {

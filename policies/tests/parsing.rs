@@ -30,7 +30,7 @@ fn the_default_profile() {
     let limits = policy.limits();
     assert_eq!(limits.memory, 4 << 30);
     assert_eq!(limits.memory_exceeded, MemoryExceeded::Fail);
-    assert_eq!((limits.wall_time, limits.cpu_time, limits.host_calls), (None, None, None));
+    assert_eq!((limits.wall_time, limits.cpu_time, limits.host_calls, limits.fuel), (None, None, None, None));
     assert_eq!((limits.stack, limits.output, limits.open_files), (8 << 20, Some(256 << 20), 256));
     assert_eq!(policy.wasi().filesystem, Filesystem::ReadWrite);
     assert_eq!(policy.seccomp().default_action, DefaultAction::Trap);
@@ -81,6 +81,7 @@ tests"""
         stack = 65536
         output = 1000
         host_calls = 5
+        fuel = 1000000
         open_files = 3
         [wasi]
         filesystem = "read-only"
@@ -100,6 +101,7 @@ tests"""
         (limits.stack, limits.output, limits.host_calls, limits.open_files),
         (65536, Some(1000), Some(5), 3)
     );
+    assert_eq!(limits.fuel, Some(1_000_000));
     assert_eq!(policy.wasi().clock_resolution, Duration::from_millis(1));
     assert!(policy.wasi().clocks && policy.wasi().stdio);
     for (function, allowed) in [

@@ -4,7 +4,7 @@ use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET};
 use ipc::layout::{RING_BASE, STACK_TOP};
 use linux_raw_sys::general::__NR_exit_group;
 
-use crate::{arch, growth, session, state};
+use crate::{arch, fuel, growth, session, state};
 
 /// Runs the job to its end. The call gate is gone already: nothing from here on can map, fork or open.
 ///
@@ -14,6 +14,7 @@ use crate::{arch, growth, session, state};
 pub unsafe fn run(job: &JobHeader) -> ! {
     state::with(|s| s.job = *job);
     growth::start(job.memory_limit, job.initial_memory);
+    fuel::start(job.fuel);
     if job.flags & ipc::job::job_flags::SESSION != 0 {
         // SAFETY: by the contract, which is that of the commands to come too.
         unsafe { session::run() }
@@ -42,12 +43,13 @@ pub(crate) fn record() -> *mut ExitRecord {
 /// Writes what every end has in common.
 pub(crate) fn record_usage() {
     let (memory_bytes, refused_grows) = growth::usage();
-    let local_calls = state::local_calls();
+    let (local_calls, fuel_left) = (state::local_calls(), fuel::left());
     // SAFETY: the exit record is part of the mapped ring.
     unsafe {
         (*record()).memory_bytes = memory_bytes;
         (*record()).refused_grows = refused_grows;
         (*record()).local_calls = local_calls;
+        (*record()).fuel_left = fuel_left;
     }
 }
 

@@ -12,6 +12,7 @@
 //! * [`ring_client`]: submit, wait.
 //! * [`exceptions`]: the arena of exceptions, and the way from a throw to its handler.
 //! * [`session`]: several calls on one instance, by the supervisor's command.
+//! * [`fuel`]: the counter that code compiled with fuel counts down.
 //! * [`growth`]: `memory.grow`, `table.grow`, and the bulk builtins.
 //! * [`signals`]: faults and refused system calls.
 //! * [`arch`]: everything that depends on the processor.
@@ -20,6 +21,7 @@
 pub mod arch;
 pub mod entry;
 pub mod exceptions;
+pub mod fuel;
 pub mod growth;
 pub mod guest_memory;
 pub mod host_call;

@@ -33,6 +33,7 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
         flags: 0,
         data_limit: 0,
         memory_limit: 0,
+        fuel: 0,
         cpu_limit: 0,
         start_code: 0,
         start_trampoline: 0,

@@ -164,6 +164,9 @@ pub enum Error {
         /// Which.
         index: usize,
     },
+    /// The job limits fuel, but the code does not count it.
+    #[error("the job limits fuel, but the module was compiled without counting it; compile it with --fuel")]
+    FuelNotCounted,
     /// A WASI set-up problem.
     #[error(transparent)]
     Wasi(#[from] crate::wasi::WasiError),

@@ -41,6 +41,15 @@ pub struct JobLimits {
     pub memory: Option<u64>,
     /// Wall-clock time.
     pub wall_time: Option<Duration>,
+    /// Fuel: what the guest may execute. The module must have been compiled with [`compiler::Options::fuel`].
+    pub fuel: Option<u64>,
+}
+
+impl JobLimits {
+    /// Whether a job with these limits under this policy needs code that counts fuel.
+    pub fn count_fuel(&self, policy: &Policy) -> bool {
+        self.fuel.is_some() || policy.limits().fuel.is_some()
+    }
 }
 
 /// One job.

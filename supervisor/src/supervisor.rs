@@ -48,6 +48,7 @@ enum Found {
 struct ToCompile {
     name: EntryName,
     bytes: Vec<u8>,
+    options: compiler::Options,
     /// Why the cache could not be asked.
     problem: Option<String>,
 }
@@ -130,8 +131,18 @@ impl Supervisor {
     /// time as there are shards (at least 2); further ones wait, but not those that need no compiling. Dropping the
     /// future drops the result, not the work.
     pub async fn load(&self, source: ModuleSource) -> Result<Module, Error> {
+        self.load_with(source, self.compile_options()).await
+    }
+
+    /// How [`Self::load`] compiles: the options of the configuration.
+    pub fn compile_options(&self) -> compiler::Options {
+        self.0.config.compile
+    }
+
+    /// Like [`Self::load`] with other options for the compiler. An artifact is taken as it is.
+    pub async fn load_with(&self, source: ModuleSource, options: compiler::Options) -> Result<Module, Error> {
         let inner = Arc::clone(&self.0);
-        match on_thread(move || inner.find(source)).await?? {
+        match on_thread(move || inner.find(source, options)).await?? {
             Found::Module(module) => Ok(module),
             Found::ToCompile(todo) => {
                 let inner = Arc::clone(&self.0);
@@ -202,9 +213,9 @@ impl Inner {
     }
 
     /// Looks for a module among those in memory and in the cache. An artifact needs no more than a check.
-    fn find(&self, source: ModuleSource) -> Result<Found, Error> {
+    fn find(&self, source: ModuleSource, options: compiler::Options) -> Result<Found, Error> {
         let fingerprint = match source {
-            ModuleSource::Wasm(_) => self.config.compile.fingerprint()?,
+            ModuleSource::Wasm(_) => options.fingerprint()?,
             // Its bytes say all.
             ModuleSource::Artifact(_) => Vec::new(),
         };
@@ -230,7 +241,7 @@ impl Inner {
                     Some(Err(error)) => Some(error.to_string()),
                     None => self.cache_problem.clone(),
                 };
-                return Ok(Found::ToCompile(ToCompile { name, bytes, problem }));
+                return Ok(Found::ToCompile(ToCompile { name, bytes, options, problem }));
             }
         };
         self.loaded().put(name, &module);
@@ -239,11 +250,11 @@ impl Inner {
 
     /// Compiles a module and keeps it. Somebody else may have done so while this waited for its turn.
     fn compile(&self, todo: ToCompile) -> Result<Module, Error> {
-        let ToCompile { name, bytes, problem } = todo;
+        let ToCompile { name, bytes, options, problem } = todo;
         if let Some(module) = self.loaded().get(name) {
             return Ok(module);
         }
-        let image = self.compiler.compile(&bytes)?;
+        let image = self.compiler.compile(&bytes, options)?;
         // Nothing that the worker wrote is kept or used before it is checked.
         let module = Module::new(image, false, None).map_err(|error| match error {
             Error::Artifact(source) => Error::CompilerOutput { source },

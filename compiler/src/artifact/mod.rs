@@ -23,11 +23,12 @@ pub use error::ArtifactError;
 pub use metadata::Metadata;
 pub use raw::RawModule;
 
+use crate::debug::section;
 use crate::sites;
 use crate::trap::TrapKind;
 use elf::Headers;
 use metadata::ExportItem;
-use write::{META_SECTION, SITES_SECTION};
+use write::{LINES_SECTION, META_SECTION, SITES_SECTION};
 
 /// Longest function name that is reported, in bytes.
 const NAME_MAX: usize = 1024;
@@ -41,6 +42,8 @@ pub struct Artifact<B> {
     symbols: Range<usize>,
     strings: Range<usize>,
     sites: Range<usize>,
+    /// Empty in an artifact without source lines.
+    lines: Range<usize>,
 }
 
 /// Where in the module an address of the code is.
@@ -53,6 +56,8 @@ pub struct Frame {
     /// Byte offset in the module of the operator; where the table of sites has none for the address, of the closest one
     /// before it in the function's code, else of the function's body.
     pub wasm_offset: u32,
+    /// Path of the source file and the line in it, from 1, if the artifact says so.
+    pub source: Option<(String, u32)>,
 }
 
 impl<B: AsRef<[u8]>> Artifact<B> {
@@ -78,7 +83,8 @@ impl<B: AsRef<[u8]>> Artifact<B> {
             return Err(ArtifactError::Sites);
         }
         let (symbols, strings) = (headers.section(".symtab")?, headers.section(".strtab")?);
-        Ok(Artifact { metadata, symbols, strings, sites, bytes })
+        let lines = headers.section(LINES_SECTION).unwrap_or_default();
+        Ok(Artifact { metadata, symbols, strings, sites, lines, bytes })
     }
 
     /// The bytes, as they are to be mapped.
@@ -131,6 +137,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
             function: found.function,
             name: name.unwrap_or_else(|| format!("wasm-function[{}]", found.function)),
             wasm_offset: found.wasm,
+            source: section::Table::parse(self.section(&self.lines)).and_then(|table| table.find(found.wasm)),
         })
     }
 

@@ -110,6 +110,7 @@ impl RawModule {
             symbols: symbols(&text, std::iter::once("native code".to_owned())),
             metadata: metadata::encode(&metadata)?,
             sites: site_table.finish(self.code.len() as u32),
+            debug: Vec::new(),
         };
         image.write(Caps::default().image_bytes)
     }

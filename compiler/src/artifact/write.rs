@@ -23,6 +23,9 @@ pub(crate) const META_SECTION: &str = ".sandbox.meta";
 /// Name of the section with the table of [`crate::sites`].
 pub(crate) const SITES_SECTION: &str = ".sandbox.sites";
 
+/// Name of the section with the table of [`crate::debug::section`].
+pub(crate) const LINES_SECTION: &str = ".sandbox.lines";
+
 /// Who may do what with a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -82,6 +85,8 @@ pub(crate) struct Image<'a> {
     pub metadata: Vec<u8>,
     /// Encoded [`crate::sites`].
     pub sites: Vec<u8>,
+    /// Further sections that are not loaded: about source lines.
+    pub debug: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// A section that is not loaded.
@@ -97,7 +102,6 @@ struct Section<'a> {
 /// Indices of section headers.
 const TEXT_INDEX: u16 = 1;
 const STRTAB_INDEX: u32 = 4;
-const SHSTRTAB_INDEX: u16 = 7;
 
 impl Image<'_> {
     /// The bytes of the artifact. Fails when they would exceed `cap`, before they are allocated.
@@ -140,6 +144,14 @@ impl Image<'_> {
                 entry: 0,
             },
         ];
+        sections.extend(self.debug.iter().map(|(name, bytes)| Section {
+            name,
+            kind: elf::SHT_PROGBITS,
+            bytes,
+            link: 0,
+            info: 0,
+            entry: 0,
+        }));
         let mut name_offset = |name: &str| {
             let offset = section_names.len() as u32;
             section_names.extend_from_slice(name.as_bytes());
@@ -249,6 +261,7 @@ impl Image<'_> {
     }
 }
 
+/// The header; the names of the sections are in the last one.
 fn file_header(segments: u16, headers_offset: u64, headers: u16) -> elf::FileHeader64<LittleEndian> {
     elf::FileHeader64 {
         e_ident: elf::Ident {
@@ -272,7 +285,7 @@ fn file_header(segments: u16, headers_offset: u64, headers: u16) -> elf::FileHea
         e_phnum: U16::new(LE, segments),
         e_shentsize: U16::new(LE, size_of::<elf::SectionHeader64<LittleEndian>>() as u16),
         e_shnum: U16::new(LE, headers),
-        e_shstrndx: U16::new(LE, SHSTRTAB_INDEX),
+        e_shstrndx: U16::new(LE, headers.saturating_sub(1)),
     }
 }
 

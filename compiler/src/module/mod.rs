@@ -13,6 +13,7 @@ use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
 pub(crate) use constant::Constant;
 
+use crate::debug;
 use crate::types::{FuncType, ValType};
 
 /// Stands for the null reference among the items of an element segment.
@@ -41,6 +42,10 @@ pub(crate) struct Module<'a> {
     pub bodies: Vec<Body<'a>>,
     /// Function names from the name section, by function index; empty where there is none.
     pub names: Vec<&'a str>,
+    /// Sections of DWARF.
+    pub dwarf: debug::read::Sections<'a>,
+    /// Byte offset of the contents of the code section, from which DWARF counts.
+    pub code_start: u32,
 }
 
 /// A function that is still to be validated and translated.

@@ -11,6 +11,7 @@ use wasmparser::{
 
 use super::constant::{self, Constant};
 use super::{Data, Element, Export, ExportKind, Global, Memory, Module, NULL_ITEM, SegmentMode, Table};
+use crate::debug::read::Sections;
 use crate::error::check_cap;
 use crate::features;
 use crate::types::{FuncType, ValType};
@@ -46,6 +47,8 @@ impl<'a> Module<'a> {
             data: Vec::new(),
             bodies: Vec::new(),
             names: Vec::new(),
+            dwarf: Sections::default(),
+            code_start: 0,
         };
         let mut names = None;
         let mut validator = Validator::new_with_features(features::SUPPORTED);
@@ -56,8 +59,9 @@ impl<'a> Module<'a> {
                 module.bodies.push((function, body));
             }
             if let Payload::CustomSection(section) = &payload {
-                if let KnownCustom::Name(reader) = section.as_known() {
-                    names = Some(reader);
+                match section.as_known() {
+                    KnownCustom::Name(reader) => names = Some(reader),
+                    _ => module.dwarf.take(section.name(), section.data()),
                 }
             } else {
                 let are_types = matches!(payload, Payload::TypeSection(_));
@@ -153,6 +157,7 @@ impl<'a> Module<'a> {
                     self.tags.push(tag.map_err(invalid)?.func_type_idx);
                 }
             }
+            Payload::CodeSectionStart { range, .. } => self.code_start = range.start as u32,
             Payload::StartSection { func, .. } => self.start = Some(func),
             Payload::ElementSection(reader) => {
                 let globals = self.global_values();

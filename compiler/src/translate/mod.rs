@@ -51,6 +51,8 @@ pub(crate) struct Environment<'m> {
     pub isa: &'m dyn TargetIsa,
     pub caps: &'m crate::Caps,
     pub options: crate::CodeOptions,
+    /// Source lines, if they are wanted.
+    pub lines: Option<&'m crate::debug::Lines>,
 }
 
 /// Why a body was not translated.

@@ -57,7 +57,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Compiles modules in workers.
 #[derive(Debug)]
 pub(crate) struct Compiler {
-    options: compiler::Options,
     limits: CompileLimits,
     sandbox_id: u32,
     zygote: Mutex<Option<Zygote>>,
@@ -96,18 +95,20 @@ fn died(detail: String) -> Error {
     Error::CompileZygoteDied { detail }
 }
 
+fn too_large(image_cap: u64) -> Error {
+    Error::CompileLimit {
+        what: "an artifact size",
+        limit: policies::format_size(image_cap),
+        key: "Config.compile.caps.image_bytes",
+    }
+}
+
 impl Compiler {
     /// Starts nothing yet.
     pub(crate) fn new(config: &Config) -> Self {
         // Keeps the linker from leaving the zygote's entry point out of programs that contain this library.
         std::hint::black_box(&raw const zygote::BEFORE_MAIN);
-        let mut options = config.compile;
-        if options.threads == 0 {
-            // The worker has no file system to find out in.
-            options.threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        }
         Self {
-            options,
             limits: config.compile_limits,
             sandbox_id: config.sandbox_id,
             zygote: Mutex::new(None),
@@ -117,12 +118,16 @@ impl Compiler {
     }
 
     /// Compiles a module, binary or text, to a sealed image. The image is what the worker wrote: not checked yet.
-    pub(crate) fn compile(&self, module: &[u8]) -> Result<Image, Error> {
+    pub(crate) fn compile(&self, module: &[u8], mut options: compiler::Options) -> Result<Image, Error> {
+        if options.threads == 0 {
+            // The worker has no file system to find out in.
+            options.threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        }
         let input = Image::from_bytes(module)?;
-        match self.attempt(&input, module.len()) {
+        match self.attempt(&input, module.len(), options) {
             Ok(image) => Ok(image),
             Err(Failure::Error(error)) => Err(error),
-            Err(Failure::BeforeFork(_)) => match self.attempt(&input, module.len()) {
+            Err(Failure::BeforeFork(_)) => match self.attempt(&input, module.len(), options) {
                 Ok(image) => Ok(image),
                 Err(Failure::Error(error)) => Err(error),
                 Err(Failure::BeforeFork(detail)) => Err(died(detail)),
@@ -130,14 +135,19 @@ impl Compiler {
         }
     }
 
-    fn attempt(&self, input: &Image, input_bytes: usize) -> Result<Image, Failure> {
+    fn attempt(
+        &self,
+        input: &Image,
+        input_bytes: usize,
+        options: compiler::Options,
+    ) -> Result<Image, Failure> {
         let request = Request {
             input_bytes: input_bytes as u64,
-            options: self.options,
+            options,
             limits: WorkerLimits {
                 memory: self.limits.memory,
                 cpu_seconds: self.limits.cpu_time.as_secs().max(1),
-                output_bytes: self.options.caps.image_bytes.max(ANSWER_MAX as u64),
+                output_bytes: options.caps.image_bytes.max(ANSWER_MAX as u64),
             },
             #[cfg(test)]
             hook: *self.hook.lock().unwrap_or_else(PoisonError::into_inner),
@@ -172,7 +182,7 @@ impl Compiler {
             Err(error) => return Err(before_fork(error)),
         };
         let (exited, timed_out) = self.wait(zygote, &replies, &worker)?;
-        Ok(self.verdict(&exited, timed_out, output, messages)?)
+        Ok(self.verdict(&exited, timed_out, options.caps.image_bytes, output, messages)?)
     }
 
     /// A zygote that does not answer as it should is replaced.
@@ -205,6 +215,7 @@ impl Compiler {
         &self,
         exited: &Reply,
         timed_out: bool,
+        image_cap: u64,
         mut output: File,
         mut messages: File,
     ) -> Result<Image, Error> {
@@ -240,10 +251,9 @@ impl Compiler {
         match exit {
             status::ARTIFACT => {
                 let bytes = output.metadata().map_err(system("examine an artifact's memory file"))?.len();
-                let cap = self.options.caps.image_bytes;
                 match usize::try_from(bytes) {
-                    Ok(length) if bytes <= cap => Image::seal(output, length),
-                    _ => Err(self.too_large()),
+                    Ok(length) if bytes <= image_cap => Image::seal(output, length),
+                    _ => Err(too_large(image_cap)),
                 }
             }
             status::ANSWER => match answer(&mut output)? {
@@ -253,7 +263,7 @@ impl Compiler {
                 Some(Answer::Step { step, errno }) => Err(step_error(step, errno)),
                 None => crashed(String::from("gave no answer that makes sense")),
             },
-            status::TOO_LARGE => Err(self.too_large()),
+            status::TOO_LARGE => Err(too_large(image_cap)),
             status::PANIC => crashed(format!("panicked: {}", text(&mut messages)?)),
             status::ABORT => {
                 let text = text(&mut messages)?;
@@ -267,14 +277,6 @@ impl Compiler {
                 crashed(format!("aborted: {text}"))
             }
             other => crashed(format!("ended with status {other}")),
-        }
-    }
-
-    fn too_large(&self) -> Error {
-        Error::CompileLimit {
-            what: "an artifact size",
-            limit: policies::format_size(self.options.caps.image_bytes),
-            key: "Config.compile.caps.image_bytes",
         }
     }
 

@@ -101,27 +101,36 @@ fn with(limits: CompileLimits) -> Compiler {
 
 fn hooked(compiler: &Compiler, hook: Hook) -> String {
     *compiler.hook.lock().unwrap() = Some(hook);
-    let error = compiler.compile(MODULE).expect_err("the hook does not compile").to_string();
+    let error = compiler
+        .compile(MODULE, compiler::Options::default())
+        .expect_err("the hook does not compile")
+        .to_string();
     *compiler.hook.lock().unwrap() = None;
     error
 }
 
 fn works(compiler: &Compiler) {
-    let image = compiler.compile(MODULE).expect("an honest worker");
+    let image = compiler.compile(MODULE, compiler::Options::default()).expect("an honest worker");
     compiler::Artifact::parse(image.view().expect("a view")).expect("an artifact");
 }
 
 #[test]
 fn a_worker_compiles_what_the_compiler_compiles() {
     let compiler = with(CompileLimits::default());
-    let image = compiler.compile(MODULE).expect("compiles");
+    let image = compiler.compile(MODULE, compiler::Options::default()).expect("compiles");
     let wasm = compiler::parse_text(MODULE).expect("parses");
     let expected = compiler::compile(&wasm, &compiler::Options::default()).expect("compiles");
     assert!(image.view().expect("a view").as_ref() == expected);
-    let refused = compiler.compile(b"(module (func unknown))").expect_err("refused").to_string();
+    let refused = compiler
+        .compile(b"(module (func unknown))", compiler::Options::default())
+        .expect_err("refused")
+        .to_string();
     let expected = compiler::parse_text(b"(module (func unknown))").expect_err("refused").to_string();
     assert_eq!(refused, format!("module refused: {expected}"));
-    let refused = compiler.compile(b"\0asm\x01\0\0\0\x07").expect_err("refused").to_string();
+    let refused = compiler
+        .compile(b"\0asm\x01\0\0\0\x07", compiler::Options::default())
+        .expect_err("refused")
+        .to_string();
     assert!(refused.starts_with("module refused: invalid WebAssembly module"), "{refused}");
 }
 
@@ -144,18 +153,20 @@ fn a_worker_that_ends_badly_costs_one_error() {
 
 #[test]
 fn what_a_worker_writes_is_bounded_and_checked() {
-    let mut compiler = with(CompileLimits::default());
+    let compiler = with(CompileLimits::default());
     *compiler.hook.lock().unwrap() = Some(Hook::Garbage(4096));
-    let image = compiler.compile(MODULE).expect("an image that nobody has checked");
+    let image =
+        compiler.compile(MODULE, compiler::Options::default()).expect("an image that nobody has checked");
     assert!(compiler::Artifact::parse(image.view().expect("a view")).is_err());
     let descriptor = image.as_fd().try_clone_to_owned().expect("a copy");
     let mut file = File::from(descriptor);
     assert!(std::io::Write::write_all(&mut file, b"x").is_err(), "sealed");
 
     // What it writes beyond the limit never arrives.
-    compiler.options.caps.image_bytes = 1 << 20;
+    let mut options = compiler::Options::default();
+    options.caps.image_bytes = 1 << 20;
     *compiler.hook.lock().unwrap() = Some(Hook::Garbage(64 << 20));
-    let image = compiler.compile(MODULE).expect("an image");
+    let image = compiler.compile(MODULE, options).expect("an image");
     assert_eq!(image.view().expect("a view").as_ref().len(), 1 << 20);
     *compiler.hook.lock().unwrap() = None;
     works(&compiler);
@@ -201,7 +212,8 @@ fn a_dead_zygote_is_replaced() {
     works(&compiler);
     *compiler.hook.lock().unwrap() = Some(Hook::Hang);
     let error = std::thread::scope(|scope| {
-        let lost = scope.spawn(|| compiler.compile(MODULE).expect_err("lost").to_string());
+        let lost = scope
+            .spawn(|| compiler.compile(MODULE, compiler::Options::default()).expect_err("lost").to_string());
         let zygote = compiler.locked().as_ref().expect("it runs").process.id();
         let children = format!("/proc/{zygote}/task/{zygote}/children");
         while std::fs::read_to_string(&children).expect("readable").trim().is_empty() {

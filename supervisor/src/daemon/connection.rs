@@ -127,7 +127,7 @@ impl Connection<'_> {
                         let message = format!("a connection may have {MODULES_MAX} modules loaded");
                         Err(ErrorReply::new(ErrorKind::Module, message))
                     } else {
-                        match attend(channel, request::load(file, format, self.shared), None).await? {
+                        match attend(channel, request::load(file, format, false, self.shared), None).await? {
                             Some(module) => module.map(|m| Response::Loaded(self.keep(m))),
                             None => return Ok(()),
                         }

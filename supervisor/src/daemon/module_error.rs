@@ -44,6 +44,7 @@ pub fn concerns_module(error: &Error) -> bool {
             | Error::WrongArguments { .. }
             | Error::UnsupportedSignature { .. }
             | Error::HostCallNotGranted { .. }
+            | Error::FuelNotCounted
     )
 }
 

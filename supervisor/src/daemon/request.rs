@@ -119,11 +119,18 @@ pub(super) async fn job(
         return Err(RequestError::StringsTooLong(strings).into());
     }
     let policy = policy(&request.policy, shared)?;
+    let limits = JobLimits {
+        memory: request.limits.memory,
+        wall_time: request.limits.wall_time_ns.map(Duration::from_nanos),
+        fuel: request.limits.fuel,
+    };
     let module = match (request.module, module_file) {
         (ModuleRef::Loaded(ModuleId(id)), _) => {
             modules.get(&id).cloned().ok_or(RequestError::NoSuchModule(id))?
         }
-        (ModuleRef::Given(source), Some(file)) => load(file, source.format, shared).await?,
+        (ModuleRef::Given(source), Some(file)) => {
+            load(file, source.format, limits.count_fuel(&policy), shared).await?
+        }
         (ModuleRef::Given(_), None) => {
             return Err(ErrorReply::new(ErrorKind::Internal, "the module's descriptor is lost"));
         }
@@ -135,15 +142,16 @@ pub(super) async fn job(
             invoke::entry(&module, &name, &args).map_err(|e| ErrorReply::new(ErrorKind::Module, e))?
         }
     };
-    let limits = JobLimits {
-        memory: request.limits.memory,
-        wall_time: request.limits.wall_time_ns.map(Duration::from_nanos),
-    };
     Ok(Job { module, entry, policy, args: request.args, env: request.env, stdio, preopens, limits, tenant })
 }
 
-/// Reads and loads a module.
-pub(super) async fn load(file: OwnedFd, format: ModuleFormat, shared: &Shared) -> Result<Module, ErrorReply> {
+/// Reads and loads a module. With `count_fuel` its code counts fuel, whatever the daemon's own options are.
+pub(super) async fn load(
+    file: OwnedFd,
+    format: ModuleFormat,
+    count_fuel: bool,
+    shared: &Shared,
+) -> Result<Module, ErrorReply> {
     // Before the file is read: modules that wait to be compiled must not fill the memory.
     let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
     // The file may lie on a slow or hostile file system, and this thread serves everybody.
@@ -157,7 +165,9 @@ pub(super) async fn load(file: OwnedFd, format: ModuleFormat, shared: &Shared) -
         },
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let loaded = shared.supervisor.load(source).await;
+    let mut options = shared.supervisor.compile_options();
+    options.fuel |= count_fuel;
+    let loaded = shared.supervisor.load_with(source, options).await;
     loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, module_error::message(&e)))
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, job_flags};
+use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, job_flags};
 use ipc::layout::STACK_TOP;
 use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
 use policies::Filesystem;
@@ -43,6 +43,9 @@ const FREE_DATA: u64 = 32 << 20;
 
 /// Largest count that is taken over from an instance's own word: what every reader of a report can represent.
 const BELIEVED_MAX: u64 = 1 << 53;
+
+/// Most fuel that a job can have: what the counter holds. Nothing executes as much.
+const FUEL_MAX: u64 = i64::MAX as u64;
 
 /// Kills the process behind a pidfd.
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
@@ -85,6 +88,7 @@ struct Limits {
     cpu_seconds: u64,
     stack: u64,
     calls: Option<u64>,
+    fuel: Option<u64>,
 }
 
 impl Limits {
@@ -97,6 +101,7 @@ impl Limits {
             cpu_seconds: policy.cpu_time.map_or(0, |t| t.as_secs_f64().ceil().max(1.0) as u64),
             stack: policy.stack,
             calls: policy.host_calls,
+            fuel: [job.limits.fuel, policy.fuel].into_iter().flatten().min(),
         }
     }
 }
@@ -137,6 +142,10 @@ pub(crate) async fn run(
         Some(_) => EntryPoint::none(),
     };
     let metadata = module.artifact().metadata();
+    if limits.fuel.is_some() && !metadata.options.fuel {
+        return Err(Error::FuelNotCounted);
+    }
+    let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let policy = job.policy.name().to_owned();
     let report = |outcome, usage| Report {
         outcome,
@@ -186,6 +195,7 @@ pub(crate) async fn run(
             | if session.is_some() { job_flags::SESSION } else { 0 },
         data_limit: other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA),
         memory_limit: limits.memory,
+        fuel,
         cpu_limit: limits.cpu_seconds,
         start_code: entry.start.map_or(0, |e| e.code),
         start_trampoline: entry.start.map_or(0, |e| e.trampoline),
@@ -270,6 +280,7 @@ pub(crate) async fn run(
         host_calls: calls.get(),
         local_host_calls: record.local_calls.min(BELIEVED_MAX),
         output_bytes: wasi.output_bytes(),
+        fuel: metadata.options.fuel.then(|| fuel_used(fuel, &record)).flatten(),
     };
     let outcome = outcome::outcome(Evidence {
         ending,
@@ -284,6 +295,13 @@ pub(crate) async fn run(
         results,
     });
     Ok(report(outcome, usage))
+}
+
+/// Fuel that was used, by the word of the instance; `None` when it left no record.
+fn fuel_used(given: u64, record: &ExitRecord) -> Option<u64> {
+    let used = i128::from(given) - i128::from(record.fuel_left);
+    let used = used.clamp(0, i128::from(BELIEVED_MAX)) as u64;
+    (record.kind != exit_kind::NONE).then_some(used)
 }
 
 /// Ends at the limit after `started`; never without one.

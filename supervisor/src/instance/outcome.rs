@@ -184,10 +184,10 @@ fn backtrace(record: &ExitRecord, module: &Module) -> Vec<Frame> {
     std::iter::once(artifact.symbolize(record.pc))
         .chain(callers)
         .flatten()
-        .map(|frame| Frame {
-            function: frame.function,
-            name: Some(frame.name),
-            offset: Some(frame.wasm_offset),
+        .map(|frame| {
+            let (file, line) = frame.source.unzip();
+            let (name, offset) = (Some(frame.name), Some(frame.wasm_offset));
+            Frame { function: frame.function, name, offset, file, line }
         })
         .collect()
 }

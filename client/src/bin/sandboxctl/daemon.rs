@@ -39,6 +39,7 @@ pub async fn run(mut client: Client, plan: Plan, interrupts: &mut Interrupts) ->
         directories: plan.directories,
         limits: LimitsRequest {
             memory: plan.memory,
+            fuel: plan.fuel,
             wall_time_ns: plan.wall_time.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)),
         },
         tenant: None,

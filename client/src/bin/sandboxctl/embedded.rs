@@ -36,9 +36,13 @@ pub async fn run(
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
     let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
+    let mut options = supervisor.compile_options();
+    options.fuel |= limits.count_fuel(&policy);
+    options.debug_info = plan.debug_info;
     let module = tokio::select! {
         biased;
-        module = supervisor.load(source) => {
+        module = supervisor.load_with(source, options) => {
             module.map_err(|e| about(&plan.module_path, module_error::message(&e)))?
         }
         () = interrupts.arrived() => return Err(Error::Interrupted),
@@ -64,7 +68,7 @@ pub async fn run(
         env: plan.env,
         stdio: plan.stdio,
         preopens,
-        limits: JobLimits { memory: plan.memory, wall_time: plan.wall_time },
+        limits,
         tenant: String::from("default"),
     };
     let result = supervisor.run_until(job, interrupts.arrived()).await;

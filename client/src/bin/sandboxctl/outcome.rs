@@ -64,10 +64,12 @@ fn frame_text(frame: &Frame) -> String {
         Some(name) => one_line(&rustc_demangle::demangle(name).to_string()),
         None => format!("<wasm function {}>", frame.function),
     };
-    match frame.offset {
-        Some(offset) => format!("{offset:#8x} - {name}"),
-        None => format!("{:>8} - {name}", "?"),
-    }
+    let offset = frame.offset.map_or_else(|| String::from("?"), |offset| format!("{offset:#x}"));
+    let source = match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!(" at {}:{line}", one_line(file)),
+        _ => String::new(),
+    };
+    format!("{offset:>8} - {name}{source}")
 }
 
 fn violation_message(violation: &Violation) -> String {
@@ -110,8 +112,13 @@ mod tests {
 
     #[test]
     fn a_trap_is_one_line_and_its_backtrace() {
-        let frame =
-            |function, name: Option<&str>, offset| Frame { function, name: name.map(String::from), offset };
+        let frame = |function, name: Option<&str>, offset| Frame {
+            function,
+            name: name.map(String::from),
+            offset,
+            file: (function == 0).then(|| String::from("src/a\n.c")),
+            line: (function == 0).then_some(7),
+        };
         let trap = Trap {
             message: "wasm `unreachable` instruction executed".into(),
             backtrace: vec![
@@ -124,7 +131,7 @@ mod tests {
         assert_eq!(
             message(&Outcome::Trapped(trap)).expect("message"),
             "sandboxctl: trap: wasm `unreachable` instruction executed\n\
-             \x20   0:     0x3d - boom\n\
+             \x20   0:     0x3d - boom at src/a .c:7\n\
              \x20   1:  0x12345 - <wasm function 1>\n\
              \x20   2:        ? - foo::bar\n\
              \x20   3:      0x1 - evil  [31mname\n"

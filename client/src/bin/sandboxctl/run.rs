@@ -46,6 +46,13 @@ pub struct Options {
     /// Longest run time, such as 1s or 500ms.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
+    /// What the guest may execute, in units of about one instruction; then it traps. The report says what was used.
+    #[arg(long, value_name = "UNITS")]
+    fuel: Option<u64>,
+    /// Compile the module with its debugging information, without a daemon: backtraces name source lines. (An artifact of
+    /// `sandboxctl compile -g` names them with a daemon too.)
+    #[arg(short = 'g', long, conflicts_with = "socket")]
+    debug_info: bool,
     /// Print a report as a JSON object on one line, after the guest's output.
     #[arg(long)]
     json: bool,
@@ -112,6 +119,10 @@ pub struct Plan {
     pub memory: Option<u64>,
     /// Longest run time.
     pub wall_time: Option<Duration>,
+    /// Fuel.
+    pub fuel: Option<u64>,
+    /// Whether the module is compiled with its debugging information.
+    pub debug_info: bool,
 }
 
 /// Where a job runs.
@@ -152,7 +163,7 @@ pub fn run(options: Options) -> Result<u8, Error> {
 }
 
 fn place(options: &Options) -> Where {
-    if options.no_daemon {
+    if options.no_daemon || options.debug_info {
         return Where::Embedded;
     }
     let from_environment =
@@ -212,6 +223,8 @@ fn plan(options: Options) -> Result<Plan, Error> {
         directories,
         memory: options.memory,
         wall_time: options.timeout,
+        fuel: options.fuel,
+        debug_info: options.debug_info,
     })
 }
 
@@ -306,6 +319,7 @@ mod tests {
             &["--timeout", "1", "m"],
             &["--timeout", "0s", "m"],
             &["--socket", "s", "--no-daemon", "m"],
+            &["--socket", "s", "-g", "m"],
             &["--policy"],
             &[],
         ] {
