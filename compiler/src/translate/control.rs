@@ -175,6 +175,8 @@ impl<'m> Translator<'_, 'm> {
                 }
                 return Ok(());
             }
+            // Nothing branches behind it, and its results are on top: the current block goes on.
+            Kind::Block { next } if self.reachable && !next.used => return Ok(()),
             Kind::Block { mut next } => {
                 self.fall_into(&mut next, frame.results)?;
                 next

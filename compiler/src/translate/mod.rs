@@ -202,7 +202,7 @@ pub(crate) fn translate(
         translator.check_size()?;
     }
     operators.finish()?;
-    translator.leave();
+    translator.leave()?;
     translator.builder.finalize(environment.isa.frontend_config());
     Ok(())
 }
@@ -254,10 +254,12 @@ impl<'m> Translator<'_, 'm> {
     }
 
     /// Closes the function after its last `end`.
-    fn leave(&mut self) {
+    fn leave(&mut self) -> Result<(), Failure> {
         if self.reachable {
-            self.builder.ins().return_(&self.stack);
+            let results = self.top(self.stack.len())?.to_vec();
+            self.builder.ins().return_(&results);
         }
+        Ok(())
     }
 
     /// Translates an operator at a reachable position.

@@ -259,3 +259,126 @@ fn the_output_does_not_depend_on_the_number_of_threads() {
     let one = compile(1);
     assert!(one == compile(4) && one == compile(3));
 }
+
+#[test]
+fn atomic_operators_trap_in_order_and_change_only_what_they_access() {
+    let wat = r#"(module (memory 1 1)
+        (func (export "load") (param i32) (result i64) (i64.atomic.load offset=4 (local.get 0)))
+        (func (export "store16") (param i32 i32) (i32.atomic.store16 (local.get 0) (local.get 1)))
+        (func (export "notify") (param i32) (result i32) (memory.atomic.notify (local.get 0) (i32.const 1)))
+        (func (export "wait32") (param i32) (result i32)
+            (memory.atomic.wait32 (local.get 0) (i32.const 0) (i64.const 0)))
+        (func (export "wait64") (param i32) (result i32)
+            (memory.atomic.wait64 offset=8 (local.get 0) (i64.const 0) (i64.const 0)))
+        (func (export "fence") (result i32) atomic.fence i32.const 7)
+        (func (export "swap8") (param i64 i64) (result i64 i64)
+            (i64.store (i32.const 8) (i64.const 0x1122334455667788))
+            (i64.atomic.rmw8.cmpxchg_u (i32.const 9) (local.get 0) (local.get 1))
+            (i64.load (i32.const 8))))"#;
+    let unaligned = Some(TrapKind::UnalignedAtomic);
+    let outside = Some(TrapKind::MemoryOutOfBounds);
+    let shared = Some(TrapKind::ExpectedSharedMemory);
+    for target_cpu in [TargetCpu::Baseline, TargetCpu::Native] {
+        let (_, artifact) = build(wat, &Options { target_cpu, ..Options::default() });
+        for (name, argument, trap) in [
+            // The offset counts: 4 more than this is aligned.
+            ("load", 4, None),
+            ("load", 8, unaligned),
+            ("load", 0xfffc, outside),
+            ("load", 0xffff_fffc, outside),
+            ("load", 0xffff_fff8, unaligned),
+            ("store16", 0xfffe, None),
+            ("store16", 0xffff, unaligned),
+            ("store16", 0x1_0000, outside),
+            ("notify", 0xfffc, None),
+            ("notify", 2, unaligned),
+            ("notify", 0x1_0000, outside),
+            ("wait32", 0, shared),
+            ("wait32", 2, unaligned),
+            ("wait32", 0x1_0000, outside),
+            ("wait64", 0xfff0, shared),
+            ("wait64", 4, unaligned),
+            ("wait64", 0xfff8, outside),
+        ] {
+            match (call(&artifact, name, &[argument, 1]), trap) {
+                (Outcome::Returned(values), None) => {
+                    assert_eq!(values[0] as u64, if name == "store16" { argument } else { 0 })
+                }
+                (Outcome::Trapped(found, _), Some(_)) => assert_eq!(found, trap, "{name} {argument:#x}"),
+                (other, _) => panic!("{name} {argument:#x}: {other:x?}"),
+            }
+        }
+        assert_eq!(result(&call(&artifact, "fence", &[])), 7);
+        // Of the expected value, the accessed byte counts.
+        for (expected, memory) in [(0xab77, 0x1122_3344_5566_cd88), (0x78, 0x1122_3344_5566_7788_u64)] {
+            match call(&artifact, "swap8", &[expected, 0xefcd]) {
+                Outcome::Returned(values) => assert_eq!(values[..2], [0x77, u128::from(memory)]),
+                other => panic!("{other:x?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn relaxed_operators_have_the_same_results_on_every_target() {
+    let operators = [
+        ("i8x16.relaxed_swizzle", 2),
+        ("i32x4.relaxed_trunc_f32x4_s", 1),
+        ("i32x4.relaxed_trunc_f32x4_u", 1),
+        ("i32x4.relaxed_trunc_f64x2_s_zero", 1),
+        ("i32x4.relaxed_trunc_f64x2_u_zero", 1),
+        ("f32x4.relaxed_madd", 3),
+        ("f32x4.relaxed_nmadd", 3),
+        ("f64x2.relaxed_madd", 3),
+        ("f64x2.relaxed_nmadd", 3),
+        ("i8x16.relaxed_laneselect", 3),
+        ("i16x8.relaxed_laneselect", 3),
+        ("i32x4.relaxed_laneselect", 3),
+        ("i64x2.relaxed_laneselect", 3),
+        ("f32x4.relaxed_min", 2),
+        ("f32x4.relaxed_max", 2),
+        ("f64x2.relaxed_min", 2),
+        ("f64x2.relaxed_max", 2),
+        ("i16x8.relaxed_q15mulr_s", 2),
+        ("i16x8.relaxed_dot_i8x16_i7x16_s", 2),
+        ("i32x4.relaxed_dot_i8x16_i7x16_add_s", 3),
+    ];
+    let functions: String = operators
+        .iter()
+        .map(|(name, count)| {
+            let gets: String = (0..*count).map(|i| format!("(local.get {i})")).collect();
+            format!(r#"(func (export "{name}") (param v128 v128 v128) (result v128) ({name} {gets}))"#)
+        })
+        .collect();
+    // Bits of all kinds: NaNs, infinities, zeros of both signs, numbers too large to convert, ordinary ones.
+    let words: [u128; 6] = [
+        0x7fc0_0001_ff80_0000_8000_0000_0000_0000,
+        0x4f80_0000_cf00_0001_3f80_0001_bf80_0003,
+        0x41ef_ffff_ffe0_0000_c1e0_0000_0020_0000,
+        0x8000_7fff_8001_0102_fffe_80ff_7f80_3fc0,
+        0xffff_ffff_ffff_ffff_0000_0000_0000_0000,
+        0x3ff0_0000_0000_0001_bff8_0000_0000_0001,
+    ];
+    let triples: Vec<[u128; 3]> = (0..216).map(|n| [words[n % 6], words[n / 6 % 6], words[n / 36]]).collect();
+    let [baseline, native] = [TargetCpu::Baseline, TargetCpu::Native].map(|target_cpu| {
+        let (_, artifact) =
+            build(&format!("(module {functions})"), &Options { target_cpu, ..Options::default() });
+        let calls: Vec<Call<'_>> = operators
+            .iter()
+            .flat_map(|(name, _)| {
+                let entry = entry(&artifact, name);
+                triples.iter().map(move |triple| Call::Function(entry, triple))
+            })
+            .collect();
+        loader::run(&artifact, &calls)
+    });
+    for (i, (baseline, native)) in baseline.iter().zip(&native).enumerate() {
+        let (name, triple) = (operators[i / triples.len()].0, triples[i % triples.len()]);
+        match (baseline, native) {
+            (Outcome::Returned(baseline), Outcome::Returned(native)) => {
+                assert_eq!(baseline[0], native[0], "{name} of {triple:x?}");
+            }
+            other => panic!("{name}: {other:x?}"),
+        }
+    }
+}
