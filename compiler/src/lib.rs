@@ -6,7 +6,7 @@
 //! `PT_LOAD` segments in order; nothing is relocated.
 //!
 //! Shape of the code: no context parameter, no heap base, no bounds check on memory accesses (each memory's
-//! reservation is larger than any index plus offset), direct calls between functions, no stack check in prologues
+//! reservation is larger than any 32-bit index plus offset; a 64-bit index is compared with one constant), direct calls between functions, no stack check in prologues
 //! (a guard page ends the stack), no interruption checks. A trap is a fault at an address that
 //! [`Artifact::trap_at`] knows.
 //!
