@@ -193,6 +193,125 @@ fn a_64_bit_index_is_compared_once_with_a_constant() {
         // Frame, comparison, load: the memory's size is not read.
         assert!(code.lines().filter(|line| !line.is_empty()).count() <= 12, "{code}");
         assert_eq!(code.matches("cmp").count(), 1, "{code}");
+    }
+}
+
+#[test]
+fn accesses_to_a_further_memory_share_its_base() {
+    let code = assembly(
+        "(module (memory 1) (memory 1) (func (param i32 i32) (i32.store 1 offset=4 (local.get 0) (local.get 1)) (i32.store 1 offset=8 (local.get 0) (local.get 1))))",
+    );
+    assert_eq!(code.matches("movabsq").count(), 1, "{code}");
+    assert_lines(&code, &["movl %esi, 4(%r", "movl %esi, 8(%r"]);
+}
+
+#[test]
+fn a_guarded_64_bit_index_selects_the_guard_behind_a_failed_check() {
+    let wat =
+        "(module (memory i64 1 0x7fff) (func (param i64) (result i32) (i32.load offset=12 (local.get 0))))";
+    let guarded = assembly_with(wat, Options { spectre_guards: true, ..Options::default() });
+    assert_lines(&guarded, &["jnbe #trap", "cmov", "movl 0x4000000c(%r"]);
+}
+
+/// The instructions of the module's last function between prologue and epilogue, exactly. Labels, and jumps to a block that
+/// follows, are no instructions.
+fn assert_body(wat: &str, expected: &[&str]) {
+    let code = assembly(wat);
+    let lines: Vec<_> = code
+        .lines()
+        .filter(|line| !line.is_empty() && !line.ends_with(':') && !line.starts_with("jmp"))
+        .collect();
+    let body = lines
+        .strip_prefix(&["pushq %rbp", "movq %rsp, %rbp"])
+        .and_then(|lines| lines.strip_suffix(&["movq %rbp, %rsp", "popq %rbp", "retq"]));
+    assert_eq!(body, Some(expected), "{code}");
+}
+
+#[test]
+fn parameters_begin_in_the_first_register_and_nothing_precedes_the_body() {
+    // No context parameter, no stack check: rdi and rsi are the guest's own.
+    assert_body(
+        "(module (func (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))",
+        &["leal (%rdi, %rsi), %eax"],
+    );
+}
+
+#[test]
+fn a_call_passes_nothing_but_its_arguments() {
+    assert_body(
+        "(module (func (param i32 i32)) (func (param i32) (call 0 (local.get 0) (i32.const 7))))",
+        &["movl $0x7, %esi", "call    User(userextname0)"],
+    );
+}
+
+#[test]
+fn accesses_to_fields_share_the_extended_pointer() {
+    assert_body(
+        "(module (memory 1) (func (param i32) (result i64)
+            (i64.add (i64.load offset=8 (local.get 0)) (i64.load offset=16 (local.get 0)))))",
+        &["movl %edi, %esi", "movq 0x40000008(%rsi), %rax", "addq 0x40000010(%rsi), %rax"],
+    );
+}
+
+#[test]
+fn reading_changing_and_writing_a_field_is_one_instruction() {
+    assert_body(
+        "(module (memory 1) (func (param i32)
+            (i32.store offset=4 (local.get 0) (i32.add (i32.load offset=4 (local.get 0)) (i32.const 1)))))",
+        &["movl %edi, %edx", "addl $0x1, 0x40000004(%rdx)"],
+    );
+}
+
+#[test]
+fn narrow_and_float_accesses_fold_too() {
+    assert_body(
+        "(module (memory 1) (func (param i32) (result i32) (i32.load8_s (local.get 0))))",
+        &["movl %edi, %esi", "movsbq 0x40000000(%rsi), %rax"],
+    );
+    assert_body(
+        "(module (memory 1) (func (param i32 f64) (f64.store offset=24 (local.get 0) (local.get 1))))",
+        &["movl %edi, %esi", "movsd %xmm0, 0x40000018(%rsi)"],
+    );
+}
+
+#[test]
+fn an_offset_beyond_the_displacement_is_one_constant() {
+    assert_body(
+        "(module (memory 1) (func (param i32) (result i32) (i32.load offset=0xf0000000 (local.get 0))))",
+        &["movl %edi, %esi", "movabsq $0x130000000, %rdi", "movl (%rsi, %rdi), %eax"],
+    );
+}
+
+#[test]
+fn a_mutable_global_is_at_a_constant_address() {
+    assert_body(
+        "(module (global (mut f64) (f64.const 1)) (func (param f64) (global.set 0 (local.get 0))))",
+        &["movl $0x1000000, %edx", "movsd %xmm0, 0x100(%rdx)"],
+    );
+}
+
+#[test]
+fn a_br_table_is_one_clamped_jump_through_a_table() {
+    let code = assembly(
+        "(module (func (param i32) (result i32)
+            (block (block (block (block (br_table 0 1 2 3 (local.get 0)))
+                (return (i32.const 10))) (return (i32.const 20))) (return (i32.const 30))) (i32.const 40)))",
+    );
+    // The selection keeps a mispredicted check from reading beyond the table; the last instruction loads a distance and jumps.
+    assert_lines(&code, &["movl $0x3, %r8d", "cmpl %r8d, %r9d", "cmovbl %r9d, %r8d", "br_table %r8,"]);
+    assert_eq!(code.matches("cmp").count(), 1, "{code}");
+}
+
+#[test]
+fn a_table_that_may_grow_has_its_size_in_the_context() {
+    let code = assembly(
+        "(module (type $t (func)) (table 8 20 funcref) (func (result i32) (table.grow 0 (ref.null func) (i32.const 1)))
+            (func (param i32) (call_indirect (type $t) (local.get 0))))",
+    );
+    assert_lines(
+        &code,
+        &["movl $0x1000000,", "cmpq 0x108(%r", "jnb #trap", "shlq $0x4,", "cmpl $", "call    *%r"],
+    );
 }
 
 /// How many instructions use vector registers.
@@ -260,5 +379,3 @@ fn wide_arithmetic_uses_the_carry_and_both_halves_of_a_product() {
         assert_lines(&code, &[instruction]);
     }
 }
-
-#[test]
