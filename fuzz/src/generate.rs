@@ -38,6 +38,8 @@ pub fn terminating(u: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
     config.max_tables = config.max_tables.min(4);
     config.max_globals = config.max_globals.min(20);
     config.max_funcs = config.max_funcs.clamp(1, 20);
+    // A relaxed operator may do either of two things.
+    config.relaxed_simd_enabled = false;
     config.min_funcs = 1;
     config.max_data_segments = config.max_data_segments.min(10);
     config.max_element_segments = config.max_element_segments.min(10);
@@ -57,11 +59,7 @@ pub fn any(u: &mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>> {
 fn config(u: &mut Unstructured<'_>) -> arbitrary::Result<Config> {
     let mut config = Config::arbitrary(u)?;
     config.max_imports = 0;
-    config.max_memories = config.max_memories.min(1);
-    config.simd_enabled = false;
-    config.relaxed_simd_enabled = false;
-    config.tail_call_enabled = false;
-    config.memory64_enabled = false;
+    config.wide_arithmetic_enabled = u.arbitrary()?;
     config.gc_enabled = false;
     config.threads_enabled = false;
     config.max_tags = config.max_tags.min(10);

@@ -48,16 +48,16 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<S
         }
     }
 
-    let words: Vec<Vec<u64>> =
-        calls.iter().map(|call| call.arguments.iter().map(|value| value.word()).collect()).collect();
+    let slots: Vec<Vec<u128>> =
+        calls.iter().map(|call| call.arguments.iter().map(|value| value.slot()).collect()).collect();
     let mut steps = Vec::new();
     if let Some(start) = metadata.start {
         steps.push(Step::Function(start, &[]));
     }
     steps.extend(&reads);
-    for (call, words) in calls.iter().zip(&words) {
+    for (call, slots) in calls.iter().zip(&slots) {
         let Some(ExportItem::Function { entry, .. }) = artifact.export(&call.export) else { break };
-        steps.push(Step::Function(*entry, words));
+        steps.push(Step::Function(*entry, slots));
         steps.extend(&reads);
     }
     let mut outcomes = loader::run(artifact, &steps).into_iter();
@@ -80,8 +80,8 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<S
 
 fn ended(outcome: Option<Outcome>, results: &[ValType]) -> Ended {
     match outcome {
-        Some(Outcome::Returned(words)) => {
-            Ended::Returned(results.iter().zip(words).map(|(ty, word)| Value::of_word(word, *ty)).collect())
+        Some(Outcome::Returned(slots)) => {
+            Ended::Returned(results.iter().zip(slots).map(|(ty, slot)| Value::of_slot(slot, *ty)).collect())
         }
         Some(Outcome::Trapped(Some(kind), _)) => Ended::Trapped(kind),
         other => Ended::Broken(format!("{other:x?}")),
@@ -89,21 +89,20 @@ fn ended(outcome: Option<Outcome>, results: &[ValType]) -> Ended {
 }
 
 fn state(probes: &[Probe<'_>], outcomes: &mut impl Iterator<Item = Outcome>) -> Vec<(String, Exported)> {
-    let mut word = || match outcomes.next() {
-        Some(Outcome::Returned(words)) => words.first().copied().unwrap_or(0),
-        _ => u64::MAX,
+    let mut slot = || match outcomes.next() {
+        Some(Outcome::Returned(slots)) => slots.first().copied().unwrap_or(0),
+        _ => u128::MAX,
     };
     probes
         .iter()
         .map(|probe| match probe {
             Probe::Global(name, ty, value) => {
-                let read = word();
-                // No vectors are generated, so a word is enough.
-                let bits = if let GlobalValue::Constant(bits) = value { *bits as u64 } else { read };
-                ((*name).to_owned(), Exported::Global(Value::of_word(bits, *ty)))
+                let read = slot();
+                let bits = if let GlobalValue::Constant(bits) = value { *bits } else { read };
+                ((*name).to_owned(), Exported::Global(Value::of_slot(bits, *ty)))
             }
-            Probe::Memory(name) => ((*name).to_owned(), Exported::Memory(word(), word())),
-            Probe::Table(name) => ((*name).to_owned(), Exported::Table(word())),
+            Probe::Memory(name) => ((*name).to_owned(), Exported::Memory(slot() as u64, slot() as u64)),
+            Probe::Table(name) => ((*name).to_owned(), Exported::Table(slot() as u64)),
         })
         .collect()
 }

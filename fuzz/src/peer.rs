@@ -20,7 +20,11 @@ pub fn engine(optimise: bool) -> wasmtime::Result<Engine> {
         .max_wasm_stack(1 << 20)
         .memory_init_cow(false)
         .wasm_reference_types(true)
-        .wasm_exceptions(true);
+        .wasm_exceptions(true)
+        .wasm_tail_call(true)
+        .wasm_multi_memory(true)
+        .wasm_memory64(true)
+        .wasm_wide_arithmetic(true);
     Engine::new(&config)
 }
 
@@ -141,44 +145,57 @@ fn argument(ty: &ValType, word: u64) -> Option<Value> {
     let (special, pick) = (word & 1 == 0, (word >> 1) as usize % 8);
     Some(match ty {
         ValType::I32 if special => Value::Bits(I32[pick].into()),
-        ValType::I32 => Value::Bits(u64::from((word >> 4) as u32)),
-        ValType::I64 if special => Value::Bits(I64[pick]),
-        ValType::I64 => Value::Bits(word.rotate_left(20)),
+        ValType::I32 => Value::Bits(u128::from((word >> 4) as u32)),
+        ValType::I64 if special => Value::Bits(I64[pick].into()),
+        ValType::I64 => Value::Bits(word.rotate_left(20).into()),
         ValType::F32 if special => Value::Bits(F32[pick].to_bits().into()),
         ValType::F32 => Value::Bits(((word >> 4) as i32 as f32 / 256.0).to_bits().into()),
-        ValType::F64 if special => Value::Bits(F64[pick].to_bits()),
-        ValType::F64 => Value::Bits(((word as i64 >> 4) as f64 / 65536.0).to_bits()),
+        ValType::F64 if special => Value::Bits(F64[pick].to_bits().into()),
+        ValType::F64 => Value::Bits(((word as i64 >> 4) as f64 / 65536.0).to_bits().into()),
         ValType::Ref(ty) => match ty.heap_type() {
             HeapType::Func => Value::Function(false),
             HeapType::Exn => Value::Exception(false),
             HeapType::Extern => Value::Host((!special).then_some((word >> 4) as u32)),
             _ => return None,
         },
-        ValType::V128 => return None,
+        // Lanes that are special numbers of one kind, or two words.
+        ValType::V128 if special => match word >> 4 & 3 {
+            0 => Value::Bits(u128::from(I32[pick]) * (u128::MAX / u128::from(u32::MAX))),
+            1 => Value::Bits(u128::from(I64[pick]) << 64 | u128::from(I64[(pick + 3) % 8])),
+            2 => Value::Bits(u128::from(F32[pick].to_bits()) * (u128::MAX / u128::from(u32::MAX))),
+            _ => {
+                Value::Bits(u128::from(F64[pick].to_bits()) << 64 | u128::from(F64[(pick + 5) % 8].to_bits()))
+            }
+        },
+        ValType::V128 => {
+            let high = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+            Value::Bits(u128::from(high) << 64 | u128::from(word))
+        }
     })
 }
 
 fn to_val(store: &mut Store<()>, ty: &ValType, value: Value) -> wasmtime::Result<Val> {
-    let bits = value.word();
+    let bits = value.slot();
     Ok(match ty {
         ValType::I32 => Val::I32(bits as u32 as i32),
         ValType::I64 => Val::I64(bits as i64),
         ValType::F32 => Val::F32(bits as u32),
-        ValType::F64 => Val::F64(bits),
+        ValType::F64 => Val::F64(bits as u64),
         ValType::Ref(ty) => match value {
             Value::Host(Some(host)) => Val::ExternRef(Some(ExternRef::new(&mut *store, host)?)),
             _ => Ref::null(ty.heap_type()).into(),
         },
-        ValType::V128 => return Err(wasmtime::Error::msg("a vector argument")),
+        ValType::V128 => Val::V128(bits.into()),
     })
 }
 
 fn of_val(store: &mut Store<()>, value: &Val) -> wasmtime::Result<Value> {
     Ok(match value {
         Val::I32(value) => Value::Bits((*value as u32).into()),
-        Val::I64(value) => Value::Bits(*value as u64),
+        Val::I64(value) => Value::Bits((*value as u64).into()),
         Val::F32(bits) => Value::Bits((*bits).into()),
-        Val::F64(bits) => Value::Bits(*bits),
+        Val::F64(bits) => Value::Bits((*bits).into()),
+        Val::V128(value) => Value::Bits(value.as_u128()),
         Val::FuncRef(function) => Value::Function(function.is_some()),
         Val::ExnRef(exception) => Value::Exception(exception.is_some()),
         Val::ExternRef(None) => Value::Host(None),

@@ -5,8 +5,8 @@ use compiler::{TrapKind, ValType};
 /// A value of a parameter, result or global.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// A number by its bits, zero-extended.
-    Bits(u64),
+    /// A number or a vector by its bits, zero-extended.
+    Bits(u128),
     /// A function reference: whether it is one.
     Function(bool),
     /// A host reference.
@@ -16,25 +16,28 @@ pub enum Value {
 }
 
 impl Value {
-    /// The value that our code holds as `word`.
-    pub fn of_word(word: u64, ty: ValType) -> Self {
+    /// The value that our code holds as `slot`.
+    pub fn of_slot(slot: u128, ty: ValType) -> Self {
+        // A narrower value's slot has a second word of which nothing is said.
+        let word = slot as u64;
         match ty {
+            ValType::V128 => Value::Bits(slot),
             ValType::FuncRef => Value::Function(word != 0),
             ValType::ExnRef => Value::Exception(word != 0),
             ValType::ExternRef => {
                 Value::Host(word.checked_sub(1).map(|n| u32::try_from(n).unwrap_or(u32::MAX)))
             }
             // A narrow result must be zero-extended, or what is above its bits shows up as a difference.
-            _ => Value::Bits(word),
+            _ => Value::Bits(word.into()),
         }
     }
 
-    /// The word that our code takes for it; a reference to a function or an exception can only be null.
-    pub fn word(self) -> u64 {
+    /// What our code takes for it; a reference to a function or an exception can only be null.
+    pub fn slot(self) -> u128 {
         match self {
             Value::Bits(bits) => bits,
             Value::Function(_) | Value::Exception(_) => 0,
-            Value::Host(value) => value.map_or(0, |value| u64::from(value) + 1),
+            Value::Host(value) => value.map_or(0, |value| u128::from(value) + 1),
         }
     }
 }
