@@ -202,8 +202,8 @@ mod tests {
             address += 0x2_0000 + if i % 10 == 0 { 0x10_0000 } else { 0 };
             overlay.write(address, &one);
         }
-        let one = 0x2_0000 + 0x10_0000..address + PAGE;
-        assert_eq!(overlay.runs(1), std::slice::from_ref(&one));
+        let one_run = 0x2_0000 + 0x10_0000..address + PAGE;
+        assert_eq!(overlay.runs(1), std::slice::from_ref(&one_run));
         let runs = overlay.runs(RUNS_MAX);
         assert_eq!(runs.len(), RUNS_MAX);
         assert!(overlay.overlapping(&(0..u64::MAX)).all(|(at, _)| runs.iter().any(|run| run.contains(&at))));

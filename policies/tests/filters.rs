@@ -182,11 +182,11 @@ fn other_architectures_and_the_x32_abi_are_refused_at_and_off_the_gate() {
 fn mprotect_grows_memories_and_nothing_else() {
     const RW: u64 = 3;
     let one = |args| instance("default", libc::SYS_mprotect, args);
-    let end = MEMORY_BASE + (1 << 32);
+    let end = MEMORY_BASE + MEMORY_MAX;
     for (args, decision) in [
         ([MEMORY_BASE, PAGE, RW, 0, 0, 0], ALLOW),
-        ([MEMORY_BASE, 1 << 32, RW, 0, 0, 0], ALLOW),
-        ([end - PAGE, 1 << 32, RW, 0, 0, 0], ALLOW),
+        ([MEMORY_BASE, MEMORY_MAX, RW, 0, 0, 0], ALLOW),
+        ([end - PAGE, MEMORY_MAX, RW, 0, 0, 0], ALLOW),
         ([MEMORY_BASE, MEMORY_MAX + 1, RW, 0, 0, 0], TRAP),
         ([MEMORY_BASE, u64::MAX, RW, 0, 0, 0], TRAP),
         ([MEMORY_BASE - 1, PAGE, RW, 0, 0, 0], TRAP),
