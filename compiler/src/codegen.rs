@@ -198,7 +198,7 @@ fn generate(
         }
     };
     if let Some(lines) = lines {
-        code.places = places(lines, locations);
+        code.places = places(lines, start, locations);
     }
     let mut found = Vec::with_capacity(buffer.traps().len());
     for trap in buffer.traps() {
@@ -225,28 +225,19 @@ fn generate(
     Ok((code, text))
 }
 
-/// Where code comes from, by what the code generator says about it, ascending.
-fn places(lines: &Lines, locations: &[MachSrcLoc<Final>]) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::new();
-    let mut put = |code, row| {
+/// Where code comes from, by what the code generator says about it, ascending. What it says nothing about belongs to what is
+/// before it: moves between registers, and the prologue, which belongs to the function's beginning at `start`.
+fn places(lines: &Lines, start: u32, locations: &[MachSrcLoc<Final>]) -> Vec<Place> {
+    let row = |wasm| lines.find(wasm).unwrap_or(UNKNOWN);
+    let mut places = vec![Place { code: 0, row: row(start) }];
+    for location in locations.iter().filter(|location| location.loc != SourceLoc::default()) {
+        let place = Place { code: location.start, row: row(location.loc.bits()) };
         // What is empty counts for nothing.
-        if places.last().is_some_and(|last| last.code == code) {
-            places.pop();
+        places.pop_if(|last| last.code == place.code);
+        if places.last().is_none_or(|last| last.row != place.row) {
+            places.push(place);
         }
-        if places.last().is_none_or(|last| last.row != row) {
-            places.push(Place { code, row });
-        }
-    };
-    let mut end = 0;
-    for location in locations {
-        if location.start > end {
-            put(end, UNKNOWN);
-        }
-        let known = (location.loc != SourceLoc::default()).then(|| lines.find(location.loc.bits())).flatten();
-        put(location.start, known.unwrap_or(UNKNOWN));
-        end = location.end;
     }
-    put(end, UNKNOWN);
     places
 }
 

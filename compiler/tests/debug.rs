@@ -108,3 +108,12 @@ fn artifacts_name_no_path_of_the_host() {
         assert!(!artifact.bytes().windows(path.len()).any(|bytes| bytes == path.as_bytes()), "{path}");
     }
 }
+
+#[test]
+fn a_function_begins_on_a_line() {
+    let artifact = artifact(MODULE, true);
+    let read = read(&artifact);
+    let (low, _) = read.functions["divide"];
+    let first = read.rows.iter().find(|(pc, ..)| *pc == low).unwrap();
+    assert_eq!((first.1.as_str(), first.2), ("lines.c", u64::from(line_of("int divide"))));
+}
