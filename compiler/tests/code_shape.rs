@@ -379,3 +379,12 @@ fn wide_arithmetic_uses_the_carry_and_both_halves_of_a_product() {
         assert_lines(&code, &[instruction]);
     }
 }
+
+#[test]
+fn an_atomic_operator_on_a_memory_of_ones_own_locks_nothing() {
+    let code = assembly(
+        "(module (memory 1) (func (param i32 i32) (drop (i32.atomic.rmw.or offset=4 (local.get 0) (local.get 1)))))",
+    );
+    assert_lines(&code, &["testl $0x3,", "jnz #trap", "orl %esi, 0x40000004(%r"]);
+    assert!(!code.contains("lock "), "{code}");
+}
