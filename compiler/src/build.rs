@@ -7,23 +7,23 @@ use cranelift_codegen::isa::CallConv;
 use ipc::context::{ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry};
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
-use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, Metadata};
+use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, ImportItem, Metadata};
 use crate::artifact::write::{Access, Image, LINES_SECTION, SEGMENTS_MAX, Segment, Symbol};
 use crate::codegen::{self, Code, Compiler, Listing};
 use crate::handlers;
 use crate::initial::{Initial, Overlay, RUNS_MAX};
 use crate::link::{self, Text};
-use crate::module::{Export, ExportKind, Module, NULL_ITEM};
+use crate::module::{Export, ExportKind, ImportedFunction, Module, NULL_ITEM, OpenImport, OpenItem};
 use crate::options::target_features;
 use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
 use crate::sites;
-use crate::translate::{Environment, Failure, import_thunk};
+use crate::translate::{Environment, Failure, import_thunk, instantiate, open_thunk};
 use crate::types::{FuncType, ValType};
 use crate::{Error, Options, debug, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
 pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    let mut module = Module::parse(wasm, &options.caps)?;
+    let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
@@ -46,14 +46,25 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         Failure::Invalid(error) => Error::invalid(&error),
     };
     let mut codes: Vec<Code> = Vec::with_capacity(module.functions.len());
-    for (index, host) in module.imports.iter().enumerate() {
+    for (index, import) in module.imports.iter().enumerate() {
         let Some(ty) = module.function_type(index as u32) else { continue };
         let build = |function: &mut _, context: &mut _| {
-            import_thunk(&*isa, index as u32, *host, ty, function, context);
+            match *import {
+                ImportedFunction::Host(id) => import_thunk(&*isa, index as u32, id, ty, function, context),
+                ImportedFunction::Open(number) => {
+                    open_thunk(&*isa, index as u32, number, ty, function, context);
+                }
+            }
+            Ok(())
         };
         codes.push(compiler.compile_ours(index as u32, build).map_err(ours)?.0);
     }
     codes.append(&mut codegen::compile_bodies(environment, wasm, bodies, imported as u32, options.threads)?);
+    if module.needs_instantiation() {
+        let index = codes.len() as u32;
+        let build = |function: &mut _, context: &mut _| instantiate(environment, index, function, context);
+        codes.push(compiler.compile_ours(index, build).map_err(ours)?.0);
+    }
     let functions = codes.len();
 
     let trampolines = Trampolines::of(&module);
@@ -61,6 +72,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         let position = (functions + i) as u32;
         let build = |function: &mut _, context: &mut _| {
             trampoline::build(&*isa, position, ty, CallConv::Tail, function, context);
+            Ok(())
         };
         codes.push(compiler.compile_ours(position, build).map_err(ours)?.0);
     }
@@ -121,8 +133,9 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         options: options.code(),
         wasm_hash: blake3::hash(wasm).into(),
         functions: functions as u32,
+        imports: module.open.iter().filter_map(|i| import(i, &module)).collect(),
         exports: module.exports.iter().filter_map(|e| export(e, &module, &text, &trampolines)).collect(),
-        start: module.start.and_then(|function| trampolines.entry(&module, &text, function)),
+        start: trampolines.start(&module, &text),
         start_trap: initial.trap,
         memories: plan
             .memories
@@ -174,7 +187,10 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         descriptor_count: plan.descriptors.len() as u32 + 1,
         data_bytes,
     };
-    let names = (0..functions as u32).map(|index| module.function_name(index).into_owned());
+    let names = (0..functions as u32).map(|index| match module.functions.get(index as usize) {
+        Some(_) => module.function_name(index).into_owned(),
+        None => "sandboxd::instantiate".to_owned(),
+    });
     let image = Image {
         segments,
         text: (CODE_BASE, text.bytes.len() as u64),
@@ -207,7 +223,7 @@ fn debug_sections(
 
 /// Checks a module without generating code, see [`crate::validate`].
 pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
-    let mut module = Module::parse(wasm, &options.caps)?;
+    let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let bodies = std::mem::take(&mut module.bodies);
     Plan::new(&module)?;
     codegen::validate_bodies(wasm, &bodies, options.threads)
@@ -215,7 +231,7 @@ pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
 
 /// Writes down every function of a module, one after the other; for people, not for speed.
 pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, Error> {
-    let mut module = Module::parse(wasm, &options.caps)?;
+    let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
@@ -248,12 +264,24 @@ struct Trampolines<'m> {
     types: Vec<&'m FuncType>,
     /// Signature id → position in `types`.
     positions: Vec<Option<usize>>,
+    /// Position of that of the function that instantiates the module, if it has one.
+    instantiation: Option<usize>,
+    /// Functions before the first trampoline.
+    functions: usize,
 }
+
+/// Neither parameters nor results.
+static NOTHING: FuncType = FuncType { params: Vec::new(), results: Vec::new() };
 
 impl<'m> Trampolines<'m> {
     fn of(module: &'m Module<'_>) -> Self {
         let ids = module.signature_ids.iter().copied().max().unwrap_or(0) as usize;
-        let mut trampolines = Trampolines { types: Vec::new(), positions: vec![None; ids + 1] };
+        let mut trampolines = Trampolines {
+            types: Vec::new(),
+            positions: vec![None; ids + 1],
+            instantiation: None,
+            functions: module.functions.len(),
+        };
         let exported = module.exports.iter().filter(|e| e.kind == ExportKind::Function).map(|e| e.index);
         for function in exported.chain(module.start) {
             let Some(ty) = module.function_type(function) else { continue };
@@ -263,7 +291,23 @@ impl<'m> Trampolines<'m> {
                 trampolines.types.push(ty);
             }
         }
+        if module.needs_instantiation() {
+            trampolines.functions += 1;
+            trampolines.instantiation = Some(trampolines.types.len());
+            trampolines.types.push(&NOTHING);
+        }
         trampolines
+    }
+
+    /// What runs first: the function that instantiates the module, or the module's own.
+    fn start(&self, module: &Module<'_>, text: &Text) -> Option<Entry> {
+        let Some(position) = self.instantiation else { return self.entry(module, text, module.start?) };
+        let function = module.functions.len();
+        Some(Entry {
+            function: function as u32,
+            code: text.address(function)?,
+            trampoline: text.address(self.functions + position)?,
+        })
     }
 
     fn entry(&self, module: &Module<'_>, text: &Text, function: u32) -> Option<Entry> {
@@ -271,7 +315,7 @@ impl<'m> Trampolines<'m> {
         Some(Entry {
             function,
             code: text.address(function as usize)?,
-            trampoline: text.address(module.functions.len() + position)?,
+            trampoline: text.address(self.functions + position)?,
         })
     }
 }
@@ -305,8 +349,34 @@ fn export(
     Some(metadata::Export { name: export.name.to_owned(), item })
 }
 
+/// An import as the artifact declares it.
+fn import(import: &OpenImport<'_>, module: &Module<'_>) -> Option<metadata::Import> {
+    let item = match import.item {
+        OpenItem::Function(index) => {
+            let FuncType { params, results } = module.function_type(index)?.clone();
+            ImportItem::Function { params, results }
+        }
+        OpenItem::Global(index) => ImportItem::Global(index),
+        OpenItem::Memory { index, max } => {
+            ImportItem::Memory { index, min: module.memories.get(index as usize)?.min, max }
+        }
+        OpenItem::Table { index, max } => {
+            ImportItem::Table { index, min: module.tables.get(index as usize)?.min, max }
+        }
+        OpenItem::Tag(index) => ImportItem::Tag(index),
+    };
+    Some(metadata::Import { module: import.module.to_owned(), name: import.name.to_owned(), item })
+}
+
 fn host_functions(module: &Module<'_>) -> Vec<u32> {
-    let mut numbers: Vec<u32> = module.imports.iter().map(|id| id.number()).collect();
+    let mut numbers: Vec<u32> = module
+        .imports
+        .iter()
+        .filter_map(|import| match import {
+            ImportedFunction::Host(id) => Some(id.number()),
+            ImportedFunction::Open(_) => None,
+        })
+        .collect();
     numbers.sort_unstable();
     numbers.dedup();
     numbers

@@ -125,10 +125,10 @@ impl<'m> Compiler<'m> {
     pub fn compile_ours(
         &mut self,
         index: u32,
-        build: impl FnOnce(&mut Function, &mut FunctionBuilderContext),
+        build: impl FnOnce(&mut Function, &mut FunctionBuilderContext) -> Result<(), Failure>,
     ) -> Result<(Code, Option<String>), Failure> {
         self.context.clear();
-        build(&mut self.context.func, &mut self.frontend);
+        build(&mut self.context.func, &mut self.frontend)?;
         self.finish(index, 0)
     }
 

@@ -151,6 +151,8 @@ pub struct Options {
     pub spectre_guards: bool,
     /// The module's DWARF is carried over, so that debuggers and reports name source lines. Default: no.
     pub debug_info: bool,
+    /// Imports that no host function answers to are provided for each instance by the host side. Default: no; they are errors.
+    pub open_imports: bool,
     /// Threads that compile; 0 means one per CPU. The output does not depend on it.
     pub threads: usize,
     /// Limits on the module.
@@ -172,14 +174,32 @@ pub struct CodeOptions {
     pub spectre_guards: bool,
     /// See [`Options::debug_info`].
     pub debug_info: bool,
+    /// See [`Options::open_imports`].
+    pub open_imports: bool,
 }
 
 impl Options {
     /// What an artifact records of these options.
     pub fn code(&self) -> CodeOptions {
-        let Options { opt_level, target_cpu, fuel, nan_canonicalization, spectre_guards, debug_info, .. } =
-            *self;
-        CodeOptions { opt_level, target_cpu, fuel, nan_canonicalization, spectre_guards, debug_info }
+        let Options {
+            opt_level,
+            target_cpu,
+            fuel,
+            nan_canonicalization,
+            spectre_guards,
+            debug_info,
+            open_imports,
+            ..
+        } = *self;
+        CodeOptions {
+            opt_level,
+            target_cpu,
+            fuel,
+            nan_canonicalization,
+            spectre_guards,
+            debug_info,
+            open_imports,
+        }
     }
 
     /// Bytes that differ whenever the same module could give another artifact: compiler version, options and, for
@@ -263,6 +283,7 @@ mod tests {
             Options { nan_canonicalization: true, ..base },
             Options { spectre_guards: true, ..base },
             Options { debug_info: true, ..base },
+            Options { open_imports: true, ..base },
         ] {
             assert_ne!(print(base), print(other), "{other:?}");
         }

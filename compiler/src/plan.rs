@@ -13,12 +13,16 @@ use wasmparser::Operator;
 
 use crate::Error;
 use crate::error::check_cap;
-use crate::module::{Constant, ExportKind, Global, Module, NULL_ITEM, SegmentMode};
+use crate::module::{Constant, ExportKind, Global, GlobalSource, Module, NULL_ITEM, SegmentMode};
 use crate::types::ValType;
 
 /// Entries that a growable table can have at least: its whole room is mapped from the start, as a table must
 /// not move.
 const GROWABLE_TABLE_ENTRIES: u64 = 1 << 20;
+
+/// Entries that an imported table can have at least when the module does not grow it: the host side may provide a larger one
+/// than the module declares.
+const IMPORTED_TABLE_ENTRIES: u64 = 1 << 16;
 
 /// Bytes of one table entry.
 pub(crate) const ENTRY: u64 = size_of::<TableEntry>() as u64;
@@ -161,13 +165,10 @@ impl Plan {
         let elements = module
             .elements
             .iter()
-            .map(|e| segment(e.mode == SegmentMode::Passive, e.items.len(), ENTRY, &mut place))
+            .map(|e| segment(is_kept(e.mode), e.items.len(), ENTRY, &mut place))
             .collect();
-        let data = module
-            .data
-            .iter()
-            .map(|d| segment(d.mode == SegmentMode::Passive, d.bytes.len(), 1, &mut place))
-            .collect();
+        let data =
+            module.data.iter().map(|d| segment(is_kept(d.mode), d.bytes.len(), 1, &mut place)).collect();
 
         let exnref_tables: Vec<u64> = module
             .tables
@@ -203,10 +204,10 @@ impl Plan {
             .globals
             .iter()
             .map(|global| {
-                let init = constant_bits(global.init, &references);
+                let init = global.constant().map_or(0, |constant| constant_bits(constant, &references));
                 if is_root(global) {
                     GlobalPlan::Address { address: roots.next().unwrap_or(0), init }
-                } else if global.mutable {
+                } else if global.mutable || !matches!(global.source, GlobalSource::Constant(_)) {
                     GlobalPlan::Address { address: place(global.ty.ir().bytes().max(8).into()), init }
                 } else {
                     GlobalPlan::Constant(init)
@@ -219,11 +220,12 @@ impl Plan {
         let mut next = tables_base;
         let mut tables = Vec::with_capacity(module.tables.len());
         for (i, (table, descriptor)) in module.tables.iter().zip(descriptors_of_tables).enumerate() {
-            let max = if grown.get(i).copied().unwrap_or(false) {
-                table.max.unwrap_or(u64::MAX).min(table.min.max(GROWABLE_TABLE_ENTRIES))
-            } else {
-                table.min
+            let room = match (grown.get(i).copied().unwrap_or(false), table.imported) {
+                (true, _) => GROWABLE_TABLE_ENTRIES,
+                (false, true) => IMPORTED_TABLE_ENTRIES,
+                (false, false) => table.min,
             };
+            let max = table.max.unwrap_or(u64::MAX).min(table.min.max(room));
             tables.push(TablePlan { descriptor, base: next, size: table.min, max, index64: table.index64 });
             next = next.saturating_add(max.saturating_mul(ENTRY));
             check_cap("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
@@ -285,7 +287,10 @@ pub(crate) fn reference(function: u32, references: &[u32]) -> u64 {
 fn address_taken(module: &Module<'_>) -> (Vec<u32>, Vec<u32>) {
     let mut taken = vec![false; module.functions.len()];
     let items = module.elements.iter().flat_map(|e| e.items.iter().copied()).filter(|&i| i != NULL_ITEM);
-    let inits = module.globals.iter().map(|global| global.init);
+    let inits = module.globals.iter().filter_map(|global| match global.source {
+        GlobalSource::Constant(constant) => Some(constant),
+        _ => None,
+    });
     let inits = inits.chain(module.tables.iter().map(|table| table.init));
     let inits = inits.filter_map(|init| match init {
         Constant::Function(index) => Some(index),
@@ -306,6 +311,11 @@ fn address_taken(module: &Module<'_>) -> (Vec<u32>, Vec<u32>) {
         }
     }
     (descriptors, references)
+}
+
+/// Whether a segment's contents are needed when an instance runs.
+fn is_kept(mode: SegmentMode) -> bool {
+    matches!(mode, SegmentMode::Passive | SegmentMode::Deferred { .. })
 }
 
 /// Which tables some instruction grows. A table that cannot grow needs neither room nor a size in memory.

@@ -43,11 +43,13 @@ pub enum TrapKind {
     NullFunctionReference = 16,
     /// `ref.as_non_null` of the null reference.
     NullReference = 17,
+    /// A function that the host side provides failed.
+    HostFunction = 20,
 }
 
 impl TrapKind {
     /// Every kind.
-    pub const ALL: [TrapKind; 17] = [
+    pub const ALL: [TrapKind; 18] = [
         TrapKind::Unreachable,
         TrapKind::MemoryOutOfBounds,
         TrapKind::IntegerDivideByZero,
@@ -65,6 +67,7 @@ impl TrapKind {
         TrapKind::ExpectedSharedMemory,
         TrapKind::NullFunctionReference,
         TrapKind::NullReference,
+        TrapKind::HostFunction,
     ];
 
     /// The kind with this number, as artifacts hold it.
@@ -87,6 +90,7 @@ impl TrapKind {
             EXPECTED_SHARED => TrapKind::ExpectedSharedMemory,
             NULL_FUNCTION_REFERENCE => TrapKind::NullFunctionReference,
             NULL_REFERENCE => TrapKind::NullReference,
+            HOST_FUNCTION => TrapKind::HostFunction,
             TrapCode::HEAP_OUT_OF_BOUNDS => TrapKind::MemoryOutOfBounds,
             TrapCode::INTEGER_DIVISION_BY_ZERO => TrapKind::IntegerDivideByZero,
             TrapCode::INTEGER_OVERFLOW => TrapKind::IntegerOverflow,
@@ -117,6 +121,7 @@ impl fmt::Display for TrapKind {
             TrapKind::ExpectedSharedMemory => "expected shared memory",
             TrapKind::NullFunctionReference => "null function reference",
             TrapKind::NullReference => "null reference",
+            TrapKind::HostFunction => "host function failed",
         })
     }
 }
@@ -133,6 +138,7 @@ pub(crate) const UNALIGNED_ATOMIC: TrapCode = TrapCode::unwrap_user(9);
 pub(crate) const EXPECTED_SHARED: TrapCode = TrapCode::unwrap_user(10);
 pub(crate) const NULL_FUNCTION_REFERENCE: TrapCode = TrapCode::unwrap_user(11);
 pub(crate) const NULL_REFERENCE: TrapCode = TrapCode::unwrap_user(12);
+pub(crate) const HOST_FUNCTION: TrapCode = TrapCode::unwrap_user(30);
 
 #[cfg(test)]
 mod tests {

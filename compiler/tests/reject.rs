@@ -278,3 +278,40 @@ fn damaged_modules_are_errors_or_other_modules() {
     }
     assert!(rejected > 1000 && accepted > 100, "{rejected} rejected, {accepted} accepted");
 }
+
+#[test]
+fn imports_that_the_host_side_cannot_provide_are_refused() {
+    let options = Options { open_imports: true, ..Options::default() };
+    for import in [
+        r#"(global (ref func))"#,
+        r#"(global (ref extern))"#,
+        r#"(table 1 (ref func))"#,
+        r#"(func (result i32 (ref func)))"#,
+        r#"(memory 1 1 shared)"#,
+    ] {
+        let wasm = compiler::parse_text(format!(r#"(module (import "m" "x" {import}))"#).as_bytes()).unwrap();
+        let found = compiler::compile(&wasm, &options).expect_err(import);
+        assert!(matches!(found, Error::UnsupportedFeature { .. }), "{import}: {found}");
+    }
+    let items = r#"(module (import "m" "x" (global externref)) (elem externref (global.get 0)))"#;
+    let wasm = compiler::parse_text(items.as_bytes()).unwrap();
+    let found = compiler::compile(&wasm, &options).unwrap_err().to_string();
+    assert!(found.contains("imported references to host values in element segments"), "{found}");
+    // A function of the interface table is that one, whatever else may be imported.
+    let wrong = r#"(module (import "wasi_snapshot_preview1" "fd_close" (func)))"#;
+    let wasm = compiler::parse_text(wrong.as_bytes()).unwrap();
+    assert!(matches!(compiler::compile(&wasm, &options), Err(Error::ImportType { .. })));
+}
+
+#[test]
+fn caps_hold_for_what_is_imported() {
+    let options = |caps| Options { open_imports: true, caps, ..Options::default() };
+    for (import, caps) in [
+        ("(memory 3)", Caps { memory_pages: 2, ..Caps::default() }),
+        ("(table 3 funcref)", Caps { table_entries: 2, ..Caps::default() }),
+    ] {
+        let wasm = compiler::parse_text(format!(r#"(module (import "m" "x" {import}))"#).as_bytes()).unwrap();
+        let found = compiler::compile(&wasm, &options(caps)).expect_err(import);
+        assert!(matches!(found, Error::Cap { found: 3, cap: 2, .. }), "{import}: {found}");
+    }
+}

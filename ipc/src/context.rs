@@ -29,6 +29,9 @@ pub struct Builtins {
     pub exception_new: u64,
     /// `fn(arena: *const ExceptionArena, exception: u64)`: continues at the handler of the exception; returns when it has none.
     pub exception_throw: u64,
+    /// `fn(number: u32, frame: *mut [u64; 2], params: u32, results: u32) -> u32`: a call of the import with this number, which the
+    /// host side provides. `frame` holds a slot per parameter and receives one per result, unless what is returned is not 0.
+    pub import_call: u64,
 }
 
 /// Offset in the context of the builtins.

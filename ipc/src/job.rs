@@ -82,6 +82,10 @@ pub struct JobHeader {
     pub parameters: u32,
     /// How many results it has.
     pub results: u32,
+    /// Number of [`crate::imports::Record`]s in the arena.
+    pub imports: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Number of argument strings.
     pub args_count: u32,
     /// Bytes of the argument strings with their terminators.

@@ -4,6 +4,7 @@
 //! * [`context`]: the instance context that compiled code and the shim share.
 //! * [`ring`]: the shared-memory queue between an instance and the supervisor.
 //! * [`job`]: what the supervisor tells an instance before it starts, and what it leaves behind when it ends.
+//! * [`imports`]: what the host side provides for the imports of an instance.
 //! * [`session`]: how the supervisor has an instance make several calls.
 //! * [`control`]: the messages between the supervisor and its zygotes.
 //! * [`interface`]: the table of host functions, from which marshalling and checks on both sides are derived.
@@ -28,6 +29,7 @@ pub mod context;
 pub mod control;
 #[cfg(feature = "std")]
 pub mod fdpass;
+pub mod imports;
 pub mod interface;
 pub mod job;
 pub mod layout;

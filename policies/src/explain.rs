@@ -99,6 +99,8 @@ impl Policy {
         for function in allowed {
             writeln!(out, "  {}", function.declaration().name)?;
         }
+        let imports = if self.allows_imports() { "may be called" } else { "may not be called" };
+        writeln!(out, "  functions that the host app provides {imports}")?;
         Ok(())
     }
 }

@@ -163,6 +163,11 @@ impl Policy {
         self.sections.host_calls.contains(&function) && self.sections.wasi.grants(function)
     }
 
+    /// Whether a module may import functions that the host app provides, beyond those of the interface table.
+    pub fn allows_imports(&self) -> bool {
+        self.sections.imports
+    }
+
     /// The seccomp program that a module zygote installs and its instances inherit.
     pub fn instance_filter(&self, context: &FilterContext) -> Result<Vec<libc::sock_filter>, Error> {
         let Seccomp { default_action, allow } = &self.sections.seccomp;

@@ -60,7 +60,7 @@ pub(crate) const LIMITS: &[&str] = &[
 ];
 pub(crate) const WASI: &[&str] =
     &["filesystem", "clocks", "clock_resolution", "random", "stdio", "args", "env"];
-pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny"];
+pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny", "imports"];
 pub(crate) const REQUIRE: &[&str] = &["layers"];
 
 /// Decides whether a value may take the place of the one before.
@@ -457,6 +457,11 @@ fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Resu
         for value in list.array()? {
             allowed.remove(&host_function(&value)?);
         }
+    }
+    if let Some(value) = table.get("imports") {
+        let new = value.boolean()?;
+        guard.check(&value, new && !sections.imports, || "false".to_owned())?;
+        sections.imports = new;
     }
     Ok(())
 }

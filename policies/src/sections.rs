@@ -112,6 +112,8 @@ pub(crate) struct Sections {
     pub(crate) limits: Limits,
     pub(crate) wasi: Wasi,
     pub(crate) host_calls: BTreeSet<FunctionId>,
+    /// Functions that the host app provides may be called.
+    pub(crate) imports: bool,
     pub(crate) required: u64,
 }
 
@@ -165,6 +167,7 @@ impl Sections {
                 env: false,
             },
             host_calls: BTreeSet::new(),
+            imports: false,
             required: all_layers(),
         }
     }

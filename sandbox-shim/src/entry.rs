@@ -4,7 +4,7 @@ use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET};
 use ipc::layout::{RING_BASE, STACK_TOP};
 use linux_raw_sys::general::__NR_exit_group;
 
-use crate::{arch, fuel, growth, session, state};
+use crate::{arch, fuel, growth, imports, session, state};
 
 /// Runs the job to its end. The call gate is gone already: nothing from here on can map, fork or open.
 ///
@@ -15,6 +15,8 @@ pub unsafe fn run(job: &JobHeader) -> ! {
     state::with(|s| s.job = *job);
     growth::start(job.memory_limit, job.initial_memory);
     fuel::start(job.fuel);
+    // SAFETY: by the contract; the header tells how many records there are.
+    unsafe { imports::apply(job.imports) };
     if job.flags & ipc::job::job_flags::SESSION != 0 {
         // SAFETY: by the contract, which is that of the commands to come too.
         unsafe { session::run() }

@@ -8,7 +8,7 @@ use ipc::job::{exit_kind, job_flags};
 use ipc::layout::{CONTEXT_BASE, WASM_PAGE};
 use linux_raw_sys::general::{__NR_mprotect, PROT_READ, PROT_WRITE};
 
-use crate::{arch, entry, host_call, session, state};
+use crate::{arch, entry, host_call, imports, session, state};
 
 /// The addresses that the zygote writes into the instance context.
 pub fn builtins() -> Builtins {
@@ -20,6 +20,7 @@ pub fn builtins() -> Builtins {
         fill: fill as *const () as u64,
         exception_new: arch::exception_new as *const () as u64,
         exception_throw: arch::exception_throw as *const () as u64,
+        import_call: imports::import_call as *const () as u64,
     }
 }
 
@@ -52,17 +53,19 @@ const REFUSED: u64 = u64::MAX;
 unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64) -> u64 {
     session::reserve_stack();
     // SAFETY: a descriptor in the context, by the contract; nothing else refers to it while this runs.
-    let memory = unsafe { &mut *memory };
+    grow_memory(unsafe { &mut *memory }, delta).unwrap_or(REFUSED)
+}
+
+/// Grows a memory of the context by `delta` pages, if it may; its old size in pages.
+pub(crate) fn grow_memory(memory: &mut MemoryDescriptor, delta: u64) -> Option<u64> {
     let old = memory.bytes / WASM_PAGE;
-    let Some(new) = delta.checked_mul(WASM_PAGE).and_then(|d| memory.bytes.checked_add(d)) else {
-        return REFUSED;
-    };
+    let new = delta.checked_mul(WASM_PAGE).and_then(|d| memory.bytes.checked_add(d))?;
     if new > memory.max_bytes {
-        return REFUSED;
+        return None;
     }
     let added = new - memory.bytes;
     if added == 0 {
-        return old;
+        return Some(old);
     }
     let (total, _) = usage();
     // SAFETY: the context is mapped, as in `start`.
@@ -78,12 +81,12 @@ unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64)
         if state::with(|s| s.job.flags) & job_flags::KILL_ON_MEMORY_LIMIT != 0 {
             entry::finish(exit_kind::MEMORY_LIMIT, 0);
         }
-        return REFUSED;
+        return None;
     }
     memory.bytes = new;
     // SAFETY: as in `start`.
     unsafe { context(MEMORY_TOTAL_OFFSET).write(total + added) };
-    old
+    Some(old)
 }
 
 /// `table.grow`, for null entries: those beyond the size are mapped and zero already.
@@ -93,11 +96,13 @@ unsafe extern "sysv64" fn memory_grow(memory: *mut MemoryDescriptor, delta: u64)
 unsafe extern "sysv64" fn table_grow(table: *mut TableDescriptor, delta: u64) -> u64 {
     session::reserve_stack();
     // SAFETY: a descriptor in the context, by the contract; nothing else refers to it while this runs.
-    let table = unsafe { &mut *table };
-    match table.size.checked_add(delta) {
-        Some(new) if new <= table.max => core::mem::replace(&mut table.size, new),
-        _ => REFUSED,
-    }
+    grow_table(unsafe { &mut *table }, delta).unwrap_or(REFUSED)
+}
+
+/// Grows a table of the context by `delta` null entries, if it may; its old size.
+pub(crate) fn grow_table(table: &mut TableDescriptor, delta: u64) -> Option<u64> {
+    let new = table.size.checked_add(delta).filter(|new| *new <= table.max)?;
+    Some(core::mem::replace(&mut table.size, new))
 }
 
 /// Moves bytes.

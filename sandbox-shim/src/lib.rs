@@ -8,6 +8,7 @@
 //!
 //! * [`entry`]: from the job header to the guest's first instruction, and the ways back.
 //! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
+//! * [`imports`]: globals, memories, tables and functions that the host side provides.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`ring_client`]: submit, wait.
 //! * [`exceptions`]: the arena of exceptions, and the way from a throw to its handler.
@@ -25,6 +26,7 @@ pub mod fuel;
 pub mod growth;
 pub mod guest_memory;
 pub mod host_call;
+pub mod imports;
 pub mod local;
 pub mod marshal;
 pub mod ring_client;

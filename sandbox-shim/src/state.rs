@@ -45,6 +45,8 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
         initial_memory: 0,
         parameters: 0,
         results: 0,
+        imports: 0,
+        reserved: 0,
         args_count: 0,
         args_bytes: 0,
         env_count: 0,

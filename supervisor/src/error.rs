@@ -98,6 +98,74 @@ pub enum Error {
         /// What is unsupported.
         what: String,
     },
+    /// An import that the job does not provide.
+    #[error(
+        "unknown import: the module imports {kind} \"{module}\" \"{name}\", which the job does not provide"
+    )]
+    UnknownImport {
+        /// `function`, `global`, `memory`, `table` or `tag`.
+        kind: &'static str,
+        /// Module name of the import.
+        module: String,
+        /// Field name of the import.
+        name: String,
+    },
+    /// An import for which the job provides something else.
+    #[error(
+        "incompatible import type: \"{module}\" \"{name}\" must be {expected}, but the job provides {found}"
+    )]
+    IncompatibleImport {
+        /// Module name of the import.
+        module: String,
+        /// Field name of the import.
+        name: String,
+        /// What the module declares.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// A table that is larger than what the artifact has room for.
+    #[error(
+        "the job provides \"{module}\" \"{name}\" with {entries} entries, but the artifact has room for {room}"
+    )]
+    ImportRoom {
+        /// Module name of the import.
+        module: String,
+        /// Field name of the import.
+        name: String,
+        /// Entries of the table.
+        entries: u64,
+        /// Entries that fit.
+        room: u64,
+    },
+    /// More imports than an instance can take over.
+    #[error("the module imports {found} globals, memories and tables; at most {limit} can be provided")]
+    TooManyImports {
+        /// How many.
+        found: usize,
+        /// How many fit.
+        limit: usize,
+    },
+    /// Imported functions that the policy does not grant.
+    #[error(
+        "the module imports the host app's function {function}, but policy \"{policy}\" grants none; set imports = true under [host_calls] or choose another policy"
+    )]
+    ImportsNotGranted {
+        /// The first function.
+        function: String,
+        /// The policy.
+        policy: String,
+    },
+    /// A policy whose instances cannot wait for commands.
+    #[error(
+        "policy \"{policy}\" does not allow {syscall}, with which the instance of a session waits for its next call; choose another policy"
+    )]
+    SessionSyscall {
+        /// The policy.
+        policy: String,
+        /// What is missing.
+        syscall: &'static str,
+    },
     /// A session that cannot do this at this point.
     #[error("cannot {what}")]
     SessionState {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipc::report::Value;
 use policies::Policy;
 
+use crate::imports::Imports;
 use crate::module::Module;
 
 /// Which function of the module a job runs.
@@ -69,6 +70,8 @@ pub struct Job {
     pub stdio: [Option<OwnedFd>; 3],
     /// Directories, from descriptor 3 on.
     pub preopens: Vec<Preopen>,
+    /// What the module imports beyond the functions of the interface table, see [`compiler::Options::open_imports`].
+    pub imports: Imports,
     /// Narrower limits than the policy's.
     pub limits: JobLimits,
     /// The trust domain. Jobs of different tenants share no memory of a module, not even its code pages; what they share
@@ -87,6 +90,7 @@ impl Job {
             env: Vec::new(),
             stdio: [None, None, None],
             preopens: Vec::new(),
+            imports: Imports::default(),
             limits: JobLimits::default(),
             tenant: String::from("default"),
         }

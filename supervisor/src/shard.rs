@@ -229,8 +229,9 @@ impl State {
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
     ) -> Result<Report, Error> {
-        if session.is_none() {
-            instance::check_entry(&job.module, &job.entry)?;
+        match session {
+            None => instance::check_entry(&job.module, &job.entry)?,
+            Some(_) => waits_for_commands(&job.policy)?,
         }
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
@@ -432,6 +433,21 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
         {
             let function = function.declaration().name;
             return Err(Error::HostCallNotGranted { function, policy: policy.name().to_owned() });
+        }
+    }
+    if let Some(function) = instance::first_function(module.artifact().metadata())
+        && !policy.allows_imports()
+    {
+        return Err(Error::ImportsNotGranted { function, policy: policy.name().to_owned() });
+    }
+    Ok(())
+}
+
+/// The instance of a session rings its doorbell and waits on its ring, which a policy for jobs without host calls need not allow.
+fn waits_for_commands(policy: &Policy) -> Result<(), Error> {
+    for (syscall, number) in [("write", libc::SYS_write), ("futex", libc::SYS_futex)] {
+        if !policy.seccomp().allow.iter().any(|rule| i64::from(rule.syscall.id()) == number) {
+            return Err(Error::SessionSyscall { policy: policy.name().to_owned(), syscall });
         }
     }
     Ok(())

@@ -201,6 +201,12 @@ pub enum ArtifactError {
         /// `memory`, `table`, `global` or `tag`.
         kind: &'static str,
     },
+    /// An import names something that does not exist or is not as it says.
+    #[error("the artifact's import {index} is not what the artifact has")]
+    Import {
+        /// Which.
+        index: usize,
+    },
     /// Two exports have the same name.
     #[error("there are two exports named `{name}`")]
     ExportName {

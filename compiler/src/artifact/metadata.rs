@@ -14,13 +14,14 @@ use crate::trap::TrapKind;
 use crate::types::ValType;
 
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
 pub const BYTES_MAX: u64 = 64 << 20;
 
 /// Elements of the lists at most: what the validator of modules allows. An element is larger decoded than encoded, up to
 /// forty times, so the section's size alone would not bound memory.
+const IMPORTS_MAX: usize = 1_000_000;
 const EXPORTS_MAX: usize = 1_000_000;
 const GLOBALS_MAX: usize = 1_000_000;
 const TABLES_MAX: usize = 100_000;
@@ -42,12 +43,15 @@ pub struct Metadata {
     pub options: CodeOptions,
     /// BLAKE3 hash of the WebAssembly module; zero for an artifact without one.
     pub wasm_hash: [u8; 32],
-    /// Functions of the module, imported ones included.
+    /// Functions of the module, imported ones included, and the one that instantiates it, if it needs that.
     pub functions: u32,
+    /// What the host side provides for each instance, in the module's order. A function's position is its number.
+    #[serde(deserialize_with = "bounded::<IMPORTS_MAX, _, _>")]
+    pub imports: Vec<Import>,
     /// Exports, in the module's order. Names are unique.
     #[serde(deserialize_with = "bounded::<EXPORTS_MAX, _, _>")]
     pub exports: Vec<Export>,
-    /// The start function, to be called before anything else.
+    /// The start function, or the one that instantiates the module and calls it: to be called before anything else.
     pub start: Option<Entry>,
     /// Instantiation traps, because an active segment does not fit: nothing may be called.
     pub start_trap: Option<TrapKind>,
@@ -85,6 +89,51 @@ pub struct Entry {
     pub code: u64,
     /// Address of its trampoline: `extern "sysv64" fn(code: u64, values: *mut [u64; 2])`.
     pub trampoline: u64,
+}
+
+/// An import that the host side provides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// Its module name.
+    pub module: String,
+    /// Its field name.
+    pub name: String,
+    /// What it is.
+    pub item: ImportItem,
+}
+
+/// What is imported. An index is among the module's own things of the kind: an instance has a fresh one for each import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImportItem {
+    /// A function.
+    Function {
+        /// Parameter types.
+        params: Vec<ValType>,
+        /// Result types.
+        results: Vec<ValType>,
+    },
+    /// The global with this index; it is at an address.
+    Global(u32),
+    /// A memory. Sizes are in pages.
+    Memory {
+        /// Its index.
+        index: u32,
+        /// Declared size.
+        min: u64,
+        /// Declared maximum.
+        max: Option<u64>,
+    },
+    /// A table. Sizes are in entries.
+    Table {
+        /// Its index.
+        index: u32,
+        /// Declared size.
+        min: u64,
+        /// Declared maximum.
+        max: Option<u64>,
+    },
+    /// The tag with this index.
+    Tag(u32),
 }
 
 /// An export.

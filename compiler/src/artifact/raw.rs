@@ -83,6 +83,7 @@ impl RawModule {
             options: options.code(),
             wasm_hash: [0; 32],
             functions: 1,
+            imports: Vec::new(),
             exports: exports.collect(),
             start: None,
             start_trap: None,

@@ -6,7 +6,7 @@ use ipc::layout::{
 };
 
 use super::error::ArtifactError as E;
-use super::metadata::{ExportItem, GlobalValue, Metadata};
+use super::metadata::{ExportItem, GlobalValue, ImportItem, Metadata};
 use super::write::{META_SECTION, SITES_SECTION};
 use super::*;
 use crate::types::ValType;
@@ -320,6 +320,36 @@ fn metadata_of_memories() {
     for address in [0, CONTEXT_BASE, memory_base(0), CODE_BASE, CONTEXT_BASE + 0x104, u64::MAX - 7] {
         let found = with_metadata(|m| m.memories[0].descriptor = address);
         assert_eq!(found, E::Descriptor { what: "memory", index: 0, address });
+    }
+}
+
+#[test]
+fn metadata_of_imports() {
+    let import = |item: ImportItem| {
+        with_metadata(move |m| {
+            let (module, name) = ("m".to_owned(), "x".to_owned());
+            m.imports.push(metadata::Import { module, name, item: item.clone() });
+        })
+    };
+    let constant = {
+        let bytes = valid();
+        let artifact = Artifact::parse(&bytes[..]).unwrap();
+        let globals = &artifact.metadata().globals;
+        globals.iter().position(|global| matches!(global.value, GlobalValue::Constant(_))).unwrap()
+    };
+    let many = vec![ValType::I32; 1001];
+    for item in [
+        ImportItem::Function { params: many.clone(), results: Vec::new() },
+        ImportItem::Function { params: Vec::new(), results: many },
+        ImportItem::Global(99),
+        ImportItem::Global(constant as u32),
+        ImportItem::Memory { index: 1, min: 1, max: None },
+        ImportItem::Memory { index: 0, min: 2, max: None },
+        ImportItem::Table { index: 9, min: 1, max: None },
+        ImportItem::Table { index: 0, min: 77, max: None },
+        ImportItem::Tag(9),
+    ] {
+        assert_eq!(import(item.clone()), E::Import { index: 0 }, "{item:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use ipc::layout::{CONTEXT_BASE, CONTEXT_END, MEMORY_MAX, STACK_MAX, WASM_PAGE, m
 
 use super::elf::{Loaded, memory_of};
 use super::error::ArtifactError;
-use super::metadata::{Entry, ExportItem, FORMAT, GlobalValue, Handlers, Metadata};
+use super::metadata::{Entry, ExportItem, FORMAT, GlobalValue, Handlers, ImportItem, Metadata};
 use super::write::Access;
 use crate::types::ValType;
 
@@ -35,6 +35,7 @@ pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Re
     check.memories()?;
     check.tables()?;
     check.globals()?;
+    check.imports()?;
     check.exports()?;
     check.host_functions()?;
     check.function_descriptors()?;
@@ -114,6 +115,33 @@ impl Check<'_> {
                 && (!address.is_multiple_of(bytes) || !self.context_holds(address, bytes))
             {
                 return Err(ArtifactError::GlobalAddress { index });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is imported exists, at the sizes that the imports say, and a global's value can be written.
+    fn imports(&self) -> Result<(), ArtifactError> {
+        let metadata = self.metadata;
+        for (index, import) in metadata.imports.iter().enumerate() {
+            let sound = match &import.item {
+                ImportItem::Function { params, results } => {
+                    params.len() <= VALUES_MAX && results.len() <= VALUES_MAX
+                }
+                ImportItem::Global(global) => metadata
+                    .globals
+                    .get(*global as usize)
+                    .is_some_and(|global| matches!(global.value, GlobalValue::Address(_))),
+                ImportItem::Memory { index, min, .. } => {
+                    metadata.memories.get(*index as usize).is_some_and(|memory| memory.min_pages == *min)
+                }
+                ImportItem::Table { index, min, .. } => {
+                    metadata.tables.get(*index as usize).is_some_and(|table| table.size == *min)
+                }
+                ImportItem::Tag(tag) => metadata.tags.get(*tag as usize).is_some(),
+            };
+            if !sound {
+                return Err(ArtifactError::Import { index });
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Constant expressions: initial values of globals, offsets and items of segments.
 //!
-//! Everything an artifact starts with is known when it is compiled, because nothing but functions can be imported;
-//! so constant expressions are evaluated here and leave no code behind.
+//! What does not depend on an imported global is known when the module is compiled: it is evaluated here and leaves no code
+//! behind. The rest is kept as the operators that it consists of, for the function that instantiates the module.
 
 use wasmparser::{ConstExpr, Operator};
 
@@ -21,8 +21,55 @@ pub(crate) enum Constant {
     Function(u32),
 }
 
-/// Evaluates an expression that the validator has accepted. `globals` are the values of the globals before it.
-pub(crate) fn evaluate(expression: &ConstExpr<'_>, globals: &[Constant]) -> Result<Constant, Error> {
+/// Operators that leave one value on the stack: constants of integers, arithmetic on them, reads of globals.
+pub(crate) type Expression = Vec<Operator<'static>>;
+
+/// What a constant expression is.
+#[derive(Clone, Debug)]
+pub(crate) enum Evaluated {
+    Constant(Constant),
+    /// To be evaluated when the module is instantiated.
+    Deferred(Expression),
+}
+
+/// Evaluates an expression that the validator has accepted. `globals` are the values of the globals before it, where they are
+/// known.
+pub(crate) fn evaluate(expression: &ConstExpr<'_>, globals: &[Option<Constant>]) -> Result<Evaluated, Error> {
+    let mut kept = Expression::new();
+    let mut is_deferred = false;
+    let mut reader = expression.get_operators_reader();
+    while !reader.eof() {
+        let operator = reader.read().map_err(|e| Error::invalid(&e))?;
+        if let Operator::GlobalGet { global_index } = operator {
+            is_deferred |= globals.get(global_index as usize).is_some_and(Option::is_none);
+        }
+        kept.extend(keep(&operator));
+    }
+    if is_deferred {
+        Ok(Evaluated::Deferred(kept))
+    } else {
+        value(expression, globals).map(Evaluated::Constant)
+    }
+}
+
+/// The operator on its own, if an expression that depends on a global can have it.
+fn keep(operator: &Operator<'_>) -> Option<Operator<'static>> {
+    Some(match *operator {
+        Operator::I32Const { value } => Operator::I32Const { value },
+        Operator::I64Const { value } => Operator::I64Const { value },
+        Operator::GlobalGet { global_index } => Operator::GlobalGet { global_index },
+        Operator::I32Add => Operator::I32Add,
+        Operator::I32Sub => Operator::I32Sub,
+        Operator::I32Mul => Operator::I32Mul,
+        Operator::I64Add => Operator::I64Add,
+        Operator::I64Sub => Operator::I64Sub,
+        Operator::I64Mul => Operator::I64Mul,
+        _ => return None,
+    })
+}
+
+/// The value of an expression that reads no other globals than known ones.
+fn value(expression: &ConstExpr<'_>, globals: &[Option<Constant>]) -> Result<Constant, Error> {
     let mut stack: Vec<Constant> = Vec::with_capacity(2);
     let mut reader = expression.get_operators_reader();
     loop {
@@ -37,8 +84,8 @@ pub(crate) fn evaluate(expression: &ConstExpr<'_>, globals: &[Constant]) -> Resu
             Operator::RefNull { .. } => Constant::Null,
             Operator::RefFunc { function_index } => Constant::Function(function_index),
             Operator::GlobalGet { global_index } => match globals.get(global_index as usize) {
-                Some(&value) => value,
-                None => return Err(unsupported(offset)),
+                Some(Some(value)) => *value,
+                _ => return Err(unsupported(offset)),
             },
             Operator::End => break,
             ref arithmetic => {

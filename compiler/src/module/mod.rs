@@ -4,6 +4,7 @@
 //! that each is read once.
 
 mod constant;
+mod open;
 mod parse;
 
 use std::borrow::Cow;
@@ -11,7 +12,8 @@ use std::borrow::Cow;
 use ipc::interface::FunctionId;
 use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
-pub(crate) use constant::Constant;
+pub(crate) use constant::{Constant, Expression};
+pub(crate) use open::{GlobalSource, OpenImport, OpenItem};
 
 use crate::debug;
 use crate::types::{FuncType, ValType};
@@ -23,12 +25,18 @@ pub(crate) const NULL_ITEM: u32 = u32::MAX;
 pub(crate) struct Module<'a> {
     /// Function types by type index.
     pub types: Vec<FuncType>,
+    /// Type index → whether a function of this type returns references that are never null.
+    pub never_null: Vec<bool>,
     /// Type index → signature id: equal for structurally equal types, from 1.
     pub signature_ids: Vec<u32>,
     /// Function index → type index; imported functions come first.
     pub functions: Vec<u32>,
-    /// The host function behind each imported function.
-    pub imports: Vec<FunctionId>,
+    /// What is behind each imported function.
+    pub imports: Vec<ImportedFunction>,
+    /// What the host side provides for each instance, in the module's order.
+    pub open: Vec<OpenImport<'a>>,
+    /// Expressions that only an instance can evaluate, see [`SegmentMode::Deferred`].
+    pub expressions: Vec<Expression>,
     pub tables: Vec<Table>,
     pub memories: Vec<Memory>,
     pub globals: Vec<Global>,
@@ -51,6 +59,15 @@ pub(crate) struct Module<'a> {
 /// A function that is still to be validated and translated.
 pub(crate) type Body<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
 
+/// What answers the calls of an imported function.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ImportedFunction {
+    /// A function of the interface table.
+    Host(FunctionId),
+    /// The open import with this number.
+    Open(u32),
+}
+
 /// A linear memory. Sizes are in WebAssembly pages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
@@ -59,6 +76,8 @@ pub(crate) struct Memory {
     pub max: u64,
     /// Indices have 64 bits.
     pub index64: bool,
+    /// The host side may provide a larger one.
+    pub imported: bool,
 }
 
 /// A table. Sizes are in entries.
@@ -76,13 +95,15 @@ pub(crate) struct Table {
     pub signature: Option<u32>,
     /// Whether an entry can be null.
     pub nullable: bool,
+    /// The host side may provide a larger one.
+    pub imported: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Global {
     pub ty: ValType,
     pub mutable: bool,
-    pub init: Constant,
+    pub source: GlobalSource,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +129,8 @@ pub(crate) enum SegmentMode {
     Passive,
     /// At instantiation, to this table or memory at this offset.
     Active { index: u32, offset: u64 },
+    /// At instantiation likewise, by code that does it: the offset is that of the module's expressions with this number.
+    Deferred { index: u32, offset: u32 },
     /// Never; it only declares that references to its functions are taken.
     Declared,
 }
@@ -144,7 +167,10 @@ impl Module<'_> {
             return Cow::Borrowed(name);
         }
         match self.imports.get(function as usize) {
-            Some(id) => Cow::Borrowed(id.declaration().name),
+            Some(ImportedFunction::Host(id)) => Cow::Borrowed(id.declaration().name),
+            Some(ImportedFunction::Open(number)) => {
+                Cow::Borrowed(self.open.get(*number as usize).map_or("", |import| import.name))
+            }
             None => Cow::Owned(format!("wasm-function[{function}]")),
         }
     }

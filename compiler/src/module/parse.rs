@@ -9,8 +9,9 @@ use wasmparser::{
     Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
 };
 
-use super::constant::{self, Constant};
-use super::{Data, Element, Export, ExportKind, Global, Memory, Module, NULL_ITEM, SegmentMode, Table};
+use super::constant::{self, Constant, Evaluated, Expression};
+use super::{Data, Element, Export, ExportKind, Global, GlobalSource, ImportedFunction, Memory, Module};
+use super::{NULL_ITEM, SegmentMode, Table, open};
 use crate::debug::read::Sections;
 use crate::error::check_cap;
 use crate::features;
@@ -24,7 +25,7 @@ const MEMORY64_PAGES: u64 = ipc::layout::MEMORY_MAX / ipc::layout::WASM_PAGE;
 
 impl<'a> Module<'a> {
     /// Parses `wasm` and validates everything but function bodies.
-    pub fn parse(wasm: &'a [u8], caps: &Caps) -> Result<Self, Error> {
+    pub fn parse(wasm: &'a [u8], caps: &Caps, open_imports: bool) -> Result<Self, Error> {
         check_cap("bytes", wasm.len() as u64, caps.input_bytes)?;
         if !wasm.starts_with(b"\0asm") {
             return Err(Error::NotWasm);
@@ -35,8 +36,11 @@ impl<'a> Module<'a> {
         let mut module = Module {
             types: Vec::new(),
             signature_ids: Vec::new(),
+            never_null: Vec::new(),
             functions: Vec::new(),
             imports: Vec::new(),
+            open: Vec::new(),
+            expressions: Vec::new(),
             tables: Vec::new(),
             memories: Vec::new(),
             globals: Vec::new(),
@@ -65,12 +69,13 @@ impl<'a> Module<'a> {
                 }
             } else {
                 let are_types = matches!(payload, Payload::TypeSection(_));
-                module.section(payload, caps)?;
+                module.section(payload, caps, open_imports)?;
                 if are_types {
                     module.number_signatures(&validator);
                 }
             }
         }
+        module.defer_segments();
         if let Some(names) = names {
             module.read_names(names);
         }
@@ -78,21 +83,23 @@ impl<'a> Module<'a> {
     }
 
     /// Takes over what one section says, which the validator has accepted.
-    fn section(&mut self, payload: Payload<'a>, caps: &Caps) -> Result<(), Error> {
+    fn section(&mut self, payload: Payload<'a>, caps: &Caps, open_imports: bool) -> Result<(), Error> {
         let invalid = |e: wasmparser::Error| Error::invalid(&e);
         match payload {
             Payload::TypeSection(reader) => {
                 for group in reader {
                     for ty in group.map_err(invalid)?.types() {
                         self.types.push(function_type(&ty.composite_type.inner)?);
+                        self.never_null.push(open::returns_never_null(&ty.composite_type.inner));
                     }
                 }
             }
             Payload::ImportSection(reader) => {
                 for import in reader.into_imports() {
                     let import = import.map_err(invalid)?;
-                    self.resolve_import(&import)?;
+                    self.resolve_import(&import, open_imports)?;
                 }
+                self.check_sizes(caps)?;
                 check_cap("functions", self.functions.len() as u64, caps.functions)?;
             }
             Payload::FunctionSection(reader) => {
@@ -107,36 +114,38 @@ impl<'a> Module<'a> {
             }
             Payload::TableSection(reader) => {
                 for table in reader {
-                    let table = self.table(&table.map_err(invalid)?)?;
+                    let table = table.map_err(invalid)?;
+                    let init = match &table.init {
+                        TableInit::RefNull => Constant::Null,
+                        TableInit::Expr(expression) => {
+                            match constant::evaluate(expression, &self.global_values())? {
+                                Evaluated::Constant(init) => init,
+                                Evaluated::Deferred(_) => return Err(open::unknown_item()),
+                            }
+                        }
+                    };
+                    let table = self.table(&table.ty, init)?;
                     self.tables.push(table);
                 }
-                let entries = self.tables.iter().fold(0u64, |sum, t| sum.saturating_add(t.min));
-                check_cap("initial table entries", entries, caps.table_entries)?;
+                self.check_sizes(caps)?;
             }
             Payload::MemorySection(reader) => {
                 for memory in reader.into_iter_with_offsets() {
                     let (offset, memory) = memory.map_err(invalid)?;
-                    if memory.shared {
-                        return Err(unsupported("shared memory (threads)", offset));
-                    }
-                    let room = if memory.memory64 { MEMORY64_PAGES } else { MEMORY32_PAGES };
-                    check_cap("initial pages of one memory", memory.initial, room)?;
-                    let max = memory.maximum.unwrap_or(room).min(room);
-                    self.memories.push(Memory { min: memory.initial, max, index64: memory.memory64 });
+                    self.memories.push(self::memory(&memory, offset)?);
                 }
-                check_cap("memories", self.memories.len() as u64, ipc::layout::MEMORIES_MAX)?;
-                let pages = self.memories.iter().fold(0u64, |sum, m| sum.saturating_add(m.min));
-                check_cap("initial memory pages", pages, caps.memory_pages)?;
+                self.check_sizes(caps)?;
             }
             Payload::GlobalSection(reader) => {
-                let mut values = Vec::new();
+                let mut values = self.global_values();
                 for global in reader {
                     let global = global.map_err(invalid)?;
                     let ty = ValType::of_wasm(global.ty.content_type)
                         .ok_or_else(|| unexpected("a global's type"))?;
-                    let init = constant::evaluate(&global.init_expr, &values)?;
-                    values.push(init);
-                    self.globals.push(Global { ty, mutable: global.ty.mutable, init });
+                    let source = GlobalSource::from(constant::evaluate(&global.init_expr, &values)?);
+                    let global = Global { ty, mutable: global.ty.mutable, source };
+                    values.push(global.constant());
+                    self.globals.push(global);
                 }
             }
             Payload::ExportSection(reader) => {
@@ -162,7 +171,7 @@ impl<'a> Module<'a> {
             Payload::ElementSection(reader) => {
                 let globals = self.global_values();
                 for element in reader {
-                    let element = parse_element(element.map_err(invalid)?, &globals)?;
+                    let element = self.parse_element(element.map_err(invalid)?, &globals)?;
                     self.elements.push(element);
                 }
             }
@@ -172,10 +181,9 @@ impl<'a> Module<'a> {
                     let data = data.map_err(invalid)?;
                     let mode = match data.kind {
                         DataKind::Passive => SegmentMode::Passive,
-                        DataKind::Active { memory_index, offset_expr } => SegmentMode::Active {
-                            index: memory_index,
-                            offset: offset(constant::evaluate(&offset_expr, &globals)?)?,
-                        },
+                        DataKind::Active { memory_index, offset_expr } => {
+                            self.active(memory_index, constant::evaluate(&offset_expr, &globals)?)?
+                        }
                     };
                     self.data.push(Data { mode, bytes: data.data });
                 }
@@ -185,12 +193,9 @@ impl<'a> Module<'a> {
         Ok(())
     }
 
-    fn table(&self, table: &wasmparser::Table<'_>) -> Result<Table, Error> {
-        let element = table.ty.element_type;
-        let init = match &table.init {
-            TableInit::RefNull => Constant::Null,
-            TableInit::Expr(expression) => constant::evaluate(expression, &self.global_values())?,
-        };
+    /// A table by its type, with these entries at first.
+    pub(super) fn table(&self, ty: &wasmparser::TableType, init: Constant) -> Result<Table, Error> {
+        let element = ty.element_type;
         let signature = match element.heap_type() {
             HeapType::Concrete(UnpackedIndex::Module(index)) => {
                 self.signature_ids.get(index as usize).copied()
@@ -199,17 +204,27 @@ impl<'a> Module<'a> {
         };
         Ok(Table {
             ty: ValType::of_ref(element).ok_or_else(|| unexpected("a table type"))?,
-            min: table.ty.initial,
-            max: table.ty.maximum,
-            index64: table.ty.table64,
+            min: ty.initial,
+            max: ty.maximum,
+            index64: ty.table64,
             init,
             signature,
             nullable: element.is_nullable(),
+            imported: false,
         })
     }
 
-    fn global_values(&self) -> Vec<Constant> {
-        self.globals.iter().map(|global| global.init).collect()
+    /// What the caps say about tables and memories, so far.
+    fn check_sizes(&self, caps: &Caps) -> Result<(), Error> {
+        let entries = self.tables.iter().fold(0u64, |sum, t| sum.saturating_add(t.min));
+        check_cap("initial table entries", entries, caps.table_entries)?;
+        check_cap("memories", self.memories.len() as u64, ipc::layout::MEMORIES_MAX)?;
+        let pages = self.memories.iter().fold(0u64, |sum, m| sum.saturating_add(m.min));
+        check_cap("initial memory pages", pages, caps.memory_pages)
+    }
+
+    fn global_values(&self) -> Vec<Option<Constant>> {
+        self.globals.iter().map(Global::constant).collect()
     }
 
     /// Gives equal types the same id, so that a signature check is one comparison. The validator knows which are equal:
@@ -224,8 +239,11 @@ impl<'a> Module<'a> {
         self.signature_ids = (0..self.types.len() as u32).map(number).collect();
     }
 
-    /// Finds the host function behind an import and compares the types.
-    fn resolve_import(&mut self, import: &wasmparser::Import<'_>) -> Result<(), Error> {
+    /// Finds the host function behind an import and compares the types. With `open_imports` the host side provides the rest.
+    fn resolve_import(&mut self, import: &wasmparser::Import<'a>, open_imports: bool) -> Result<(), Error> {
+        if open_imports && FunctionId::by_name(import.module, import.name).is_none() {
+            return self.open_import(import);
+        }
         let (module, name) = (import.module.to_owned(), import.name.to_owned());
         let ty = match import.ty {
             TypeRef::Func(ty) | TypeRef::FuncExact(ty) => ty,
@@ -245,9 +263,44 @@ impl<'a> Module<'a> {
             let (expected, found) = (Box::new(expected), Box::new(found.clone()));
             return Err(Error::ImportType { module, name, expected, found });
         }
-        self.imports.push(id);
+        self.imports.push(ImportedFunction::Host(id));
         self.functions.push(ty);
         Ok(())
+    }
+
+    /// Takes over an element segment.
+    fn parse_element(
+        &mut self,
+        element: wasmparser::Element<'_>,
+        globals: &[Option<Constant>],
+    ) -> Result<Element, Error> {
+        let invalid = |e: wasmparser::Error| Error::invalid(&e);
+        let mode = match element.kind {
+            ElementKind::Passive => SegmentMode::Passive,
+            ElementKind::Declared => SegmentMode::Declared,
+            ElementKind::Active { table_index, offset_expr } => {
+                self.active(table_index.unwrap_or(0), constant::evaluate(&offset_expr, globals)?)?
+            }
+        };
+        let mut items = Vec::new();
+        match element.items {
+            ElementItems::Functions(reader) => {
+                for item in reader {
+                    items.push(item.map_err(invalid)?);
+                }
+            }
+            ElementItems::Expressions(_, reader) => {
+                for item in reader {
+                    items.push(match constant::evaluate(&item.map_err(invalid)?, globals)? {
+                        Evaluated::Constant(Constant::Function(index)) => index,
+                        Evaluated::Constant(Constant::Null) => NULL_ITEM,
+                        Evaluated::Deferred(_) => return Err(open::unknown_item()),
+                        _ => return Err(unexpected("an element segment's item")),
+                    });
+                }
+            }
+        }
+        Ok(Element { mode, items })
     }
 
     /// Reads function names. The name section is a hint: what is wrong in it is ignored.
@@ -271,36 +324,6 @@ impl<'a> Module<'a> {
     }
 }
 
-fn parse_element(element: wasmparser::Element<'_>, globals: &[Constant]) -> Result<Element, Error> {
-    let invalid = |e: wasmparser::Error| Error::invalid(&e);
-    let mode = match element.kind {
-        ElementKind::Passive => SegmentMode::Passive,
-        ElementKind::Declared => SegmentMode::Declared,
-        ElementKind::Active { table_index, offset_expr } => SegmentMode::Active {
-            index: table_index.unwrap_or(0),
-            offset: offset(constant::evaluate(&offset_expr, globals)?)?,
-        },
-    };
-    let mut items = Vec::new();
-    match element.items {
-        ElementItems::Functions(reader) => {
-            for item in reader {
-                items.push(item.map_err(invalid)?);
-            }
-        }
-        ElementItems::Expressions(_, reader) => {
-            for item in reader {
-                items.push(match constant::evaluate(&item.map_err(invalid)?, globals)? {
-                    Constant::Function(index) => index,
-                    Constant::Null => NULL_ITEM,
-                    _ => return Err(unexpected("an element segment's item")),
-                });
-            }
-        }
-    }
-    Ok(Element { mode, items })
-}
-
 fn function_type(ty: &CompositeInnerType) -> Result<FuncType, Error> {
     let CompositeInnerType::Func(ty) = ty else {
         return Err(unexpected("a type that is not a function type"));
@@ -315,8 +338,28 @@ fn function_type(ty: &CompositeInnerType) -> Result<FuncType, Error> {
     Ok(FuncType { params: convert(ty.params())?, results: convert(ty.results())? })
 }
 
+/// A memory by its type.
+pub(super) fn memory(ty: &wasmparser::MemoryType, offset: usize) -> Result<Memory, Error> {
+    if ty.shared {
+        return Err(unsupported("shared memory (threads)", offset));
+    }
+    let room = if ty.memory64 { MEMORY64_PAGES } else { MEMORY32_PAGES };
+    check_cap("initial pages of one memory", ty.initial, room)?;
+    let max = ty.maximum.unwrap_or(room).min(room);
+    Ok(Memory { min: ty.initial, max, index64: ty.memory64, imported: false })
+}
+
+/// The expression of a known offset.
+pub(super) fn offset_expression(offset: u64, index64: bool) -> Expression {
+    vec![if index64 {
+        wasmparser::Operator::I64Const { value: offset as i64 }
+    } else {
+        wasmparser::Operator::I32Const { value: offset as u32 as i32 }
+    }]
+}
+
 /// A segment's offset, which validation says is an integer.
-fn offset(value: Constant) -> Result<u64, Error> {
+pub(super) fn offset(value: Constant) -> Result<u64, Error> {
     match value {
         Constant::I32(offset) => Ok(offset.into()),
         Constant::I64(offset) => Ok(offset),
@@ -325,7 +368,7 @@ fn offset(value: Constant) -> Result<u64, Error> {
 }
 
 /// A part of a supported proposal that is not compiled.
-fn unsupported(feature: &str, offset: usize) -> Error {
+pub(super) fn unsupported(feature: &str, offset: usize) -> Error {
     Error::UnsupportedFeature {
         feature: feature.to_owned(),
         detail: format!("the module uses {feature}"),
@@ -334,6 +377,6 @@ fn unsupported(feature: &str, offset: usize) -> Error {
 }
 
 /// Something that the validator should have rejected: an error rather than a panic if the two ever disagree.
-fn unexpected(what: &str) -> Error {
+pub(super) fn unexpected(what: &str) -> Error {
     Error::Invalid { message: format!("{what} belongs to a feature that is not supported"), offset: 0 }
 }

@@ -38,10 +38,11 @@ pub(super) enum Builtin {
     Fill,
     ExceptionNew,
     ExceptionThrow,
+    ImportCall,
 }
 
 /// Number of builtins.
-pub(super) const BUILTINS: usize = 7;
+pub(super) const BUILTINS: usize = 8;
 
 impl Builtin {
     /// Offset of its address in [`Builtins`].
@@ -54,6 +55,7 @@ impl Builtin {
             Builtin::Fill => offset_of!(Builtins, fill),
             Builtin::ExceptionNew => offset_of!(Builtins, exception_new),
             Builtin::ExceptionThrow => offset_of!(Builtins, exception_throw),
+            Builtin::ImportCall => offset_of!(Builtins, import_call),
         }
     }
 
@@ -72,6 +74,7 @@ impl Builtin {
             Builtin::Fill => (&[types::I64, types::I32, types::I64], &[]),
             Builtin::ExceptionNew => (&[types::I64, types::I32], &[types::I64]),
             Builtin::ExceptionThrow => (&[types::I64, types::I64], &[]),
+            Builtin::ImportCall => (&[types::I32, types::I64, types::I32, types::I32], &[types::I32]),
         };
         signature.params.extend(params.iter().map(|ty| AbiParam::new(*ty)));
         signature.returns.extend(returns.iter().map(|ty| AbiParam::new(*ty)));
@@ -82,6 +85,11 @@ impl Builtin {
 /// The signature of [`Builtins::host_call`].
 pub(super) fn host_call_signature() -> Signature {
     Builtin::HostCall.signature()
+}
+
+/// The signature of [`Builtins::import_call`].
+pub(super) fn import_call_signature() -> Signature {
+    Builtin::ImportCall.signature()
 }
 
 impl Translator<'_, '_> {

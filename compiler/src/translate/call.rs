@@ -211,6 +211,63 @@ pub(crate) fn import_thunk(
     builder.finalize(isa.frontend_config());
 }
 
+/// Builds the code behind the imported function `index` that the host side provides under `number`: it writes the parameters
+/// to 16-byte slots of a frame on the stack, calls [`Builtins::import_call`], and reads the results from the frame, or traps.
+pub(crate) fn open_thunk(
+    isa: &dyn TargetIsa,
+    index: u32,
+    number: u32,
+    ty: &FuncType,
+    function: &mut Function,
+    context: &mut FunctionBuilderContext,
+) {
+    const SLOT: i32 = 16;
+    function.name = ir::UserFuncName::user(FUNCTION_NAMESPACE, index);
+    function.signature = signature(ty);
+    let mut builder = FunctionBuilder::new(function, context);
+    let entry = builder.create_block();
+    builder.append_block_params_for_function_params(entry);
+    builder.switch_to_block(entry);
+    builder.seal_block(entry);
+
+    let slots = ty.params.len().max(ty.results.len()).max(1) as u32;
+    let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, slots * SLOT as u32, 4);
+    let slot = builder.create_sized_stack_slot(slot);
+    let frame = builder.ins().stack_addr(types::I64, slot, 0);
+    let flags = MemFlagsData::trusted();
+    let zero = builder.ins().iconst(types::I64, 0);
+    let params = builder.block_params(entry).to_vec();
+    for (i, param) in params.into_iter().enumerate() {
+        let at = SLOT * i as i32;
+        let word = to_word(&mut builder, param);
+        if builder.func.dfg.value_type(word) == types::I64 {
+            // Nothing that lay on the stack goes along.
+            builder.ins().store(flags, zero, frame, at + 8);
+        }
+        builder.ins().store(flags, word, frame, at);
+    }
+    let import_call = abi::import_call_signature();
+    let import_call = builder.import_signature(import_call);
+    let address = BUILTINS + offset_of!(Builtins, import_call) as u64;
+    let address = builder.ins().iconst(types::I64, address as i64);
+    let code = builder.ins().load(types::I64, flags.with_readonly(), address, 0);
+    let number = builder.ins().iconst(types::I32, i64::from(number));
+    let counts = [&ty.params, &ty.results].map(|types| types.len() as i64);
+    let [params, results] = counts.map(|count| builder.ins().iconst(types::I32, count));
+    let call = builder.ins().call_indirect(import_call, code, &[number, frame, params, results]);
+    if let Some(&failed) = builder.inst_results(call).first() {
+        builder.ins().trapnz(failed, trap::HOST_FUNCTION);
+    }
+    let results: Vec<Value> = ty
+        .results
+        .iter()
+        .enumerate()
+        .map(|(i, ty)| builder.ins().load(ty.ir(), flags, frame, SLOT * i as i32))
+        .collect();
+    builder.ins().return_(&results);
+    builder.finalize(isa.frontend_config());
+}
+
 /// A value as a 64-bit word, narrower ones zero-extended.
 pub(crate) fn to_word(builder: &mut FunctionBuilder<'_>, value: Value) -> Value {
     match builder.func.dfg.value_type(value) {

@@ -14,6 +14,7 @@ mod control;
 mod exception;
 mod fuel;
 mod global;
+mod instantiate;
 mod memory;
 mod numeric;
 mod reference;
@@ -33,7 +34,8 @@ use ipc::layout::CONTEXT_BASE;
 use wasmparser::{FuncValidator, FunctionBody, Operator, OperatorsReader, ValidatorResources};
 
 pub(crate) use abi::{RODATA_NAMESPACE, signature, signature_of};
-pub(crate) use call::{import_thunk, to_word};
+pub(crate) use call::{import_thunk, open_thunk, to_word};
+pub(crate) use instantiate::instantiate;
 
 use crate::Error;
 use crate::error::check_cap;
@@ -149,33 +151,7 @@ pub(crate) fn translate(
         .ok_or_else(|| unexpected("a function without a type", start))?;
     function.name = ir::UserFuncName::user(abi::FUNCTION_NAMESPACE, index);
     function.signature = signature(ty);
-    let mut region = |id, description: &'static str| {
-        function.dfg.alias_regions.insert(AliasRegionData { user_id: id, description: description.into() })
-    };
-    let regions =
-        Regions { context: region(0, "context"), tables: region(1, "tables"), memory: region(2, "memory 0") };
-    let mut translator = Translator {
-        environment,
-        builder: FunctionBuilder::new(function, context),
-        stack: Vec::new(),
-        frames: Vec::new(),
-        reachable: true,
-        offset: start,
-        regions,
-        functions: HashMap::new(),
-        signatures: HashMap::new(),
-        builtins: [None; abi::BUILTINS],
-        rodata: HashMap::new(),
-        br_table_targets: 0,
-        locals: 0,
-        loop_operands: 0,
-        handlers: Vec::new(),
-        handler_edges: 0,
-        fuel_pending: 0,
-        unshared: 0,
-        arguments: Vec::new(),
-        top_is_not_null: false,
-    };
+    let mut translator = Translator::new(environment, function, context, start);
 
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
@@ -207,7 +183,57 @@ pub(crate) fn translate(
     Ok(())
 }
 
+impl<'f, 'm> Translator<'f, 'm> {
+    /// Begins with an empty function.
+    fn new(
+        environment: Environment<'m>,
+        function: &'f mut Function,
+        context: &'f mut FunctionBuilderContext,
+        start: usize,
+    ) -> Self {
+        let mut region = |id, description: &'static str| {
+            let description = description.into();
+            function.dfg.alias_regions.insert(AliasRegionData { user_id: id, description })
+        };
+        let regions = Regions {
+            context: region(0, "context"),
+            tables: region(1, "tables"),
+            memory: region(2, "memory 0"),
+        };
+        Translator {
+            environment,
+            builder: FunctionBuilder::new(function, context),
+            stack: Vec::new(),
+            frames: Vec::new(),
+            reachable: true,
+            offset: start,
+            regions,
+            functions: HashMap::new(),
+            signatures: HashMap::new(),
+            builtins: [None; abi::BUILTINS],
+            rodata: HashMap::new(),
+            br_table_targets: 0,
+            locals: 0,
+            loop_operands: 0,
+            handlers: Vec::new(),
+            handler_edges: 0,
+            fuel_pending: 0,
+            unshared: 0,
+            arguments: Vec::new(),
+            top_is_not_null: false,
+        }
+    }
+}
+
 impl<'m> Translator<'_, 'm> {
+    /// Opens a function of ours, without parameters and results.
+    fn enter_ours(&mut self) {
+        let entry = self.builder.create_block();
+        self.builder.switch_to_block(entry);
+        self.builder.seal_block(entry);
+        self.push_function_frame(&[]);
+    }
+
     /// Opens the function: its parameters and zeroed locals, and the frame that `return` leaves.
     fn enter(
         &mut self,

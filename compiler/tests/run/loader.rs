@@ -186,6 +186,7 @@ unsafe fn map(file: &[u8], segments: &[ProgramHeader64<LittleEndian>]) -> bool {
             fill: fill as *const () as u64,
             exception_new: sandbox_shim::growth::builtins().exception_new,
             exception_throw: sandbox_shim::growth::builtins().exception_throw,
+            import_call: sandbox_shim::growth::builtins().import_call,
         };
     }
     true

@@ -16,7 +16,7 @@ use policies::Policy;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 
 use super::{Shared, module_error};
-use crate::{Entry, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
+use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
 
 /// Bytes of the name of a tenant.
 const TENANT_MAX: usize = 64;
@@ -142,7 +142,19 @@ pub(super) async fn job(
             invoke::entry(&module, &name, &args).map_err(|e| ErrorReply::new(ErrorKind::Module, e))?
         }
     };
-    Ok(Job { module, entry, policy, args: request.args, env: request.env, stdio, preopens, limits, tenant })
+    Ok(Job {
+        module,
+        entry,
+        policy,
+        args: request.args,
+        env: request.env,
+        stdio,
+        preopens,
+        // Modules are compiled without open imports here.
+        imports: Imports::default(),
+        limits,
+        tenant,
+    })
 }
 
 /// Reads and loads a module. With `count_fuel` its code counts fuel, whatever the daemon's own options are.

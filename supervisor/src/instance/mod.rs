@@ -1,6 +1,6 @@
 //! One instance, from its shared memory to its report.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::pin;
@@ -15,6 +15,7 @@ use policies::Filesystem;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
+use zerocopy::IntoBytes;
 
 use crate::error::{Error, errno, system};
 use crate::job::{Entry, Job, Preopen};
@@ -24,12 +25,15 @@ use crate::zygote::module::{ModuleZygote, Spawned};
 
 mod conversation;
 mod outcome;
+mod provided;
 mod serve;
 mod shared_memory;
 
 pub(crate) use conversation::{Answer, Operation, Request};
 use conversation::{Conversation, UnderWay};
 use outcome::{Ending, Evidence};
+use provided::Provided;
+pub(crate) use provided::first_function;
 use serve::{Ended, Server};
 use shared_memory::{RawValue, SharedMemory};
 
@@ -146,6 +150,7 @@ pub(crate) async fn run(
         return Err(Error::FuelNotCounted);
     }
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
+    let provided = Provided::new(metadata, &job.imports)?;
     let policy = job.policy.name().to_owned();
     let report = |outcome, usage| Report {
         outcome,
@@ -158,7 +163,8 @@ pub(crate) async fn run(
     let initial_memory = module.initial_memory();
     // Globals and tables.
     let other_data = metadata.data_bytes.saturating_sub(initial_memory);
-    if initial_memory > limits.memory || other_data > limits.memory.saturating_add(FREE_DATA) {
+    let start_memory = initial_memory.saturating_add(provided.added_memory);
+    if start_memory > limits.memory || other_data > limits.memory.saturating_add(FREE_DATA) {
         let limit = LimitReached { limit: Limit::Memory, value: limits.memory };
         return Ok(report(Outcome::LimitReached(limit), Usage::default()));
     }
@@ -188,6 +194,7 @@ pub(crate) async fn run(
         return Err(Error::TooManyStrings { what: "arguments and environment", bytes, limit: STRINGS_BYTES });
     }
     shared.write_values(&entry.values);
+    shared.arena().write(0, provided.records.as_bytes());
     let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
     shared.write_job(&JobHeader {
         go: 0,
@@ -207,6 +214,8 @@ pub(crate) async fn run(
         initial_memory,
         parameters: entry.values.len() as u32,
         results: entry.results.len() as u32,
+        imports: provided.records.len() as u32,
+        reserved: 0,
         args_count: args.len() as u32,
         args_bytes: args_bytes as u32,
         env_count: env.len() as u32,
@@ -230,17 +239,21 @@ pub(crate) async fn run(
     };
     let alive = Alive(pidfd);
     let calls = Cell::new(0);
+    let failure = RefCell::new(None);
     let server = Server {
         shared: &shared,
         doorbell: &doorbell,
         policy: &job.policy,
+        provided: &provided,
+        failure: &failure,
         calls_max: limits.calls,
         calls: &calls,
     };
     let ending = {
         let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
         let under_way = UnderWay::default();
-        let explain = |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack);
+        let explain =
+            |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack, failure.take());
         let conversation = requests.as_mut().map(|requests| Conversation {
             requests,
             ready,
@@ -291,7 +304,8 @@ pub(crate) async fn run(
         stack_bottom: STACK_TOP - limits.stack,
         cpu_limit_seconds: limits.cpu_seconds,
         memory_limit: limits.memory,
-        ends_at_memory_limit: kill_on_memory,
+        ends_at_memory_limit: kill_on_memory || provided.added_memory > 0,
+        failure: failure.take(),
         results,
     });
     Ok(report(outcome, usage))

@@ -43,6 +43,8 @@ pub(crate) struct Evidence<'e> {
     pub(crate) memory_limit: u64,
     /// Whether a refused growth of memory ends the job.
     pub(crate) ends_at_memory_limit: bool,
+    /// Why the last call of a function of the host app failed, if it did.
+    pub(crate) failure: Option<String>,
     /// Results of the entry point, if it returned.
     pub(crate) results: Vec<Value>,
 }
@@ -81,7 +83,7 @@ pub(crate) fn outcome(evidence: Evidence<'_>) -> Outcome {
         exit_kind::MEMORY_LIMIT if evidence.ends_at_memory_limit => {
             Outcome::LimitReached(LimitReached { limit: Limit::Memory, value: evidence.memory_limit })
         }
-        exit_kind::FAULT => fault(record, evidence.module, evidence.stack_bottom),
+        exit_kind::FAULT => fault(record, evidence.module, evidence.stack_bottom, evidence.failure),
         // By its own word: after the first guest instruction it could be a lie, so it is no error of ours.
         exit_kind::SETUP_FAILED => Outcome::Violated(Violation::Died {
             how: match Step::from_number(record.code) {
@@ -142,12 +144,19 @@ fn syscall(evidence: &Evidence<'_>) -> Violation {
     Violation::Syscall { number, name, arch: arch.to_owned(), policy: evidence.policy.to_owned() }
 }
 
-/// What a fault means that the instance describes: a trap, or a violation.
-pub(crate) fn fault(record: &ExitRecord, module: &Module, stack_bottom: u64) -> Outcome {
+/// What a fault means that the instance describes: a trap, or a violation. `failure` is why a function of the host app failed, for
+/// the trap that follows.
+pub(crate) fn fault(
+    record: &ExitRecord,
+    module: &Module,
+    stack_bottom: u64,
+    failure: Option<String>,
+) -> Outcome {
     let in_guard = (STACK_REGION_BASE..stack_bottom).contains(&record.address);
     let trap = module.artifact().trap_at(record.pc).filter(|kind| explains(*kind, record));
     let message = match trap {
         _ if record.signal == libc::SIGSEGV as u32 && in_guard => "call stack exhausted".to_owned(),
+        Some(TrapKind::HostFunction) => failure.unwrap_or_else(|| TrapKind::HostFunction.to_string()),
         Some(kind) => kind.to_string(),
         None => {
             let signal = Signal::try_from(record.signal as i32).map_or("unknown", |s| s.as_str());

@@ -5,10 +5,11 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use ipc::report::{Limit, LimitReached, Violation};
-use ipc::ring::{Completion, SLOTS};
+use ipc::ring::{Completion, SLOTS, Submission};
 use tokio::io::unix::AsyncFd;
 
 use super::conversation::Conversation;
+use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
 use crate::wasi::WasiContext;
@@ -31,6 +32,10 @@ pub(crate) struct Server<'s> {
     pub(crate) shared: &'s SharedMemory,
     pub(crate) doorbell: &'s AsyncFd<OwnedFd>,
     pub(crate) policy: &'s policies::Policy,
+    /// Functions that the host app provides.
+    pub(crate) provided: &'s Provided,
+    /// Why the last of them failed, if it did.
+    pub(crate) failure: &'s std::cell::RefCell<Option<String>>,
     /// Calls that may be made.
     pub(crate) calls_max: Option<u64>,
     /// Calls served so far.
@@ -73,6 +78,19 @@ impl Server<'_> {
                 }
                 continue;
             }
+            if Provided::number(&submission).is_some() {
+                let completion = match self.import_call(&submission).await {
+                    Ok(completion) => completion,
+                    Err(ended) => return ended,
+                };
+                if let Err(ended) = self.complete(&mut completed, &completion) {
+                    return ended;
+                }
+                if completed.is_multiple_of(TURN) {
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
             let call = match HostCall::check(&submission, self.shared.arena()) {
                 Ok(call) => call,
                 Err(violation) => return Ended::Violation(violation),
@@ -104,6 +122,18 @@ impl Server<'_> {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Serves a call of a function that the host app provides.
+    async fn import_call(&self, submission: &Submission) -> Result<Completion, Ended> {
+        let call = self.provided.check(submission, self.shared.arena()).map_err(Ended::Violation)?;
+        if let Some(limit) = self.count() {
+            return Err(Ended::Limit(limit));
+        }
+        let result = call.serve().await;
+        let errno = u32::from(result.is_err());
+        *self.failure.borrow_mut() = result.err();
+        Ok(Completion { sequence: submission.sequence, errno, ..Completion::default() })
     }
 
     /// Hands the next completion over.

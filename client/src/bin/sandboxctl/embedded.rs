@@ -69,6 +69,7 @@ pub async fn run(
         stdio: plan.stdio,
         preopens,
         limits,
+        imports: supervisor::Imports::default(),
         tenant: String::from("default"),
     };
     let result = supervisor.run_until(job, interrupts.arrived()).await;

@@ -1,0 +1,149 @@
+//! What a host app provides for the imports of a module that was compiled with `open_imports`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use compiler::{FuncType, ValType};
+use ipc::report::Value;
+
+/// Imports by module and field name. Every instance gets fresh globals, memories and tables of what is written here; what
+/// the module exports of them are its own.
+#[derive(Clone, Debug, Default)]
+pub struct Imports(HashMap<(String, String), Extern>);
+
+impl Imports {
+    /// Provides `item` as `module` `name`, instead of what was provided before.
+    pub fn define(&mut self, module: impl Into<String>, name: impl Into<String>, item: Extern) -> &mut Self {
+        self.0.insert((module.into(), name.into()), item);
+        self
+    }
+
+    /// What is provided under these names.
+    pub fn get(&self, module: &str, name: &str) -> Option<&Extern> {
+        // A map of pairs of strings cannot be asked with borrowed ones without this.
+        self.0.get(&(module.to_owned(), name.to_owned()))
+    }
+}
+
+/// Something that a module can import.
+#[derive(Clone, Debug)]
+pub enum Extern {
+    /// A function of the host app.
+    Function(HostFunction),
+    /// A global with this value at first. References must be null or external.
+    Global {
+        /// Its first value.
+        value: Value,
+        /// Whether the guest can change it.
+        mutable: bool,
+    },
+    /// A memory of zeros.
+    Memory {
+        /// Its size in pages of 64 KiB.
+        pages: u64,
+        /// Pages that it may not exceed.
+        max: Option<u64>,
+        /// Indices have 64 bits.
+        memory64: bool,
+    },
+    /// A table of null references.
+    Table {
+        /// Type of its entries.
+        ty: ValType,
+        /// How many entries it has.
+        entries: u64,
+        /// Entries that it may not exceed.
+        max: Option<u64>,
+        /// Indices have 64 bits.
+        table64: bool,
+    },
+    /// A tag of exceptions that carry values of these types.
+    Tag {
+        /// The types.
+        params: Vec<ValType>,
+    },
+}
+
+/// A failure of a host function: the guest's call traps, and the trap's message has this one in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HostError(pub String);
+
+impl From<String> for HostError {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+impl From<&str> for HostError {
+    fn from(message: &str) -> Self {
+        Self(message.to_owned())
+    }
+}
+
+/// What a call of a host function is while it runs.
+pub type HostFuture = Pin<Box<dyn Future<Output = Result<Vec<Value>, HostError>> + Send>>;
+
+type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
+
+/// A function of the host app that guests can call.
+///
+/// It runs on the thread of the guest's shard: one that computes or blocks for long holds up the jobs of that shard. Waiting
+/// asynchronously does not.
+#[derive(Clone)]
+pub struct HostFunction {
+    ty: FuncType,
+    call: Arc<Call>,
+}
+
+impl fmt::Debug for HostFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostFunction({})", self.ty)
+    }
+}
+
+impl HostFunction {
+    /// A function of these types. It gets one value per parameter, of the parameter's type, and must return one per result.
+    pub fn new<F>(
+        params: impl Into<Vec<ValType>>,
+        results: impl Into<Vec<ValType>>,
+        call: impl Fn(Vec<Value>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Vec<Value>, HostError>> + Send + 'static,
+    {
+        let ty = FuncType { params: params.into(), results: results.into() };
+        Self { ty, call: Arc::new(move |values| Box::pin(call(values))) }
+    }
+
+    /// The same for a function that never waits.
+    pub fn immediate(
+        params: impl Into<Vec<ValType>>,
+        results: impl Into<Vec<ValType>>,
+        call: impl Fn(&[Value]) -> Result<Vec<Value>, HostError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(params, results, move |values| std::future::ready(call(&values)))
+    }
+
+    /// Its type.
+    pub fn ty(&self) -> &FuncType {
+        &self.ty
+    }
+
+    /// Calls it. A panic is an error of this call.
+    pub(crate) async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
+        const PANICKED: &str = "it panicked";
+        // What it has left behind is its own affair: nothing of ours is in its reach.
+        let mut future =
+            catch_unwind(AssertUnwindSafe(|| (self.call)(values))).map_err(|_| HostError::from(PANICKED))?;
+        std::future::poll_fn(|context| {
+            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+                .unwrap_or_else(|_| std::task::Poll::Ready(Err(PANICKED.into())))
+        })
+        .await
+    }
+}

@@ -1,0 +1,310 @@
+//! The imports of one instance: compared with what the module declares, and in the form in which the instance takes them over.
+
+use compiler::FuncType;
+use compiler::metadata::{GlobalValue, Import, ImportItem, Metadata};
+use ipc::imports::{FUNCTIONS, FUNCTIONS_MAX, RECORDS_MAX, Record, SLOT, kind};
+use ipc::layout::WASM_PAGE;
+use ipc::report::Violation;
+use ipc::ring::{Submission, unpack_range};
+
+use crate::error::Error;
+use crate::hostcall::SharedRegion;
+use crate::imports::{Extern, HostError, HostFunction, Imports};
+use crate::module::{RawValue, ValueKind, raw_value};
+
+/// What a job provides for its module's imports; all of it fits.
+#[derive(Debug, Default)]
+pub(crate) struct Provided {
+    /// For the instance's start.
+    pub(crate) records: Vec<Record>,
+    /// Bytes that memories have beyond what the module declares.
+    pub(crate) added_memory: u64,
+    /// Functions by their number.
+    functions: Vec<Option<Function>>,
+}
+
+#[derive(Debug)]
+struct Function {
+    name: String,
+    function: HostFunction,
+}
+
+impl Provided {
+    pub(crate) fn new(metadata: &Metadata, imports: &Imports) -> Result<Self, Error> {
+        let mut provided = Self::default();
+        for import in &metadata.imports {
+            let item = imports.get(&import.module, &import.name).ok_or_else(|| Error::UnknownImport {
+                kind: kind_name(&import.item),
+                module: import.module.clone(),
+                name: import.name.clone(),
+            })?;
+            let (record, function) = provided.item(metadata, import, item)?;
+            provided.records.extend(record);
+            provided.functions.push(function);
+        }
+        if provided.records.len() > RECORDS_MAX {
+            return Err(Error::TooManyImports { found: provided.records.len(), limit: RECORDS_MAX });
+        }
+        Ok(provided)
+    }
+
+    fn item(
+        &mut self,
+        metadata: &Metadata,
+        import: &Import,
+        item: &Extern,
+    ) -> Result<(Option<Record>, Option<Function>), Error> {
+        let incompatible = |expected: String, found: String| Error::IncompatibleImport {
+            module: import.module.clone(),
+            name: import.name.clone(),
+            expected,
+            found,
+        };
+        match (&import.item, item) {
+            (ImportItem::Function { params, results }, Extern::Function(function)) => {
+                let expected = FuncType { params: params.clone(), results: results.clone() };
+                if *function.ty() != expected {
+                    let found = format!("a function {}", function.ty());
+                    return Err(incompatible(format!("a function {expected}"), found));
+                }
+                let name = format!("{}.{}", import.module, import.name);
+                Ok((None, Some(Function { name, function: function.clone() })))
+            }
+            (ImportItem::Global(index), Extern::Global { value, mutable }) => {
+                let global = metadata.globals.get(*index as usize).ok_or(Error::Stopped)?;
+                let is_mutable = |mutable: bool| if mutable { "mutable" } else { "immutable" };
+                let raw = raw_value(value).filter(|_| {
+                    ValueKind::of(value) == ValueKind::from(global.ty) && *mutable == global.mutable
+                });
+                let (Some(words), GlobalValue::Address(address)) = (raw, global.value) else {
+                    let expected = format!("{} global of type {}", is_mutable(global.mutable), global.ty);
+                    let found = format!("{} global with the value {value:?}", is_mutable(*mutable));
+                    return Err(incompatible(expected, found));
+                };
+                let wide = ValueKind::from(global.ty).bytes() > 8;
+                let kind = if wide { kind::WIDE_GLOBAL } else { kind::GLOBAL };
+                Ok((Some(Record { kind, address, words }), None))
+            }
+            (
+                ImportItem::Memory { index, min, max },
+                Extern::Memory { pages, max: provided_max, memory64 },
+            ) => {
+                let memory = metadata.memories.get(*index as usize).ok_or(Error::Stopped)?;
+                let largest = provided_max.unwrap_or(memory.max_pages).min(memory.max_pages);
+                if *memory64 != memory.memory64
+                    || !fits((*pages, *provided_max), (*min, *max))
+                    || *pages > largest
+                {
+                    let what = |is_wide| format!("{}memory", width(is_wide));
+                    let expected = limits(&what(memory.memory64), "pages", *min, *max);
+                    let found = limits(&what(*memory64), "pages", *pages, *provided_max);
+                    return Err(incompatible(expected, found));
+                }
+                let added = pages - min;
+                self.added_memory = self.added_memory.saturating_add(added.saturating_mul(WASM_PAGE));
+                let words = [added, largest.saturating_mul(WASM_PAGE)];
+                Ok((Some(Record { kind: kind::MEMORY, address: memory.descriptor, words }), None))
+            }
+            (
+                ImportItem::Table { index, min, max },
+                Extern::Table { ty, entries, max: provided_max, table64 },
+            ) => {
+                let table = metadata.tables.get(*index as usize).ok_or(Error::Stopped)?;
+                let what = |ty, is_wide| format!("{}table of {ty}", width(is_wide));
+                if *ty != table.ty
+                    || *table64 != table.table64
+                    || !fits((*entries, *provided_max), (*min, *max))
+                {
+                    let expected = limits(&what(table.ty, table.table64), "entries", *min, *max);
+                    let found = limits(&what(*ty, *table64), "entries", *entries, *provided_max);
+                    return Err(incompatible(expected, found));
+                }
+                if *entries > table.max {
+                    let (module, name) = (import.module.clone(), import.name.clone());
+                    return Err(Error::ImportRoom { module, name, entries: *entries, room: table.max });
+                }
+                let words = [entries - min, provided_max.unwrap_or(table.max).min(table.max)];
+                Ok((Some(Record { kind: kind::TABLE, address: table.descriptor, words }), None))
+            }
+            (ImportItem::Tag(index), Extern::Tag { params }) => {
+                let tag = metadata.tags.get(*index as usize).ok_or(Error::Stopped)?;
+                if tag.params != *params {
+                    let signature =
+                        |params: &[_]| FuncType { params: params.to_vec(), results: Vec::new() }.to_string();
+                    let expected = format!("a tag {}", signature(&tag.params));
+                    return Err(incompatible(expected, format!("a tag {}", signature(params))));
+                }
+                Ok((None, None))
+            }
+            (expected, found) => {
+                let found = match found {
+                    Extern::Function(_) => "function",
+                    Extern::Global { .. } => "global",
+                    Extern::Memory { .. } => "memory",
+                    Extern::Table { .. } => "table",
+                    Extern::Tag { .. } => "tag",
+                };
+                Err(incompatible(format!("a {}", kind_name(expected)), format!("a {found}")))
+            }
+        }
+    }
+
+    /// The number of the imported function that a submission calls; `None` if it is of another kind.
+    pub(crate) fn number(submission: &Submission) -> Option<u32> {
+        submission.function.checked_sub(FUNCTIONS).filter(|number| *number < FUNCTIONS_MAX)
+    }
+
+    /// Checks a call (a private copy of a slot) against what the module imports.
+    pub(crate) fn check<'p, 'r>(
+        &'p self,
+        submission: &Submission,
+        arena: SharedRegion<'r>,
+    ) -> Result<ImportCall<'p, 'r>, Violation> {
+        let broken = |rule: String| Violation::Ring { rule };
+        let number = Self::number(submission).unwrap_or(u32::MAX);
+        let Some(Some(function)) = self.functions.get(number as usize) else {
+            return Err(broken(format!(
+                "call of imported function {number}, which the module does not have"
+            )));
+        };
+        let FuncType { params, results } = function.function.ty();
+        let (offset, length) = unpack_range(submission.args[0]);
+        let inside = (offset as usize).checked_add(length as usize).is_some_and(|end| end <= arena.len());
+        if !inside || length as usize != params.len().max(results.len()) * SLOT {
+            return Err(broken(format!(
+                "{}: bytes {offset}+{length} are not a valid range of the arena for its values",
+                function.name
+            )));
+        }
+        Ok(ImportCall { function, frame: arena.skip(offset as usize).prefix(length as usize) })
+    }
+}
+
+/// A call of an imported function with a sound range of the arena.
+#[derive(Debug)]
+pub(crate) struct ImportCall<'p, 'r> {
+    function: &'p Function,
+    frame: SharedRegion<'r>,
+}
+
+impl ImportCall<'_, '_> {
+    /// Calls the function and writes its results to the frame. A failure is a message for the guest's trap.
+    pub(crate) async fn serve(&self) -> Result<(), String> {
+        let Function { name, function } = self.function;
+        let FuncType { params, results } = function.ty();
+        let copy = self.frame.prefix(params.len() * SLOT).copy_out();
+        let values = params
+            .iter()
+            .zip(copy.chunks_exact(SLOT))
+            .map(|(ty, slot)| ValueKind::from(*ty).value(raw(slot)));
+        let failed = |error: HostError| format!("host function \"{name}\" failed: {error}");
+        let returned = function.call(values.collect()).await.map_err(failed)?;
+        let types: Vec<_> = returned.iter().map(ValueKind::of).collect();
+        if types != results.iter().copied().map(ValueKind::from).collect::<Vec<_>>() {
+            let error = format!("it returned {returned:?} instead of values of type {}", function.ty());
+            return Err(failed(HostError(error)));
+        }
+        let mut bytes = Vec::with_capacity(results.len() * SLOT);
+        for value in &returned {
+            let Some([low, high]) = raw_value(value) else {
+                return Err(failed(format!("it returned {value:?}, which only a guest can have").into()));
+            };
+            bytes.extend_from_slice(&low.to_le_bytes());
+            bytes.extend_from_slice(&high.to_le_bytes());
+        }
+        self.frame.write(0, &bytes);
+        Ok(())
+    }
+}
+
+/// The words of a slot.
+fn raw(slot: &[u8]) -> RawValue {
+    let word = |at: usize| slot.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
+    [word(0), word(8)]
+}
+
+/// Whether something of this size and maximum may stand for what is declared.
+fn fits((size, size_max): (u64, Option<u64>), (min, max): (u64, Option<u64>)) -> bool {
+    size >= min && max.is_none_or(|max| size_max.is_some_and(|size_max| size_max <= max))
+}
+
+fn limits(what: &str, unit: &str, size: u64, max: Option<u64>) -> String {
+    match max {
+        Some(max) => format!("a {what} with {size} {unit}, at most {max}"),
+        None => format!("a {what} with {size} {unit}"),
+    }
+}
+
+fn width(is_wide: bool) -> &'static str {
+    if is_wide { "64-bit " } else { "" }
+}
+
+fn kind_name(item: &ImportItem) -> &'static str {
+    match item {
+        ImportItem::Function { .. } => "function",
+        ImportItem::Global(_) => "global",
+        ImportItem::Memory { .. } => "memory",
+        ImportItem::Table { .. } => "table",
+        ImportItem::Tag(_) => "tag",
+    }
+}
+
+/// The first function that a module imports from the host side, as `module.name`.
+pub(crate) fn first_function(metadata: &Metadata) -> Option<String> {
+    let function = metadata.imports.iter().find(|i| matches!(i.item, ImportItem::Function { .. }))?;
+    Some(format!("{}.{}", function.module, function.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use ipc::report::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_size_stands_for_smaller_declarations_and_a_maximum_for_larger_ones() {
+        assert!(fits((1, None), (0, None)) && fits((1, Some(1)), (1, None)));
+        assert!(fits((2, Some(3)), (1, Some(4))) && fits((2, Some(3)), (2, Some(3))));
+        assert!(!fits((1, None), (2, None)), "too small");
+        assert!(!fits((1, None), (1, Some(2))), "without a maximum");
+        assert!(!fits((1, Some(3)), (1, Some(2))), "with a larger maximum");
+    }
+
+    #[test]
+    fn calls_are_compared_with_what_the_module_imports() {
+        let module = compiler::parse_text(
+            br#"(module (import "m" "g" (global i32)) (import "m" "f" (func (param i32 i64))))"#,
+        )
+        .unwrap();
+        let options = compiler::Options { open_imports: true, ..Default::default() };
+        let artifact = compiler::Artifact::parse(compiler::compile(&module, &options).unwrap()).unwrap();
+        let mut imports = Imports::default();
+        let i32_i64 = [compiler::ValType::I32, compiler::ValType::I64];
+        imports
+            .define("m", "f", Extern::Function(HostFunction::immediate(i32_i64, [], |_| Ok(Vec::new()))))
+            .define("m", "g", Extern::Global { value: Value::I32(1), mutable: false });
+        let provided = Provided::new(artifact.metadata(), &imports).unwrap();
+        let mut bytes = [0u8; 64];
+        // SAFETY: the bytes live as long as the region, and nothing else refers to them.
+        let arena = unsafe { SharedRegion::new(bytes.as_mut_ptr(), bytes.len()) };
+        let check = |function: u32, offset: u32, length: u32| {
+            let mut submission = Submission { function, ..Submission::default() };
+            submission.args[0] = ipc::ring::pack_range(offset, length);
+            provided.check(&submission, arena).map(|_| ())
+        };
+        assert_eq!(check(FUNCTIONS + 1, 0, 32), Ok(()));
+        assert_eq!(check(FUNCTIONS + 1, 32, 32), Ok(()));
+        for (function, offset, length) in [
+            (FUNCTIONS, 0, 32),
+            (FUNCTIONS + 2, 0, 32),
+            (FUNCTIONS + FUNCTIONS_MAX, 0, 32),
+            (FUNCTIONS + 1, 33, 32),
+            (FUNCTIONS + 1, 0, 16),
+            (FUNCTIONS + 1, 0, 48),
+            (FUNCTIONS + 1, u32::MAX, 32),
+            (FUNCTIONS + 1, 0, u32::MAX),
+        ] {
+            assert!(check(function, offset, length).is_err(), "{function:#x} {offset}+{length}");
+        }
+    }
+}
