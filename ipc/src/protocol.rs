@@ -689,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wire_form_of_version_1_is_fixed() {
+    fn the_wire_form_of_this_version_is_fixed() {
         // Changing any of these means a new protocol version.
         assert_eq!(encode(&Request::Cancel).expect("encode"), [1, 0, 0, 0, 1]);
         assert_eq!(encode(&Request::Unload(ModuleId(5))).expect("encode"), [2, 0, 0, 0, 3, 5]);
@@ -704,7 +704,7 @@ mod tests {
             1, 3, b'A', b'=', b'b', // env
             0, 1, 1, 1, 2, // stdio
             1, 3, 1, b'/', 1, // preopens
-            1, 0x80, 0x80, 0x40, 0, // limits
+            1, 0x80, 0x80, 0x40, 0, 1, 9, // limits
             0, // tenant
         ];
         assert_eq!(&wire[HEADER_BYTES..], expected);
