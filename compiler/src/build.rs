@@ -19,10 +19,10 @@ use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk};
 use crate::types::{FuncType, ValType};
-use crate::{Error, Options, debug, features, trampoline, version};
+use crate::{Error, Options, Progress, debug, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
-pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
+pub(crate) fn compile(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
     let mut module = Module::parse(wasm, &options.caps)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
@@ -53,7 +53,14 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         };
         codes.push(compiler.compile_ours(index as u32, build).map_err(ours)?.0);
     }
-    codes.append(&mut codegen::compile_bodies(environment, wasm, bodies, imported as u32, options.threads)?);
+    codes.append(&mut codegen::compile_bodies(
+        environment,
+        wasm,
+        bodies,
+        imported as u32,
+        options.threads,
+        progress,
+    )?);
     let functions = codes.len();
 
     let trampolines = Trampolines::of(&module);
