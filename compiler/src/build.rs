@@ -19,10 +19,10 @@ use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk, instantiate, open_thunk};
 use crate::types::{FuncType, ValType};
-use crate::{Error, Options, debug, features, trampoline, version};
+use crate::{Error, Options, Progress, debug, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
-pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
+pub(crate) fn compile(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
     let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
@@ -59,7 +59,14 @@ pub(crate) fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> 
         };
         codes.push(compiler.compile_ours(index as u32, build).map_err(ours)?.0);
     }
-    codes.append(&mut codegen::compile_bodies(environment, wasm, bodies, imported as u32, options.threads)?);
+    codes.append(&mut codegen::compile_bodies(
+        environment,
+        wasm,
+        bodies,
+        imported as u32,
+        options.threads,
+        progress,
+    )?);
     if module.needs_instantiation() {
         let index = codes.len() as u32;
         let build = |function: &mut _, context: &mut _| instantiate(environment, index, function, context);

@@ -23,7 +23,7 @@ use crate::sites::{self, Site};
 use crate::translate::{self, Environment, Failure, RODATA_NAMESPACE};
 use crate::trap::TrapKind;
 use crate::types::FuncType;
-use crate::{Error, features, link, trampoline};
+use crate::{Error, Progress, features, link, trampoline};
 
 /// Functions that a thread takes at once: enough that taking costs nothing, few enough that threads end together.
 const BATCH: usize = 16;
@@ -300,11 +300,14 @@ pub(crate) fn compile_bodies(
     bodies: Vec<Body<'_>>,
     first: u32,
     threads: usize,
+    progress: &Progress,
 ) -> Result<Vec<Code>, Error> {
+    progress.begin(bodies.len());
     // The linker checks the same cap, exactly; here it stops a module whose code would fill the memory before that.
     let (cap, total) = (link::code_cap(environment.caps), AtomicU64::new(0));
     let compile = |compiler: &mut Compiler<'_>, position: usize, body| {
         let (code, _) = compiler.compile(first + position as u32, body)?;
+        progress.step();
         let bytes = (code.bytes.len() as u64).next_multiple_of(link::ALIGNMENT as u64);
         if total.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > cap {
             // How far beyond depends on the threads, which an error must not.

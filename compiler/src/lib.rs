@@ -28,6 +28,7 @@ pub mod artifact;
 mod build;
 mod codegen;
 mod debug;
+mod diagnostic;
 mod error;
 mod features;
 mod handlers;
@@ -36,16 +37,22 @@ mod link;
 mod module;
 mod options;
 mod plan;
+pub mod progress;
 mod sites;
 mod trampoline;
 mod translate;
 mod trap;
 mod types;
 
-pub use artifact::{Artifact, ArtifactError, Frame, Metadata, RawModule, metadata};
+pub use artifact::{
+    Artifact, ArtifactError, ExportSummary, Frame, FunctionSummary, ImportSummary, Metadata, RawModule,
+    SegmentSummary, Sizes, Summary, metadata,
+};
 pub use codegen::Listing;
+pub use diagnostic::Diagnostic;
 pub use error::Error;
 pub use options::{Caps, CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
+pub use progress::Progress;
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
 
@@ -63,7 +70,12 @@ pub fn version() -> String {
 
 /// Compiles a WebAssembly module in binary form to the bytes of an [`Artifact`].
 pub fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    build::compile(wasm, options)
+    build::compile(wasm, options, &Progress::default())
+}
+
+/// Like [`compile`]; counts the functions that are done, for whoever wants to know how far it is.
+pub fn compile_with_progress(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
+    build::compile(wasm, options, progress)
 }
 
 /// Checks a module as [`compile`] does before it generates code: every section, every function body, imports and caps.

@@ -10,6 +10,8 @@
 //! offset's increase times 64 plus the kind (0 for a return address, else a [`TrapKind`]'s number), and
 //! the byte offset's change, zigzag-encoded.
 
+use std::ops::Range;
+
 use crate::trap::TrapKind;
 
 const RECORD: usize = 12;
@@ -135,6 +137,24 @@ impl<'a> Table<'a> {
         self.functions
     }
 
+    /// The code of a function, as offsets in the text.
+    pub fn code(&self, index: u32) -> Option<Range<u32>> {
+        Some(self.record(index)?[0]..self.record(index.checked_add(1)?)?[0])
+    }
+
+    /// How many entries there are of each kind: those of return addresses, then those of the [`TrapKind`] with that number.
+    pub fn counts(&self) -> [u64; 1 << KIND_BITS] {
+        let mut counts = [0; 1 << KIND_BITS];
+        let mut position = 0;
+        while let Some(head) = read_number(self.entries, &mut position) {
+            counts[(head & ((1 << KIND_BITS) - 1)) as usize] += 1;
+            if read_number(self.entries, &mut position).is_none() {
+                break;
+            }
+        }
+        counts
+    }
+
     fn record(&self, index: u32) -> Option<[u32; 3]> {
         let start = (index as usize).checked_mul(RECORD)?;
         let bytes = self.records.get(start..start + RECORD)?;
@@ -232,6 +252,8 @@ mod tests {
         assert_eq!(find(25, true), Some((1, 300, None)));
         assert_eq!(find(25, false), Some((1, 302, Some(TrapKind::Unreachable))));
         assert_eq!(find(216, false), Some((1, 110, Some(TrapKind::IntegerDivideByZero))));
+        assert_eq!(table.code(1), Some(16..240));
+        assert_eq!(table.counts()[..4], [2, 1, 1, 1]);
         // Between sites: the last one before; before the first: the body.
         assert_eq!(find(20, false), Some((1, 100, None)));
         assert_eq!(find(16, false), Some((1, 90, None)));

@@ -57,3 +57,96 @@ fn errors_are_one_line_with_the_file() {
     fails_with(&sandboxc(at, &["inspect", "other"]), "other: the artifact has 5 bytes");
     assert!(!at.join("a").exists());
 }
+
+fn json(output: &Output) -> serde_json::Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!((text.lines().count(), output.stderr.len()), (1, 0), "{output:?}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn an_artifact_tells_what_is_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let wat = r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1 2) (data (i32.const 0) "x")
+        (table 3 funcref) (elem (i32.const 0) $divide)
+        (func $divide (export "divide") (param i64 i64) (result i64)
+            (i64.div_s (local.get 0) (local.get 1)))
+        (func $load (param i32) (result i32) (call $exit (local.get 0)) (i32.load (local.get 0))))"#;
+    std::fs::write(at.join("m.wat"), wat).unwrap();
+    let options = ["--fuel", "--spectre-guards", "--nan-canonicalization", "-g", "--opt-level", "none"];
+    let compiled =
+        json(&sandboxc(at, &[&["m.wat", "-o", "a", "--json", "--threads", "2"][..], &options].concat()));
+    let inspected = json(&sandboxc(at, &["inspect", "a", "--json"]));
+    assert_eq!(compiled, inspected);
+
+    let bytes = std::fs::read(at.join("a")).unwrap();
+    assert_eq!(inspected["hash"], blake3::hash(&bytes).to_hex().as_str());
+    let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
+    assert_eq!(inspected["wasm_hash"], blake3::hash(&wasm).to_hex().as_str());
+    assert_eq!(inspected["sizes"]["file"], bytes.len());
+    for option in ["fuel", "spectre_guards", "nan_canonicalization", "debug_info"] {
+        assert_eq!(inspected["options"][option], true, "{option}");
+    }
+    assert_eq!(inspected["options"]["opt_level"], "none");
+    assert_eq!(inspected["compiler"], compiler::version());
+    let import = serde_json::json!({ "module": "wasi_snapshot_preview1", "name": "proc_exit", "signature": "(i32) -> ()" });
+    assert_eq!(inspected["imports"], serde_json::json!([import]));
+    assert_eq!(inspected["exports"][1]["signature"], "(i64, i64) -> (i64)");
+    for (trap, count) in [
+        ("integer divide by zero", 1),
+        ("out of bounds memory access", 1),
+        ("all fuel consumed by WebAssembly", 2),
+    ] {
+        assert_eq!(inspected["trap_sites"][trap], count, "{trap}");
+    }
+    // The functions lie in the code, one behind the other, and are named.
+    let names: Vec<_> =
+        inspected["functions"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["exit", "divide", "load"]);
+    let code = inspected["segments"].as_array().unwrap().iter().find(|s| s["access"] == "r-x").unwrap();
+    let mut end = code["address"].as_u64().unwrap();
+    for function in inspected["functions"].as_array().unwrap() {
+        assert_eq!(function["address"], end);
+        end += function["bytes"].as_u64().unwrap();
+    }
+    assert!(end <= code["address"].as_u64().unwrap() + inspected["sizes"]["code"].as_u64().unwrap());
+
+    let text = String::from_utf8(sandboxc(at, &["inspect", "a"]).stdout).unwrap();
+    for line in [
+        "options     opt level none, native processor, fuel, NaN canonicalisation, Spectre guards, debugging information",
+        "import      wasi_snapshot_preview1 proc_exit (i32) -> ()",
+        "export      \"divide\" function 1 (i64, i64) -> (i64) at 0x10",
+        "traps              2 all fuel consumed by WebAssembly",
+    ] {
+        assert!(text.contains(line), "no `{line}` in\n{text}");
+    }
+}
+
+#[test]
+fn errors_are_json_for_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let wrong = "(module (func) (func (result i32) (i64.const 1)))";
+    std::fs::write(at.join("wrong.wasm"), compiler::parse_text(wrong.as_bytes()).unwrap()).unwrap();
+    std::fs::write(at.join("wrong.wat"), "(module\n  (fnc))").unwrap();
+    let error = |arguments: &[&str]| {
+        let output = sandboxc(at, arguments);
+        assert_eq!(output.status.code(), Some(125));
+        json(&output)
+    };
+    for arguments in [&["wrong.wasm", "-o", "a", "--json"][..], &["wrong.wasm", "--validate", "--json"]] {
+        let error = error(arguments);
+        assert_eq!(
+            (&error["kind"], &error["function"], &error["file"]),
+            (&"invalid".into(), &1.into(), &"wrong.wasm".into())
+        );
+        assert!(error["offset"].is_u64() && error["message"].as_str().unwrap().contains("type mismatch"));
+    }
+    let text = error(&["wrong.wat", "-o", "a", "--json"]);
+    assert_eq!((&text["kind"], &text["offset"]), (&"text".into(), &serde_json::Value::Null));
+    assert_eq!(error(&["none.wasm", "-o", "a", "--json"])["kind"], "io");
+    assert_eq!(error(&["inspect", "wrong.wasm", "--json"])["kind"], "artifact");
+}

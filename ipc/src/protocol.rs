@@ -23,9 +23,9 @@ use crate::report::{Report, Value};
 /// First bytes of both hellos.
 pub const MAGIC: [u8; 8] = *b"sandboxd";
 /// Oldest version of the protocol that this build speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_MIN: u16 = 2;
 /// Newest version of the protocol that this build speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 /// Bytes of the largest frame, its length not counted: the strings of a job (1 MiB), a policy, and room.
 pub const FRAME_MAX: usize = 2 << 20;
 /// Bytes of the length before each frame.

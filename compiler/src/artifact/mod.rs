@@ -9,6 +9,7 @@ mod elf;
 mod error;
 pub mod metadata;
 mod raw;
+mod summary;
 mod verify;
 pub(crate) mod write;
 
@@ -22,6 +23,7 @@ use object::pod::from_bytes;
 pub use error::ArtifactError;
 pub use metadata::Metadata;
 pub use raw::RawModule;
+pub use summary::{ExportSummary, FunctionSummary, ImportSummary, SegmentSummary, Sizes, Summary};
 
 use crate::debug::section;
 use crate::sites;

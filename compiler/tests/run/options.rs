@@ -85,6 +85,42 @@ fn fuel_is_the_same_at_every_level_and_on_every_target() {
     }
 }
 
+/// What leaves a function in other ways than by its end, and what comes back in others than by a return.
+const ELSEWHERE: &str = r#"(module
+    (tag $t (param i32))
+    (func $throw (param i32) (throw $t (local.get 0)))                                  ;; 1 + 2
+    (func $tail (param i32) (result i32)                                                ;; 1
+        (return_call $id (local.get 0)))                                                ;; 2
+    (func $id (param i32) (result i32) (local.get 0))                                   ;; 1 + 1
+    (func (export "catch") (result i32)                                                 ;; 1
+        (drop (block $caught (result i32)
+            (try_table (catch $t $caught)                                               ;; 1
+                (call $throw (i32.const 5)))                                            ;; 2, and 3 there
+            (i32.const 6)))
+        (call $id (i32.const 7)))                                                       ;; 2, and 2 there
+    (func (export "tail") (result i32) (call $tail (i32.const 4)))                      ;; 1 + 2, 3 and 2 there
+    (func $loop (export "loop") (param i32) (result i32)                                ;; 1
+        (if (result i32) (i32.eqz (local.get 0))                                        ;; 3
+            (then (i32.const 9))                                                        ;; 1
+            (else (return_call $loop (i32.sub (local.get 0) (i32.const 1)))))))"#;
+
+#[test]
+fn fuel_counts_exceptions_and_tail_calls_too() {
+    for opt_level in LEVELS {
+        let (_, artifact) = build(ELSEWHERE, &Options { fuel: true, opt_level, ..Options::default() });
+        for (name, arguments, value, cost) in [
+            ("catch", &[][..], 7, 1 + 1 + 2 + 3 + 2 + 2),
+            ("tail", &[], 4, 3 + 3 + 2),
+            ("loop", &[10], 9, 10 * (1 + 3 + 4) + 1 + 3 + 1),
+        ] {
+            let (outcome, left) = burn(&artifact, 1000, name, arguments);
+            assert_eq!((result(&outcome), 1000 - left), (value, cost), "{name} {opt_level:?}");
+        }
+        let (outcome, _) = burn(&artifact, 1000, "loop", &[1_000_000]);
+        assert!(matches!(outcome, Outcome::Trapped(Some(TrapKind::OutOfFuel), _)), "{outcome:?}");
+    }
+}
+
 #[test]
 fn a_guest_that_used_its_fuel_up_traps_and_one_that_did_not_goes_on() {
     for opt_level in LEVELS {
