@@ -584,7 +584,7 @@ mod tests {
         assert_eq!(ClientHello { min: 0, max: 0 }.agree(), None);
         assert_eq!(ClientHello { min: 9, max: 1 }.agree(), None);
         let answer = |a: ServerHello| ServerHello::from_bytes(&a.to_bytes()).expect("hello").accepted();
-        assert_eq!(answer(ServerHello::answer(Some(1))).expect("accepted"), 1);
+        assert_eq!(answer(ServerHello::answer(Some(VERSION_MAX))).expect("accepted"), VERSION_MAX);
         assert!(matches!(answer(ServerHello::answer(None)), Err(ProtocolError::Version { .. })));
         assert!(matches!(answer(ServerHello::answer(Some(99))), Err(ProtocolError::Version { .. })));
         assert!(

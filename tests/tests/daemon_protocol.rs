@@ -10,7 +10,7 @@ use ipc::fdpass;
 use ipc::protocol::{
     ClientHello, Descriptor, EntryRequest, ErrorKind, FRAME_MAX, Frame, FrameReader, ModuleFormat, ModuleId,
     ModuleRef, ModuleSource, PolicyRequest, PreopenRequest, Request, Response, RunRequest, ServerHello,
-    decode, encode, frame,
+    VERSION_MAX, VERSION_MIN, decode, encode, frame,
 };
 use ipc::report::Outcome;
 use nix::sys::signal::Signal;
@@ -140,19 +140,19 @@ fn a_first_frame_that_is_no_hello() {
 #[test]
 fn versions_that_do_not_meet() {
     let daemon = Daemon::start();
-    for (min, max) in [(0, 0), (2, 9), (u16::MAX, u16::MAX), (9, 1)] {
+    for (min, max) in [(0, VERSION_MIN - 1), (VERSION_MAX + 1, 9), (u16::MAX, u16::MAX), (9, 1)] {
         let mut client = RawClient::connect(&daemon);
         client.send(&frame(&ClientHello { min, max }.to_bytes()).expect("frame"), &[]);
         let hello = ServerHello::from_bytes(&client.receive().expect("hello").payload).expect("hello");
-        assert_eq!((hello.version, hello.min, hello.max), (0, 1, 1));
+        assert_eq!((hello.version, hello.min, hello.max), (0, VERSION_MIN, VERSION_MAX));
         assert!(client.receive().is_none());
     }
     // A longer hello is one of a later version, which still speaks ours.
     let mut client = RawClient::connect(&daemon);
-    let longer = [&ClientHello { min: 1, max: 7 }.to_bytes()[..], b"more"].concat();
+    let longer = [&ClientHello { min: 1, max: VERSION_MAX + 5 }.to_bytes()[..], b"more"].concat();
     client.send(&frame(&longer).expect("frame"), &[]);
     let hello = ServerHello::from_bytes(&client.receive().expect("hello").payload).expect("hello");
-    assert_eq!(hello.accepted().expect("accepted"), 1);
+    assert_eq!(hello.accepted().expect("accepted"), VERSION_MAX);
     assert_eq!(client.jobs(), 0);
 }
 

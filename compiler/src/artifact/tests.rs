@@ -331,18 +331,11 @@ fn metadata_of_imports() {
             m.imports.push(metadata::Import { module, name, item: item.clone() });
         })
     };
-    let constant = {
-        let bytes = valid();
-        let artifact = Artifact::parse(&bytes[..]).unwrap();
-        let globals = &artifact.metadata().globals;
-        globals.iter().position(|global| matches!(global.value, GlobalValue::Constant(_))).unwrap()
-    };
     let many = vec![ValType::I32; 1001];
     for item in [
         ImportItem::Function { params: many.clone(), results: Vec::new() },
         ImportItem::Function { params: Vec::new(), results: many },
         ImportItem::Global(99),
-        ImportItem::Global(constant as u32),
         ImportItem::Memory { index: 1, min: 1, max: None },
         ImportItem::Memory { index: 0, min: 2, max: None },
         ImportItem::Table { index: 9, min: 1, max: None },
@@ -351,6 +344,17 @@ fn metadata_of_imports() {
     ] {
         assert_eq!(import(item.clone()), E::Import { index: 0 }, "{item:?}");
     }
+    // A global that is a constant of the code cannot be given another value.
+    let constant = with_metadata(|m| {
+        let item = ImportItem::Global(m.globals.len() as u32);
+        m.globals.push(metadata::Global {
+            ty: ValType::I32,
+            mutable: false,
+            value: GlobalValue::Constant(0),
+        });
+        m.imports.push(metadata::Import { module: "m".to_owned(), name: "x".to_owned(), item });
+    });
+    assert_eq!(constant, E::Import { index: 0 });
 }
 
 #[test]
