@@ -5,6 +5,7 @@
 //! with `SPEC_NOT_RUN=write` and read what changed.
 
 mod directives;
+mod host;
 mod listing;
 mod values;
 
@@ -71,7 +72,11 @@ fn every_directive_passes_or_is_listed() {
             scope.spawn(|| {
                 let config = Config {
                     module_zygotes: MODULE_ZYGOTES,
-                    compile: compiler::Options { threads: 1, ..compiler::Options::default() },
+                    compile: compiler::Options {
+                        threads: 1,
+                        open_imports: true,
+                        ..compiler::Options::default()
+                    },
                     ..Config::default()
                 };
                 let supervisor = Supervisor::start(config).expect("a supervisor");
