@@ -14,6 +14,9 @@ use crate::instance::{Answer, Operation, Request};
 use crate::job::Entry;
 use crate::module::{Module, RawValue, ValueKind, raw_value};
 
+/// How long an instance may take for what the shim does without the guest: copying bytes, ending.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What came of a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CallOutcome {
@@ -73,7 +76,8 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) requests: mpsc::UnboundedSender<Request>,
-    pub(crate) report: oneshot::Receiver<Result<Report, Error>>,
+    /// `None` once it has come.
+    pub(crate) report: Option<oneshot::Receiver<Result<Report, Error>>>,
     /// Dropping it cancels the session.
     pub(crate) _canceller: oneshot::Sender<()>,
 }
@@ -287,14 +291,14 @@ impl Session {
     }
 
     async fn copy_out(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Error> {
-        match self.ask(Operation::Read { address, length }, None).await {
+        match self.ask(Operation::Read { address, length }, Some(PATIENCE)).await {
             Some(Answer::Bytes(bytes)) => Ok(bytes),
             _ => Err(self.gone().await),
         }
     }
 
     async fn copy_in(&mut self, address: u64, bytes: Vec<u8>) -> Result<(), Error> {
-        match self.ask(Operation::Write { address, bytes }, None).await {
+        match self.ask(Operation::Write { address, bytes }, Some(PATIENCE)).await {
             Some(Answer::Bytes(_)) => Ok(()),
             _ => Err(self.gone().await),
         }
@@ -319,15 +323,19 @@ impl Session {
         if let Some(report) = &self.ended {
             return Ok(report.outcome.clone());
         }
-        let report = (&mut self.connection.report).await.unwrap_or(Err(Error::Stopped))?;
+        let Some(receiver) = &mut self.connection.report else { return Err(Error::Stopped) };
+        let report = receiver.await;
+        // A receiver that has answered must not be asked again.
+        self.connection.report = None;
+        let report = report.unwrap_or(Err(Error::Stopped))?;
         Ok(self.ended.insert(report).outcome.clone())
     }
 
     /// Ends the session, if it has not ended yet, and reports. Its outcome is an exit with code 0 when nothing else ended it.
     pub async fn end(mut self) -> Result<Report, Error> {
         if self.ended.is_none() {
-            // Either way the instance is gone afterwards.
-            let _ = self.ask(Operation::End, None).await;
+            // An instance that does not end, or answers instead, is killed.
+            let _ = self.ask(Operation::End, Some(PATIENCE)).await;
             self.outcome().await?;
         }
         self.ended.ok_or(Error::Stopped)

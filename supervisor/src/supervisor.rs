@@ -199,7 +199,7 @@ impl Supervisor {
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
         })?;
-        let connection = Connection { requests, report: reported, _canceller: canceller };
+        let connection = Connection { requests, report: Some(reported), _canceller: canceller };
         Session::connect(module, connection, is_ready).await
     }
 }

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 
 use gimli::{
-    AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugLine, DebugLineOffset, DebugLineStr,
-    DebugLineStrOffset, DebugStr, DebugStrOffset, EndianSlice, LineProgramHeader, LittleEndian, Reader,
+    AttributeValue, DebugAbbrev, DebugAbbrevOffset, DebugInfo, DebugLine, DebugLineOffset,
+    DebugLineStrOffset, DebugStrOffset, EndianSlice, LineProgramHeader, LittleEndian, Reader,
 };
 
 use super::{File, Lines, Row, Unit};
@@ -126,18 +126,19 @@ impl<'a> Sections<'a> {
     /// A string attribute's text; empty for what is none that can be read here.
     fn text(&self, value: &AttributeValue<Slice<'_>>) -> String {
         let bytes = match *value {
-            AttributeValue::String(bytes) => Ok(bytes),
+            AttributeValue::String(bytes) => bytes.slice(),
             AttributeValue::DebugStrRef(DebugStrOffset(offset)) => {
-                DebugStr::new(self.string, LittleEndian).get_str(DebugStrOffset(offset))
+                self.string.get(offset..).unwrap_or_default()
             }
             AttributeValue::DebugLineStrRef(DebugLineStrOffset(offset)) => {
-                DebugLineStr::from(EndianSlice::new(self.line_str, LittleEndian))
-                    .get_str(DebugLineStrOffset(offset))
+                self.line_str.get(offset..).unwrap_or_default()
             }
             _ => return String::new(),
         };
-        let bytes = bytes.map(|bytes| bytes.slice()).unwrap_or_default();
-        String::from_utf8_lossy(bytes.get(..PATH_MAX).unwrap_or(bytes)).into_owned()
+        // Cut before the end is looked for: a section without one would be searched to its end for every reference.
+        let bytes = bytes.get(..PATH_MAX).unwrap_or(bytes);
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
     }
 }
 
@@ -252,6 +253,9 @@ impl<'a> Reading<'a> {
         let position = self.lines.files.len();
         check_cap("source files", position as u64, FILES_MAX)?;
         let name = self.sections.text(&entry.path_name());
+        // What a table of lines names is the unit's directory, too, once more for each file.
+        let unit_directory = self.lines.units.get(unit as usize).map_or(0, |unit| unit.directory.len());
+        self.name_bytes += unit_directory as u64;
         self.count_names(&name, &directory)?;
         self.lines.files.push(File { unit, directory, name });
         Ok(Some(position as u32))

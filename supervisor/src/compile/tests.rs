@@ -28,6 +28,10 @@ pub(super) enum Probe {
     Signal(i32),
     Trace(i32),
     ExecutableMemory,
+    /// Memory that `RLIMIT_DATA` does not count.
+    SharedMemory,
+    /// Living on after the zygote.
+    Survive,
     Fork,
 }
 
@@ -78,6 +82,13 @@ impl Probe {
                     let address = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
                     address != libc::MAP_FAILED && libc::munmap(address, 4096) == 0
                 }
+                Self::SharedMemory => {
+                    let protection = libc::PROT_READ | libc::PROT_WRITE;
+                    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+                    let address = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
+                    address != libc::MAP_FAILED && libc::munmap(address, 4096) == 0
+                }
+                Self::Survive => libc::prctl(libc::PR_SET_PDEATHSIG, 0, 0, 0, 0) == 0,
                 Self::Fork => {
                     match libc::syscall(libc::SYS_clone, libc::SIGCHLD as libc::c_ulong, 0, 0, 0, 0) {
                         0 => libc::_exit(0),
@@ -183,6 +194,8 @@ fn a_worker_can_do_nothing_but_compile() {
         (Probe::Socket, "SIGSYS"),
         (Probe::Signal(pid), "SIGSYS"),
         (Probe::ExecutableMemory, "SIGSYS"),
+        (Probe::SharedMemory, "SIGSYS"),
+        (Probe::Survive, "SIGSYS"),
         (Probe::Fork, "SIGSYS"),
         (Probe::Trace(pid), "SIGSYS"),
     ] {

@@ -72,6 +72,10 @@ fn move_descriptors(input: &OwnedFd, output: &OwnedFd, messages: &OwnedFd) -> Re
     Ok(())
 }
 
+/// Address space of a worker besides the memory that it may use, bytes: the program, its input, stacks of threads, and what
+/// the C library reserves for its arenas without using it.
+const ADDRESS_SPACE_BESIDES: u64 = 4 << 30;
+
 /// What is a worker's own, on top of what it inherits.
 fn restrict(request: &Request) -> Result<(), (Step, i32)> {
     let errno = |step: Step| move |Errno(errno): Errno| (step, errno);
@@ -81,6 +85,8 @@ fn restrict(request: &Request) -> Result<(), (Step, i32)> {
     let limits = &request.limits;
     for (resource, value) in [
         (libc::RLIMIT_DATA, limits.memory),
+        // What is not counted there (a growing stack) is address space all the same.
+        (libc::RLIMIT_AS, limits.memory.saturating_add(ADDRESS_SPACE_BESIDES)),
         (libc::RLIMIT_CPU, limits.cpu_seconds),
         (libc::RLIMIT_FSIZE, limits.output_bytes),
         (libc::RLIMIT_NOFILE, DESCRIPTORS_MAX),

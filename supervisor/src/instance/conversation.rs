@@ -61,9 +61,15 @@ struct Running {
 /// What the reply must say.
 #[derive(Debug)]
 enum Expected {
-    Returned { results: usize },
-    Read { length: usize },
+    Returned {
+        results: usize,
+    },
+    Read {
+        length: usize,
+    },
     Written,
+    /// The instance's end: whatever it says instead is a violation.
+    Nothing,
 }
 
 /// The operation under way, which can be interrupted.
@@ -164,7 +170,7 @@ impl Conversation<'_> {
                 (Command { kind: command::WRITE, address, length, ..command }, Expected::Written)
             }
             // The answer to this is the instance's end.
-            Operation::End => (Command { kind: command::END, ..command }, Expected::Written),
+            Operation::End => (Command { kind: command::END, ..command }, Expected::Nothing),
         };
         *self.under_way.0.borrow_mut() = Some(Running { expected, answer, timeout });
         command

@@ -143,7 +143,7 @@ impl SharedMemory {
     /// A copy of the exit record.
     pub(crate) fn exit_record(&self) -> ExitRecord {
         // SAFETY: the record lies in the mapping; it is plain integers, so any bytes are a value. The instance is
-        // dead, but even a torn copy would only be a wrong report of a hostile instance about itself.
+        // dead or, in a session, may write: a torn copy is only a wrong report of a hostile instance about itself.
         unsafe { self.at::<ExitRecord>(EXIT_OFFSET).read_volatile() }
     }
 }
