@@ -62,6 +62,9 @@ pub(crate) struct Compiler {
     zygote: Mutex<Option<Zygote>>,
     #[cfg(test)]
     hook: Mutex<Option<tests::Hook>>,
+    /// Workers that are known to run, or to have run.
+    #[cfg(test)]
+    spawned: std::sync::atomic::AtomicUsize,
 }
 
 /// A running compile zygote. Dropping it ends it, and its workers with it.
@@ -114,6 +117,8 @@ impl Compiler {
             zygote: Mutex::new(None),
             #[cfg(test)]
             hook: Mutex::new(None),
+            #[cfg(test)]
+            spawned: std::sync::atomic::AtomicUsize::new(0),
         }
     }
 
@@ -181,6 +186,8 @@ impl Compiler {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(self.lost(zygote).into()),
             Err(error) => return Err(before_fork(error)),
         };
+        #[cfg(test)]
+        self.spawned.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let (exited, timed_out) = self.wait(zygote, &replies, &worker)?;
         Ok(self.verdict(&exited, timed_out, options.caps.image_bytes, output, messages)?)
     }

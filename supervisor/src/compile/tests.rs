@@ -224,12 +224,13 @@ fn a_dead_zygote_is_replaced() {
     // While a worker is at work: that compilation is lost, the next is not.
     works(&compiler);
     *compiler.hook.lock().unwrap() = Some(Hook::Hang);
+    let spawned = || compiler.spawned.load(std::sync::atomic::Ordering::SeqCst);
+    let before = spawned();
     let error = std::thread::scope(|scope| {
         let lost = scope
             .spawn(|| compiler.compile(MODULE, compiler::Options::default()).expect_err("lost").to_string());
-        let zygote = compiler.locked().as_ref().expect("it runs").process.id();
-        let children = format!("/proc/{zygote}/task/{zygote}/children");
-        while std::fs::read_to_string(&children).expect("readable").trim().is_empty() {
+        // Before the zygote has reported its worker, its death would be worth another attempt, which would hang.
+        while spawned() == before {
             std::thread::yield_now();
         }
         kill_zygote();

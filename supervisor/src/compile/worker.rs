@@ -9,12 +9,15 @@ use zygote::confine;
 use zygote::sys::{self, Errno};
 
 use super::wire::{Answer, Request, status};
+use super::zygote::OWN_PIDFD;
 use crate::module::Image;
 
 /// Where the worker's descriptors are: those of the standard streams, so that messages of the runtime go where they should.
 const INPUT: i32 = 0;
 const OUTPUT: i32 = 1;
 const MESSAGES: i32 = 2;
+/// Tells whether the zygote lives; only until the worker is sure to end with it.
+const ZYGOTE: i32 = 3;
 
 /// Threads that all workers of a zygote together may have.
 const THREADS_MAX: u64 = 1024;
@@ -55,18 +58,24 @@ fn answer(output: &mut File, answer: &Answer) -> ! {
     write(output, &postcard::to_stdvec(answer).unwrap_or_default(), status::ANSWER)
 }
 
-/// Keeps the three descriptors and closes all others: sockets, and what belongs to other workers.
+/// Keeps what the worker needs and closes all others: sockets, and what belongs to other workers.
 fn move_descriptors(input: &OwnedFd, output: &OwnedFd, messages: &OwnedFd) -> Result<(), (Step, i32)> {
     let failed = || (Step::Descriptors, io::Error::last_os_error().raw_os_error().unwrap_or(0));
     // All of them are above the control socket's number, so none is overwritten before it is moved.
-    for (from, to) in [(input, INPUT), (output, OUTPUT), (messages, MESSAGES)] {
+    let moves = [
+        (input.as_raw_fd(), INPUT),
+        (output.as_raw_fd(), OUTPUT),
+        (messages.as_raw_fd(), MESSAGES),
+        (OWN_PIDFD, ZYGOTE),
+    ];
+    for (from, to) in moves {
         // SAFETY: takes numbers.
-        if unsafe { libc::dup3(from.as_raw_fd(), to, 0) } < 0 {
+        if unsafe { libc::dup3(from, to, 0) } < 0 {
             return Err(failed());
         }
     }
     // SAFETY: the values that own these descriptors are never dropped: this process ends by `_exit`.
-    if unsafe { libc::syscall(libc::SYS_close_range, MESSAGES + 1, u32::MAX, 0) } < 0 {
+    if unsafe { libc::syscall(libc::SYS_close_range, ZYGOTE + 1, u32::MAX, 0) } < 0 {
         return Err(failed());
     }
     Ok(())
@@ -82,6 +91,7 @@ fn restrict(request: &Request) -> Result<(), (Step, i32)> {
     confine::no_capabilities().map_err(|(step, Errno(errno))| (step, errno))?;
     // After the change of capabilities, which clears it.
     sys::prctl(libc::PR_SET_PDEATHSIG as u32, libc::SIGKILL as u64, 0).map_err(errno(Step::DeathSignal))?;
+    end_if_orphaned();
     let limits = &request.limits;
     for (resource, value) in [
         (libc::RLIMIT_DATA, limits.memory),
@@ -106,6 +116,19 @@ fn restrict(request: &Request) -> Result<(), (Step, i32)> {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
     Ok(())
+}
+
+/// The zygote may have died before this process asked to be told. From a PID namespace of its own it cannot see its parent's
+/// number change, so it asks the zygote's descriptor, which is readable once the zygote has ended.
+fn end_if_orphaned() {
+    let mut zygote = libc::pollfd { fd: ZYGOTE, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one element. The descriptor is this function's to close.
+    unsafe {
+        if libc::poll(&raw mut zygote, 1, 0) != 0 {
+            libc::_exit(status::ABORT)
+        }
+        libc::close(ZYGOTE);
+    }
 }
 
 extern "C" fn aborted(_: libc::c_int) {

@@ -50,6 +50,9 @@ fn check(result: i64, step: Step) -> Result<i64, Failed> {
     if result < 0 { Err((step, last_errno())) } else { Ok(result) }
 }
 
+/// Where a zygote keeps a descriptor of itself, for its workers to see whether it lives.
+pub(super) const OWN_PIDFD: i32 = CONTROL_FD + 1;
+
 /// The control socket, which the supervisor put there.
 fn control() -> BorrowedFd<'static> {
     // SAFETY: the descriptor stays open for the life of this process; workers close it with nobody left to use it.
@@ -86,6 +89,11 @@ fn set_up() -> Result<u64, Failed> {
     // SAFETY: takes no pointer. Nothing of this program has opened a descriptor yet.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, CONTROL_FD + 1, u32::MAX, 0) };
     check(closed, Step::Descriptors)?;
+    // SAFETY: takes no pointer.
+    let own = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    if check(own, Step::Descriptors)? != i64::from(OWN_PIDFD) {
+        return Err((Step::Descriptors, libc::EBADF));
+    }
     // SAFETY: a C string. For people who list processes, and for tests.
     unsafe { libc::prctl(libc::PR_SET_NAME, NAME.as_ptr()) };
     // SAFETY: plain dispositions. What a terminal or a service manager sends to a whole group is for the supervisor, whose end
