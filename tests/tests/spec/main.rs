@@ -6,6 +6,8 @@
 
 mod directives;
 mod host;
+mod instances;
+mod interface;
 mod listing;
 mod values;
 
