@@ -10,8 +10,9 @@ use std::sync::Arc;
 use compiler::{FuncType, ValType};
 use ipc::report::{Trap, Value};
 
-/// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here, and
-/// one for each time that its module imports the name; what the module exports of them are its own.
+/// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here; what
+/// the module exports of them are its own. A tag that a module imports twice is one; of a memory, a table or a mutable global it
+/// gets two.
 #[derive(Clone, Debug, Default)]
 pub struct Imports(HashMap<(String, String), Extern>);
 

@@ -539,13 +539,25 @@ async fn memories_and_tables_with_64_bit_indices_are_provided_as_such() {
 async fn an_imported_tag_is_thrown_and_caught() {
     let guest = r#"(module
       (import "m" "t" (tag $t (param i32)))
+      (import "m" "u" (tag $u (param i32)))
+      (import "m" "t" (tag $again (param i32)))
       (func (export "f") (param i32) (result i32)
         (block $caught (result i32)
-          (try_table (result i32) (catch $t $caught) (throw $t (local.get 0))))))"#;
+          (try_table (result i32) (catch $t $caught) (throw $t (local.get 0)))))
+      (func (export "same") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (result i32) (catch $u $caught) (catch $t $caught) (throw $again (local.get 0)))))
+      (func (export "other") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (result i32) (catch $again $caught) (throw $u (local.get 0))))))"#;
     let supervisor = supervisor();
-    let imports = one("m", "t", Extern::Tag { params: vec![I32] });
+    let tag = || Extern::Tag { params: vec![I32] };
+    let mut imports = one("m", "t", tag());
+    imports.define("m", "u", tag());
     let mut session = started(&supervisor, guest, imports).await;
     assert_eq!(call(&mut session, "f", &[Value::I32(17)]).await, returned(17));
+    assert_eq!(call(&mut session, "same", &[Value::I32(18)]).await, returned(18));
+    assert_trap(&call(&mut session, "other", &[Value::I32(19)]).await, "thrown Wasm exception");
 }
 
 #[tokio::test]

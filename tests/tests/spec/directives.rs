@@ -132,7 +132,7 @@ impl Runner {
                     Ok(wasm) => wasm,
                     Err(error) => return Verdict::Failed(format!("does not encode: {}", error.message())),
                 };
-                let verdict = match compiler::validate(&wasm, &definition_options()) {
+                let verdict = match compiler::validate(&wasm, &compiler::Options::default()) {
                     Ok(()) => Verdict::Passed,
                     Err(error) => refused(&error.to_string()),
                 };
@@ -188,12 +188,7 @@ impl Runner {
                 None => no_module(),
             },
             WastDirective::AssertUnlinkable { module, message, .. } => match encode(module) {
-                Ok(wasm) => match self.link_and_start(Interface::read(&wasm), wasm).await {
-                    Ok(_) => Verdict::Failed("links, but should not".into()),
-                    Err(NoInstance::Unlinkable(why, _)) if why.contains(message) => Verdict::Passed,
-                    Err(NoInstance::Unlinkable(why, _)) => Verdict::Failed(why),
-                    Err(why) => why.into(),
-                },
+                Ok(wasm) => self.unlinkable(wasm, message).await,
                 Err(verdict) => verdict,
             },
             WastDirective::Thread(_) | WastDirective::Wait { .. } => Verdict::NotRun("threads".into()),
@@ -235,6 +230,18 @@ impl Runner {
             }
         };
         (Instance::new(live, has_state, reaches), outcome)
+    }
+
+    async fn unlinkable(&mut self, wasm: Vec<u8>, message: &str) -> Verdict {
+        let interface = Interface::read(&wasm);
+        let has_function_references = interface.imports_function_references;
+        match self.link_and_start(interface, wasm).await {
+            Err(NoInstance::Unlinkable(why, _)) if why.contains(message) => Verdict::Passed,
+            Err(NoInstance::Unlinkable(why, _)) => Verdict::Failed(why),
+            Ok(_) if has_function_references => Verdict::NotRun(instances::TYPED.into()),
+            Ok(_) => Verdict::Failed("links, but should not".into()),
+            Err(why) => why.into(),
+        }
     }
 
     async fn link_and_start(&mut self, interface: Interface, wasm: Vec<u8>) -> Result<Live, NoInstance> {
@@ -351,12 +358,6 @@ fn no_module() -> Verdict {
 fn encode(module: Wat<'_>) -> Result<Vec<u8>, Verdict> {
     let encoded = QuoteWat::Wat(module).encode();
     encoded.map_err(|error| Verdict::Failed(format!("does not encode: {}", error.message())))
-}
-
-/// What definitions are validated with: one that is not instantiated may be of any size.
-fn definition_options() -> compiler::Options {
-    let caps = compiler::Caps { table_entries: u64::MAX, ..compiler::Caps::default() };
-    compiler::Options { caps, ..compiler::Options::default() }
 }
 
 /// What a directive on an instance gets that there is not.

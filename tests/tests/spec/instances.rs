@@ -17,6 +17,8 @@ use crate::directives::Verdict;
 use crate::interface::Interface;
 
 const SHARED: &str = "shares a memory, table or mutable global with another instance";
+pub const TYPED: &str =
+    "should not link for the type of function that a reference is to, of which the host knows nothing";
 pub const CHANGED: &str = "depends on what something that is not run does to its instance";
 const REENTRY: &str = "calls back into an instance that waits for its own call";
 const EXCEPTION: &str = "throws an exception from one instance into another";
@@ -121,69 +123,68 @@ pub async fn link(
     for import in &interface.imports {
         let Some(exporter) = registered.get(&import.module) else { continue };
         let live = exporter.live.as_ref().map_err(Clone::clone)?;
-        if let Some(item) = item(exporter, live, &import.name, obstacle, &mut linked.obstacle).await {
-            linked.imports.define(&import.module, &import.name, item);
-        }
+        let Some((item, found)) = item(exporter, live, &import.name, obstacle).await else { continue };
+        linked.imports.define(&import.module, &import.name, item);
+        // One of its own is as good as a shared one to whom it makes no difference.
+        let makes_no_difference = found == Some(SHARED) && !interface.can_tell && !exporter.is_changed();
+        linked.obstacle = linked.obstacle.or(found.filter(|_| !makes_no_difference));
     }
     Ok(linked)
 }
 
+/// What an instance exports, and why somebody else cannot really have it.
 async fn item(
     exporter: &Arc<Instance>,
     live: &Live,
     name: &str,
-    crossing: &Obstacle,
-    obstacle: &mut Option<&'static str>,
-) -> Option<Extern> {
+    obstacle: &Obstacle,
+) -> Option<(Extern, Option<&'static str>)> {
     let artifact = live.artifact();
     let metadata = artifact.metadata();
     Some(match artifact.export(name)? {
         ExportItem::Function { params, results, .. } => {
-            let (exporter, name) = (Arc::clone(exporter), name.to_owned());
-            let crossing = crossing.clone();
-            Extern::Function(HostFunction::new(params.clone(), results.clone(), move |values| {
-                call(Arc::clone(&exporter), name.clone(), values, crossing.clone())
-            }))
+            let (exporter, name, obstacle) = (Arc::clone(exporter), name.to_owned(), obstacle.clone());
+            let function = HostFunction::new(params.clone(), results.clone(), move |values| {
+                call(Arc::clone(&exporter), name.clone(), values, obstacle.clone())
+            });
+            (Extern::Function(function), None)
         }
         ExportItem::Global(index) => {
             let mutable = metadata.globals.get(*index as usize)?.mutable;
             let value = live.session.lock().await.global(name).await.expect("an exported global");
-            if mutable {
-                obstacle.get_or_insert(SHARED);
-            }
-            if passable(&[value]).is_none() {
-                obstacle.get_or_insert(REFERENCE);
-            }
+            let is_kept = !are_passable(&[value]);
+            let found = if mutable { Some(SHARED) } else { is_kept.then_some(REFERENCE) };
             // Its type, which a null has too, is what remains to be checked.
             let value = match value {
                 Value::FuncRef(_) => Value::FuncRef(false),
                 Value::ExnRef(_) => Value::ExnRef(false),
                 other => other,
             };
-            Extern::Global { value, mutable }
+            (Extern::Global { value, mutable }, found)
         }
         ExportItem::Memory(index) => {
-            obstacle.get_or_insert(SHARED);
-            let memory = metadata.memories.get(*index as usize)?;
+            let memory64 = metadata.memories.get(*index as usize)?.memory64;
             let bytes = live.session.lock().await.memory_size(name).await.expect("an exported memory");
             let max = *live.interface.memory_max.get(*index as usize)?;
-            Extern::Memory { pages: bytes / ipc::layout::WASM_PAGE, max, memory64: memory.memory64 }
+            (Extern::Memory { pages: bytes / ipc::layout::WASM_PAGE, max, memory64 }, Some(SHARED))
         }
         ExportItem::Table(index) => {
-            obstacle.get_or_insert(SHARED);
             let table = metadata.tables.get(*index as usize)?;
             let max = *live.interface.table_max.get(*index as usize)?;
             // As it was at first: a session does not tell how many it has now.
-            Extern::Table { ty: table.ty, entries: table.size, max, table64: table.table64 }
+            let item = Extern::Table { ty: table.ty, entries: table.size, max, table64: table.table64 };
+            (item, Some(SHARED))
         }
-        ExportItem::Tag(index) => Extern::Tag { params: metadata.tags.get(*index as usize)?.params.clone() },
+        ExportItem::Tag(index) => {
+            let params = metadata.tags.get(*index as usize)?.params.clone();
+            (Extern::Tag { params }, None)
+        }
     })
 }
 
 /// Values that can go from one instance to another.
-fn passable(values: &[Value]) -> Option<()> {
-    let stays = |value: &Value| matches!(value, Value::FuncRef(true) | Value::ExnRef(true));
-    (!values.iter().any(stays)).then_some(())
+fn are_passable(values: &[Value]) -> bool {
+    !values.iter().any(|value| matches!(value, Value::FuncRef(true) | Value::ExnRef(true)))
 }
 
 /// A call from one instance into another.
@@ -191,22 +192,22 @@ async fn call(
     callee: Arc<Instance>,
     name: String,
     values: Vec<Value>,
-    crossing: Obstacle,
+    obstacle: Obstacle,
 ) -> Result<Vec<Value>, HostError> {
     let Ok(live) = &callee.live else { return Err("there is no such instance".into()) };
     if callee.is_changed() {
-        return Err(crossing.meet(CHANGED));
+        return Err(obstacle.meet(CHANGED));
     }
     // Whoever holds it waits for this very call.
-    let Ok(mut session) = live.session.try_lock() else { return Err(crossing.meet(REENTRY)) };
-    passable(&values).ok_or_else(|| crossing.meet(REFERENCE))?;
+    let Ok(mut session) = live.session.try_lock() else { return Err(obstacle.meet(REENTRY)) };
+    if !are_passable(&values) {
+        return Err(obstacle.meet(REFERENCE));
+    }
     match session.call(&name, &values).await.map_err(|error| error.to_string())? {
-        CallOutcome::Returned(results) => {
-            passable(&results).ok_or_else(|| crossing.meet(REFERENCE))?;
-            Ok(results)
-        }
+        CallOutcome::Returned(results) if are_passable(&results) => Ok(results),
+        CallOutcome::Returned(_) => Err(obstacle.meet(REFERENCE)),
         CallOutcome::Trapped(trap) if trap.message == compiler::TrapKind::UncaughtException.to_string() => {
-            Err(crossing.meet(EXCEPTION))
+            Err(obstacle.meet(EXCEPTION))
         }
         CallOutcome::Trapped(trap) => Err(trap.into()),
         CallOutcome::Ended(outcome) => Err(format!("the instance ended: {outcome:?}").into()),

@@ -1,6 +1,9 @@
 //! What the binary form of a module says about itself, as far as linking it with other instances needs it.
 
-use wasmparser::{DataKind, ElementKind, Parser, Payload, TypeRef};
+use wasmparser::{
+    AbstractHeapType, DataKind, ElementKind, ExternalKind, HeapType, Operator, Parser, Payload, RefType,
+    TypeRef, ValType,
+};
 
 /// A module's imports, and what else an artifact does not tell.
 #[derive(Default)]
@@ -10,8 +13,12 @@ pub struct Interface {
     pub memory_max: Vec<Option<u64>>,
     /// Declared maxima of its tables.
     pub table_max: Vec<Option<u64>>,
-    /// Whether it has something of its own that a call can change.
+    /// Whether it has something of its own that calls can change. May be so where it is not.
     pub has_state: bool,
+    /// Whether anybody can tell if what it imports is shared or its own.
+    pub can_tell: bool,
+    /// Whether it imports globals or tables of references to functions.
+    pub imports_function_references: bool,
     /// Whether its instantiation runs code, or writes to what it imports.
     pub acts_at_start: bool,
     imported_memories: u32,
@@ -44,7 +51,12 @@ impl Interface {
                     let reaches = match import.ty {
                         TypeRef::Func(_) | TypeRef::FuncExact(_) => true,
                         TypeRef::Tag(_) => false,
-                        TypeRef::Global(global) => global.mutable,
+                        TypeRef::Global(global) => {
+                            if let ValType::Ref(reference) = global.content_type {
+                                self.imports_function_references |= is_of_functions(reference);
+                            }
+                            global.mutable
+                        }
                         TypeRef::Memory(memory) => {
                             self.memory_max.push(memory.maximum);
                             self.imported_memories += 1;
@@ -52,6 +64,7 @@ impl Interface {
                         }
                         TypeRef::Table(table) => {
                             self.table_max.push(table.maximum);
+                            self.imports_function_references |= is_of_functions(table.element_type);
                             self.imported_tables += 1;
                             true
                         }
@@ -63,7 +76,6 @@ impl Interface {
             Payload::TableSection(reader) => {
                 for table in reader {
                     self.table_max.push(table?.ty.maximum);
-                    self.has_state = true;
                 }
             }
             Payload::MemorySection(reader) => {
@@ -72,20 +84,30 @@ impl Interface {
                     self.has_state = true;
                 }
             }
-            Payload::GlobalSection(reader) => {
-                for global in reader {
-                    self.has_state |= global?.ty.mutable;
+            // Who imports a mutable global or a table can change it.
+            Payload::ExportSection(reader) => {
+                for export in reader {
+                    self.can_tell = true;
+                    self.has_state |= matches!(export?.kind, ExternalKind::Global | ExternalKind::Table);
                 }
             }
-            Payload::StartSection { .. } => self.acts_at_start = true,
-            // Passive segments are state, too: they can be dropped.
+            Payload::CodeSectionEntry(body) => {
+                self.can_tell = true;
+                let mut operators = body.get_operators_reader()?;
+                while !operators.eof() {
+                    self.has_state |= changes(&operators.read()?);
+                }
+            }
+            Payload::StartSection { .. } => (self.acts_at_start, self.can_tell) = (true, true),
             Payload::ElementSection(reader) => {
                 for element in reader {
                     match element?.kind {
                         ElementKind::Active { table_index, .. } => {
-                            self.acts_at_start |= table_index.unwrap_or(0) < self.imported_tables;
+                            let imported = table_index.unwrap_or(0) < self.imported_tables;
+                            self.acts_at_start |= imported;
+                            self.can_tell |= imported;
                         }
-                        ElementKind::Passive | ElementKind::Declared => self.has_state = true,
+                        ElementKind::Passive | ElementKind::Declared => {}
                     }
                 }
             }
@@ -93,14 +115,39 @@ impl Interface {
                 for data in reader {
                     match data?.kind {
                         DataKind::Active { memory_index, .. } => {
-                            self.acts_at_start |= memory_index < self.imported_memories;
+                            let imported = memory_index < self.imported_memories;
+                            self.acts_at_start |= imported;
+                            self.can_tell |= imported;
                         }
-                        DataKind::Passive => self.has_state = true,
+                        DataKind::Passive => {}
                     }
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Whether an operator changes a global, a table or a passive segment. Whoever has a memory counts as changing it.
+fn changes(operator: &Operator<'_>) -> bool {
+    matches!(
+        operator,
+        Operator::GlobalSet { .. }
+            | Operator::TableSet { .. }
+            | Operator::TableGrow { .. }
+            | Operator::TableFill { .. }
+            | Operator::TableCopy { .. }
+            | Operator::TableInit { .. }
+            | Operator::ElemDrop { .. }
+            | Operator::DataDrop { .. }
+    )
+}
+
+/// Whether a reference is to functions of any or of one type.
+fn is_of_functions(reference: RefType) -> bool {
+    match reference.heap_type() {
+        HeapType::Abstract { ty, .. } => matches!(ty, AbstractHeapType::Func | AbstractHeapType::NoFunc),
+        _ => true,
     }
 }
