@@ -166,6 +166,12 @@ impl Module<'_> {
         self.types.get(ty as usize)
     }
 
+    /// The signature id of what exceptions with this tag carry.
+    pub fn tag_signature(&self, tag: u32) -> Option<u32> {
+        let ty = *self.tags.get(tag as usize)?;
+        self.signature_ids.get(ty as usize).copied()
+    }
+
     /// The function's name for people: from the name section, else what the import is called, else its index.
     pub fn function_name(&self, function: u32) -> Cow<'_, str> {
         if let Some(name) = self.names.get(function as usize).filter(|name| !name.is_empty()) {

@@ -95,7 +95,7 @@ impl<'a> Module<'a> {
                 let index = self.tags.len() as u32;
                 let first = *self.imported_tags.entry((import.module, import.name)).or_insert(index);
                 self.tags.push(tag.func_type_idx);
-                let is_same = self.tag_type(first) == self.tag_type(index);
+                let is_same = self.tag_signature(first) == self.tag_signature(index);
                 self.tag_numbers.push(if is_same { first } else { index });
                 OpenItem::Tag(self.tags.len() as u32 - 1)
             }
