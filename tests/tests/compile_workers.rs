@@ -38,7 +38,7 @@ async fn refused(module: Vec<u8>, limits: CompileLimits) -> String {
 async fn a_module_that_takes_too_much_memory_is_refused() {
     let error =
         refused(large(1, 400_000), CompileLimits { memory: 64 << 20, ..CompileLimits::default() }).await;
-    assert!(error.contains("memory of 64MiB") && error.contains("Config.compile_limits.memory"), "{error}");
+    assert!(error.contains("memory of 64MiB") && error.contains("`compile.limits.memory"), "{error}");
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_module_that_takes_too_much_processor_time_is_refused() {
         CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() },
     )
     .await;
-    assert!(error.contains("CPU time of 1s") && error.contains("Config.compile_limits.cpu_time"), "{error}");
+    assert!(error.contains("CPU time of 1s") && error.contains("`compile.limits.cpu_time"), "{error}");
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn a_module_that_takes_too_long_is_refused() {
         CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() },
     );
     let error = error.await;
-    assert!(error.contains("200ms") && error.contains("Config.compile_limits.wall_time"), "{error}");
+    assert!(error.contains("200ms") && error.contains("`compile.limits.wall_time"), "{error}");
 }
 
 #[tokio::test]
