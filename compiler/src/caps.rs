@@ -117,8 +117,8 @@ caps! {
     FunctionValues function_values: Count, 4_000_000, at most 16_000_000;
     /// Parameters and declared locals of one function. Default and largest value: what engines agree on.
     Locals locals: Count, 50_000, at most 50_000;
-    /// Control structures inside each other in one function. Default: as many as one `br_table` can leave.
-    Nesting nesting: Count, 65_520, at most 1_000_000;
+    /// Control structures inside each other in one function. The code generator's time grows with the square of it.
+    Nesting nesting: Count, 16_384, at most 1_000_000;
     /// Targets of one `br_table`. Default: what the engines of browsers allow.
     BrTableTargets br_table_targets: Count, 65_520, at most 7_654_321;
     /// Targets of all `br_table`s of one function, and handlers of all its calls.
@@ -163,11 +163,8 @@ impl Caps {
         what: &'static str,
         found: u64,
     ) -> Result<(), Error> {
-        let raise = if self.get(cap) < cap.highest() {
-            Raise::Key(cap.key())
-        } else {
-            Raise::Exhausted(cap.key())
-        };
+        let raise =
+            if self.get(cap) < cap.highest() { Raise::Key(cap.key()) } else { Raise::Exhausted(cap.key()) };
         check(what, found, self.limit(cap).saturating_mul(factor), raise)
     }
 }

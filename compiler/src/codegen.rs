@@ -17,9 +17,9 @@ use wasmparser::{
     ValidatorResources,
 };
 
+use crate::caps::{Cap, Caps};
 use crate::debug::Lines;
 use crate::debug::write::{Place, UNKNOWN};
-use crate::caps::{Cap, Caps};
 use crate::handlers::{self, CallHandlers};
 use crate::module::Body;
 use crate::sites::{self, Site};
@@ -310,8 +310,8 @@ fn validate_body(
     let mut locals = u64::from(validator.len_locals());
     for group in body.get_locals_reader()? {
         locals += u64::from(group?.0);
-        caps.check(Cap::Locals, "locals of one function", locals)?;
     }
+    caps.check(Cap::Locals, "locals of one function", locals)?;
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
     let mut operators = OperatorsReader::new(reader);

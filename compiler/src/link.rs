@@ -2,8 +2,8 @@
 
 use ipc::layout::{CODE_BASE, PAGE};
 
-use crate::codegen::{Code, Target};
 use crate::caps::{self, Cap};
+use crate::codegen::{Code, Target};
 use crate::{Caps, Error};
 
 /// Functions begin on this boundary at least.

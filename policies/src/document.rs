@@ -38,8 +38,11 @@ pub fn read_file(path: &Path, kind: DocumentKind) -> Result<String, Error> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(Error::TooLarge { kind, file, limit: FILE_BYTES_MAX });
     }
-    String::from_utf8(bytes)
-        .map_err(|error| Error::NotText { kind, file, offset: error.utf8_error().valid_up_to() })
+    String::from_utf8(bytes).map_err(|error| Error::NotText {
+        kind,
+        file,
+        offset: error.utf8_error().valid_up_to(),
+    })
 }
 
 impl<'t> Source<'t> {

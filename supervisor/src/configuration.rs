@@ -108,7 +108,6 @@ impl Configuration {
             ..default
         }
     }
-
 }
 
 fn path(table: &Table<'_>, key: &str, slot: &mut Option<PathBuf>) -> Result<(), Error> {
@@ -244,9 +243,7 @@ mod tests {
         let Config { cache_bytes, compile, compile_limits, .. } = read.config();
         assert_eq!(cache_bytes, 1 << 30);
         assert_eq!((compile.opt_level, compile.target_cpu), (OptLevel::None, TargetCpu::Baseline));
-        assert!(
-            compile.fuel && compile.nan_canonicalization && compile.spectre_guards && compile.debug_info
-        );
+        assert!(compile.fuel && compile.nan_canonicalization && compile.spectre_guards && compile.debug_info);
         assert_eq!(compile.threads, 6);
         for (number, &cap) in Cap::ALL.iter().enumerate() {
             assert_eq!(compile.caps.get(cap), number as u64 + 1, "{}", cap.name());
@@ -280,13 +277,28 @@ mod tests {
     #[test]
     fn mistakes_have_a_place_and_the_nearest_name() {
         for (text, expected) in [
-            ("[compiler]", "configuration c.toml:1:2: unknown key \"compiler\" in the configuration; did you mean \"compile\"?"),
-            ("\n[compile.caps]\nfunctoins = 1", "configuration c.toml:3:1: unknown key \"functoins\" in [compile.caps]; did you mean \"functions\"?"),
-            ("[compile.limits]\nmemory = \"lots\"", "configuration c.toml:2:10: compile.limits.memory = \"lots\" is not a size"),
-            ("[compile.caps]\nfunctions = 1000001", "configuration c.toml:2:13: compile.caps.functions = 1000001 is out of range; it must be 0 to 1000000"),
+            (
+                "[compiler]",
+                "configuration c.toml:1:2: unknown key \"compiler\" in the configuration; did you mean \"compile\"?",
+            ),
+            (
+                "\n[compile.caps]\nfunctoins = 1",
+                "configuration c.toml:3:1: unknown key \"functoins\" in [compile.caps]; did you mean \"functions\"?",
+            ),
+            (
+                "[compile.limits]\nmemory = \"lots\"",
+                "configuration c.toml:2:10: compile.limits.memory = \"lots\" is not a size",
+            ),
+            (
+                "[compile.caps]\nfunctions = 1000001",
+                "configuration c.toml:2:13: compile.caps.functions = 1000001 is out of range; it must be 0 to 1000000",
+            ),
             ("[compile.caps]\nimage_bytes = \"5GiB\"", "it must be 0B to 4GiB"),
             ("[compile.caps]\nlocals = \"many\"", "compile.caps.locals must be a number, not a string"),
-            ("[compile]\nopt_level = \"sped\"", "configuration c.toml:2:13: compile.opt_level has the unknown value \"sped\"; did you mean \"speed\"?"),
+            (
+                "[compile]\nopt_level = \"sped\"",
+                "configuration c.toml:2:13: compile.opt_level has the unknown value \"sped\"; did you mean \"speed\"?",
+            ),
             ("[compile]\ncaps = 1", "compile.caps must be a table, not an integer"),
             ("[compile.limits]\ncpu_time = \"1.5s\"", "whole seconds, at least 1s"),
             ("[compile.limits]\nwall_time = \"0s\"", "more than 0"),

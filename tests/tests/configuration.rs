@@ -8,8 +8,12 @@ use whole_system_tests::{Daemon, Output, Scratch, guests, run, sandboxd};
 const NESTED: &str = r#"(module (func (export "_start") (block (block (block)))))"#;
 
 /// What an error about [`NESTED`] must name.
-const NAMES: &[&str] =
-    &["nested.wasm", "3 control structures inside each other", "cap of 2", "`compile.caps.nesting` raises it"];
+const NAMES: &[&str] = &[
+    "nested.wasm",
+    "3 control structures inside each other",
+    "cap of 2",
+    "`compile.caps.nesting` raises it",
+];
 
 fn configured(scratch: &Scratch, nesting: u64) -> String {
     let text = format!("[compile.caps]\nnesting = {nesting}\n");
@@ -22,7 +26,8 @@ fn a_key_that_an_error_names_raises_the_cap_everywhere() {
     scratch.module("nested.wasm", NESTED);
     let (low, high) = (configured(&scratch, 2), configured(&scratch, 3));
     let (low_key, high_key) = ("compile.caps.nesting=2", "compile.caps.nesting=3");
-    for (low, high) in [(["--config", &low], ["--config", &high]), (["--set", low_key], ["--set", high_key])] {
+    for (low, high) in [(["--config", &low], ["--config", &high]), (["--set", low_key], ["--set", high_key])]
+    {
         let daemon = Daemon::start_with(&low);
         run(scratch.sandboxctl_run(Some(&daemon)).arg("nested.wasm")).expect_own_error(NAMES);
         drop(daemon);
@@ -30,7 +35,8 @@ fn a_key_that_an_error_names_raises_the_cap_everywhere() {
         run(scratch.sandboxctl_run(Some(&daemon)).arg("nested.wasm")).expect_status(0);
         drop(daemon);
 
-        let run_with = |options: [&str; 2]| run(scratch.sandboxctl().arg("run").args(options).arg("nested.wasm"));
+        let run_with =
+            |options: [&str; 2]| run(scratch.sandboxctl().arg("run").args(options).arg("nested.wasm"));
         run_with(low).expect_own_error(NAMES);
         run_with(high).expect_status(0);
 
@@ -124,9 +130,12 @@ fn mistakes_are_one_line_with_their_place() {
         }
     }
     let with = |arguments: &[&str]| run(scratch.sandboxctl().args(arguments).arg("hello.wasm"));
-    with(&["run", "--config", "missing.toml"]).expect_own_error(&["configuration missing.toml", "No such file"]);
+    with(&["run", "--config", "missing.toml"])
+        .expect_own_error(&["configuration missing.toml", "No such file"]);
     with(&["run", "--set", "compile.caps.locals"]).expect_own_error(&["configuration --set:1:"]);
-    with(&["run", "--set", "compile.cap.locals=1"]).expect_own_error(&["--set:1:9: ", "did you mean \"caps\"?"]);
+    with(&["run", "--set", "compile.cap.locals=1"])
+        .expect_own_error(&["--set:1:9: ", "did you mean \"caps\"?"]);
     // What a daemon would not hear of.
-    with(&["run", "--set", "compile.caps.locals=1", "--socket", "s"]).expect_own_error(&["cannot be used with"]);
+    with(&["run", "--set", "compile.caps.locals=1", "--socket", "s"])
+        .expect_own_error(&["cannot be used with"]);
 }

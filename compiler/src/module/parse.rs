@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use ipc::interface::FunctionId;
 use wasmparser::types::CoreTypeId;
 use wasmparser::{
-    BinaryReader, CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, HeapType, KnownCustom, Name,
-    Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
+    BinaryReader, CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, HeapType,
+    KnownCustom, Name, Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
 };
 
 use super::constant::{self, Constant, Evaluated, Expression};

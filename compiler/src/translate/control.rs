@@ -330,8 +330,7 @@ impl<'m> Translator<'_, 'm> {
                 // When the loop ends, the frontend gives each branch an operand for each local that differs: all at once, so
                 // this must be bounded before.
                 self.loop_operands = self.loop_operands.saturating_add(self.locals);
-                let (caps, what) =
-                    (self.environment.caps, "branches to loops times locals in one function");
+                let (caps, what) = (self.environment.caps, "branches to loops times locals in one function");
                 caps.check_times(Cap::FunctionValues, LOOP_OPERANDS, what, self.loop_operands)?;
                 Ok((*header, *params))
             }
