@@ -28,9 +28,11 @@
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
 //! are checked by [`compiler::artifact`] before anything is mapped.
 
+pub mod arguments;
 mod cache;
 mod compile;
 mod config;
+pub mod configuration;
 pub mod daemon;
 mod error;
 pub mod host;
@@ -48,6 +50,7 @@ mod zygote;
 
 pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config};
+pub use configuration::Configuration;
 pub use error::Error;
 pub use host::HostReport;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};

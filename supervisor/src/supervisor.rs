@@ -42,7 +42,7 @@ enum Found {
     /// In memory.
     Module(Module),
     /// Nowhere.
-    ToCompile(ToCompile),
+    ToCompile(Box<ToCompile>),
 }
 
 struct ToCompile {
@@ -149,7 +149,7 @@ impl Supervisor {
                 let permit =
                     Arc::clone(&inner.compilations).acquire_owned().await.map_err(|_| Error::Stopped)?;
                 on_thread(move || {
-                    let module = inner.compile(todo);
+                    let module = inner.compile(*todo);
                     drop(permit);
                     module
                 })
@@ -241,7 +241,8 @@ impl Inner {
                     Some(Err(error)) => Some(error.to_string()),
                     None => self.cache_problem.clone(),
                 };
-                return Ok(Found::ToCompile(ToCompile { name, bytes, options, problem }));
+                let todo = ToCompile { name, bytes, options, problem };
+                return Ok(Found::ToCompile(Box::new(todo)));
             }
         };
         self.loaded().put(name, &module);

@@ -28,7 +28,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::config::{CompileLimits, Config};
+use crate::config::{CompileLimits, Config, limit_key};
 use crate::error::{Error, errno, system};
 use crate::host;
 use crate::module::Image;
@@ -102,7 +102,7 @@ fn too_large(image_cap: u64) -> Error {
     Error::CompileLimit {
         what: "an artifact size",
         limit: policies::format_size(image_cap),
-        key: "Config.compile.caps.image_bytes",
+        key: compiler::Cap::ImageBytes.key(),
     }
 }
 
@@ -232,18 +232,19 @@ impl Compiler {
             return Err(Error::CompileLimit {
                 what: "a wall time",
                 limit: policies::format_duration(self.limits.wall_time),
-                key: "Config.compile_limits.wall_time",
+                key: limit_key::WALL_TIME,
             });
         }
         if signal == libc::SIGKILL {
             let cpu = Duration::from_micros(exited.user_us.saturating_add(exited.system_us));
             let limit = Duration::from_secs(self.limits.cpu_time.as_secs().max(1));
-            // The kernel looks at each tick.
-            if cpu + Duration::from_millis(100) >= limit {
+            // The kernel compares a sum of ticks with the limit; what it reports at the end is measured, and may be less.
+            let slack = (limit / 4).min(Duration::from_secs(1));
+            if cpu + slack >= limit {
                 return Err(Error::CompileLimit {
                     what: "a CPU time",
                     limit: policies::format_duration(limit),
-                    key: "Config.compile_limits.cpu_time",
+                    key: limit_key::CPU_TIME,
                 });
             }
             return crashed(String::from("was killed (SIGKILL)"));
@@ -278,7 +279,7 @@ impl Compiler {
                     return Err(Error::CompileLimit {
                         what: "a memory",
                         limit: policies::format_size(self.limits.memory),
-                        key: "Config.compile_limits.memory",
+                        key: limit_key::MEMORY,
                     });
                 }
                 crashed(format!("aborted: {text}"))

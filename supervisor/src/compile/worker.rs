@@ -156,6 +156,6 @@ fn compile(request: &Request) -> Result<Vec<u8>, Answered> {
     if module.starts_with(b"\0asm") {
         return compiler::compile(module, &request.options).map_err(refused);
     }
-    let module = compiler::parse_text(module).map_err(refused)?;
+    let module = compiler::parse_text_with(module, &request.options.caps).map_err(refused)?;
     compiler::compile(&module, &request.options).map_err(refused)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use client::{EntryRequest, ModuleFormat, PolicyRequest};
@@ -20,7 +20,7 @@ use crate::run::Plan;
 /// the cache, if it could not.
 pub async fn run(
     plan: Plan,
-    state_dir: Option<PathBuf>,
+    config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
     let policy = match &plan.policy {
@@ -35,11 +35,11 @@ pub async fn run(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
-    options.debug_info = plan.debug_info;
+    options.debug_info |= plan.debug_info;
     let module = tokio::select! {
         biased;
         module = supervisor.load_with(source, options) => {
