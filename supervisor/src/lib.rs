@@ -29,6 +29,7 @@
 //! are checked by [`compiler::artifact`] before anything is mapped.
 
 mod cache;
+pub mod cli;
 mod compile;
 mod config;
 pub mod daemon;
@@ -40,12 +41,14 @@ mod instance;
 pub mod invoke;
 mod job;
 mod module;
+mod process;
 mod session;
 mod shard;
 mod supervisor;
 mod wasi;
 mod zygote;
 
+pub use compile::{CompileProgress, Compiler};
 pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config};
 pub use error::Error;
@@ -53,6 +56,6 @@ pub use host::HostReport;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};
 pub use ipc::report::{Outcome, Report, Value};
 pub use job::{Entry, Job, JobLimits, Preopen};
-pub use module::{Module, ModuleSource};
+pub use module::{Module, ModuleSource, View};
 pub use session::{CallOutcome, MemoryRef, Session};
 pub use supervisor::Supervisor;

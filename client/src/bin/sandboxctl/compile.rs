@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use supervisor::daemon::module_error;
-use supervisor::{Config, ModuleSource, Supervisor};
+use supervisor::cli::{Bar, CodeArguments};
+use supervisor::{CompileProgress, Compiler, Config};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -23,43 +23,6 @@ pub struct Options {
     code: CodeArguments,
 }
 
-/// What the compiler makes of the module.
-#[derive(Debug, clap::Args)]
-struct CodeArguments {
-    /// How hard to optimise.
-    #[arg(long, value_name = "LEVEL", default_value = "speed")]
-    opt_level: compiler::OptLevel,
-    /// Which instructions the code may use: baseline (x86-64-v2) or native (what this machine has).
-    #[arg(long, value_name = "CPU", default_value = "native")]
-    target_cpu: compiler::TargetCpu,
-    /// The code counts what it executes, for `sandboxctl run --fuel`.
-    #[arg(long)]
-    fuel: bool,
-    /// Carry the module's DWARF over: debuggers and backtraces name source lines.
-    #[arg(short = 'g', long)]
-    debug_info: bool,
-    /// Every NaN that arithmetic makes is the same one.
-    #[arg(long)]
-    nan_canonicalization: bool,
-    /// Mispredicted bounds checks of tables read null entries.
-    #[arg(long)]
-    spectre_guards: bool,
-}
-
-impl CodeArguments {
-    fn options(&self) -> compiler::Options {
-        compiler::Options {
-            opt_level: self.opt_level,
-            target_cpu: self.target_cpu,
-            fuel: self.fuel,
-            debug_info: self.debug_info,
-            nan_canonicalization: self.nan_canonicalization,
-            spectre_guards: self.spectre_guards,
-            ..compiler::Options::default()
-        }
-    }
-}
-
 pub fn compile(options: Options) -> Result<u8, Error> {
     let path = options.module;
     let module = client::ModuleFile::open(&path)?;
@@ -68,13 +31,13 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     }
     let bytes = read_module(module.file.into(), &path)?;
     check_form(&bytes, &path)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let supervisor = Supervisor::start(Config::default())?;
-    let module = runtime
-        .block_on(supervisor.load_with(ModuleSource::Wasm(bytes), options.code.options()))
-        .map_err(|e| Error::Module { path, message: module_error::message(&e) })?;
-    write_whole(&options.output, module.artifact_bytes())
+    let progress = CompileProgress::default();
+    let bar = Bar::start(&progress);
+    let artifact = Compiler::new(&Config::default())
+        .compile(&bytes, &options.code.options(), &progress)
+        .map_err(|e| Error::Module { path, message: e.to_string() })?;
+    drop(bar);
+    write_whole(&options.output, artifact.bytes())
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
 }
