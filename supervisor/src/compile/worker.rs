@@ -20,7 +20,8 @@ const MESSAGES: i32 = 2;
 /// The number that the rule for `pwrite64` in the filter names.
 const PROGRESS: i32 = 3;
 /// Tells whether the zygote lives; only until the worker is sure to end with it.
-const ZYGOTE: i32 = 4;
+const ZYGOTE: i32 = OWN_PIDFD;
+const _: () = assert!(PROGRESS < ZYGOTE, "moving descriptors would close the zygote's");
 
 /// Threads that all workers of a zygote together may have.
 const THREADS_MAX: u64 = 1024;
@@ -71,7 +72,6 @@ fn move_descriptors([input, output, messages, progress]: &[OwnedFd; 4]) -> Resul
         (output.as_raw_fd(), OUTPUT),
         (messages.as_raw_fd(), MESSAGES),
         (progress.as_raw_fd(), PROGRESS),
-        (OWN_PIDFD, ZYGOTE),
     ];
     for (from, to) in moves {
         // SAFETY: takes numbers.
