@@ -29,7 +29,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
     // All of them before any code is generated: what is not supported is refused at once, not after minutes.
-    codegen::validate_bodies(wasm, &bodies, options.threads)?;
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)?;
     let lines = if options.debug_info { Some(module.dwarf.lines(module.code_start)?) } else { None };
     let environment = Environment {
         module: &module,
@@ -208,7 +208,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
         sites: site_table,
         debug: debug.unwrap_or_default(),
     };
-    image.write(options.caps.image_bytes)
+    image.write(&options.caps)
 }
 
 /// The sections about source lines, see [`debug`]. None where the module says nothing about them.
@@ -234,7 +234,7 @@ pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let bodies = std::mem::take(&mut module.bodies);
     Plan::new(&module)?;
-    codegen::validate_bodies(wasm, &bodies, options.threads)
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)
 }
 
 /// Writes down every function of a module, one after the other; for people, not for speed.
@@ -248,6 +248,7 @@ pub(crate) fn list(
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)?;
     let environment = Environment {
         module: &module,
         plan: &plan,

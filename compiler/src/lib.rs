@@ -26,6 +26,7 @@
 
 pub mod artifact;
 mod build;
+mod caps;
 mod codegen;
 mod debug;
 mod diagnostic;
@@ -48,10 +49,11 @@ pub use artifact::{
     Artifact, ArtifactError, ExportSummary, Frame, FunctionSummary, ImportSummary, Metadata, RawModule,
     SegmentSummary, Sizes, Summary, metadata,
 };
+pub use caps::{Cap, Caps, Raise, Unit};
 pub use codegen::Listing;
 pub use diagnostic::{Diagnostic, ErrorKind};
 pub use error::Error;
-pub use options::{Caps, CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
+pub use options::{CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
 pub use progress::Report;
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
@@ -89,13 +91,15 @@ pub fn list(wasm: &[u8], options: &Options, listing: Listing, report: Report<'_>
     build::list(wasm, options, listing, report)
 }
 
-/// Bytes of a module in text form that are parsed at most: the parser needs many times as much memory.
-pub const TEXT_BYTES_MAX: u64 = 16 << 20;
-
 /// Turns a module in text form (`.wat`) into binary form; binary input is returned as it is.
 pub fn parse_text(text: &[u8]) -> Result<Vec<u8>, Error> {
+    parse_text_with(text, &Caps::default())
+}
+
+/// Like [`parse_text`] with other caps, of which [`Cap::TextBytes`] counts.
+pub fn parse_text_with(text: &[u8], caps: &Caps) -> Result<Vec<u8>, Error> {
     if !text.starts_with(b"\0asm") {
-        error::check_cap("bytes of text", text.len() as u64, TEXT_BYTES_MAX)?;
+        caps.check(Cap::TextBytes, "bytes of text", text.len() as u64)?;
     }
     wat::parse_bytes(text)
         .map(|wasm| wasm.into_owned())

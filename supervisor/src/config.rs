@@ -12,7 +12,7 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Shards: threads that run jobs, each with its own root zygote. At least 1.
     pub shards: usize,
-    /// How modules are compiled.
+    /// How modules are compiled. The keys that errors name, such as `compile.caps.functions`, are paths from here.
     pub compile: compiler::Options,
     /// What one compilation may use.
     pub compile_limits: CompileLimits,
@@ -62,7 +62,15 @@ impl Default for Config {
     }
 }
 
-/// What the worker process of one compilation may use. Beyond a limit the module is refused with an error that names it.
+/// Keys of [`CompileLimits`], as errors, configuration files and documents have them.
+pub(crate) mod limit_key {
+    pub(crate) const MEMORY: &str = "compile.limits.memory";
+    pub(crate) const CPU_TIME: &str = "compile.limits.cpu_time";
+    pub(crate) const WALL_TIME: &str = "compile.limits.wall_time";
+}
+
+/// What the worker process of one compilation may use. Beyond a limit the module is refused with an error that names it, its
+/// value and its key: `compile.limits.memory` is the field here and the key of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
     /// Bytes of memory: private writable pages. Default 3 GiB.

@@ -30,7 +30,7 @@ pub enum Error {
         what: &'static str,
         /// The limit.
         limit: String,
-        /// The field of the configuration that says so.
+        /// The key of the configuration that says so.
         key: &'static str,
     },
     /// What the worker wrote is no artifact.

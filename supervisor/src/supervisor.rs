@@ -42,7 +42,7 @@ enum Found {
     /// In memory.
     Module(Module),
     /// Nowhere.
-    ToCompile(ToCompile),
+    ToCompile(Box<ToCompile>),
 }
 
 struct ToCompile {
@@ -257,7 +257,7 @@ impl Inner {
                     Some(Err(error)) => Some(error.to_string()),
                     None => self.cache_problem.clone(),
                 };
-                return Ok(Found::ToCompile(ToCompile { name, bytes, options, progress, problem }));
+                return Ok(Found::ToCompile(Box::new(ToCompile { name, bytes, options, progress, problem })));
             }
         };
         self.loaded().put(name, &module);
@@ -265,8 +265,8 @@ impl Inner {
     }
 
     /// Compiles a module and keeps it. Somebody else may have done so while this waited for its turn.
-    fn compile(&self, todo: ToCompile) -> Result<Module, Error> {
-        let ToCompile { name, bytes, options, progress, problem } = todo;
+    fn compile(&self, todo: Box<ToCompile>) -> Result<Module, Error> {
+        let ToCompile { name, bytes, options, progress, problem } = *todo;
         if let Some(module) = self.loaded().get(name) {
             return Ok(module);
         }

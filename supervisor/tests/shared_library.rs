@@ -21,12 +21,22 @@ int main(int count, char **arguments) {
 }
 "#;
 
-/// The example of this package, which Cargo builds before its tests.
+/// The example of this package. Cargo builds it before all tests of the package, but not before this one alone.
 fn library() -> PathBuf {
     let test = std::env::current_exe().expect("path of the test");
     // This is TARGET/PROFILE/deps/TEST.
-    let profile = test.ancestors().nth(2).expect("a test lies below its target directory");
-    profile.join("examples/libshared_library.so")
+    let directory = test.ancestors().nth(2).expect("a test lies below its target directory");
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", "shared_library", "--profile", profile, "--target-dir"])
+        .arg(directory.parent().expect("a profile's directory has a parent"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(status.expect("cargo").success());
+    directory.join("examples/libshared_library.so")
 }
 
 /// Builds the host app with the C compiler that Rust links with.
@@ -41,9 +51,9 @@ fn host(directory: &Path) -> PathBuf {
 #[test]
 fn a_host_app_names_the_program_of_workers_or_learns_that_it_must() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let host = host(directory.path());
+    let (host, library) = (host(directory.path()), library());
     let run = |worker: Option<&str>| {
-        let output = Command::new(&host).arg(library()).args(worker).output().expect("it runs");
+        let output = Command::new(&host).arg(&library).args(worker).output().expect("it runs");
         let text = String::from_utf8(output.stdout).expect("text");
         (output.status.code(), text.trim_end().to_owned())
     };

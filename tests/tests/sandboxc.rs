@@ -151,6 +151,12 @@ fn errors_are_json_for_programs() {
     }
     let text = error(&["wrong.wat", "-o", "a", "--json"]);
     assert_eq!((&text["kind"], &text["offset"]), (&"text".into(), &serde_json::Value::Null));
+    let set = |key: &str| error(&["wrong.wasm", "-o", "a", "--json", "--set", key])["kind"].clone();
+    assert_eq!(set("compile.caps.functions=1"), "cap");
+    assert_eq!(set("compile.caps.unknown=1"), "configuration");
+    std::fs::write(at.join("large.wasm"), guests::large(1, 400_000)).unwrap();
+    let limit = ["--set", r#"compile.limits.memory="64MiB""#];
+    assert_eq!(error(&[&["large.wasm", "-o", "a", "--json"][..], &limit].concat())["kind"], "limit");
     assert_eq!(error(&["none.wasm", "-o", "a", "--json"])["kind"], "io");
     assert_eq!(error(&["inspect", "wrong.wasm", "--json"])["kind"], "artifact");
 }

@@ -12,7 +12,7 @@ use crate::codegen::{Code, compile_trampoline};
 use crate::initial::Overlay;
 use crate::options::target_features;
 use crate::types::{FuncType, ValType};
-use crate::{Caps, Error, Options, TargetCpu, link, sites, version};
+use crate::{Cap, Caps, Error, Options, TargetCpu, link, sites, version};
 
 /// An artifact's worth of machine code that no compiler made.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +41,7 @@ impl RawModule {
         let text = link::link(&mut codes, rodata.len() as u64, &Caps::default())?;
 
         let memory_bytes = self.memory_pages.saturating_mul(WASM_PAGE);
-        crate::error::check_cap("initial memory pages", self.memory_pages, Caps::default().memory_pages)?;
+        Caps::default().check(Cap::MemoryPages, "initial memory pages", self.memory_pages)?;
         let mut context = vec![0u8; PAGE as usize];
         let descriptor = COMPILER_BASE;
         for (i, word) in [memory_base(0), memory_bytes, memory_bytes, 0].iter().enumerate() {
@@ -113,7 +113,7 @@ impl RawModule {
             sites: site_table.finish(self.code.len() as u32),
             debug: Vec::new(),
         };
-        image.write(Caps::default().image_bytes)
+        image.write(&Caps::default())
     }
 }
 

@@ -15,6 +15,7 @@ use zerocopy::FromBytes;
 use super::start::{PATIENCE, died, zygote_error};
 use super::wire::{ANSWER_MAX, Answer, MESSAGES_MAX, Make, Request, WorkerLimits, status};
 use super::{CompileProgress, Compiler};
+use crate::config::limit_key;
 use crate::error::{Error, errno, system};
 use crate::module::Image;
 use crate::process;
@@ -45,7 +46,7 @@ fn too_large(cap: u64) -> Error {
     Error::CompileLimit {
         what: "an output size",
         limit: policies::format_size(cap),
-        key: "Config.compile.caps.image_bytes",
+        key: compiler::Cap::ImageBytes.key(),
     }
 }
 
@@ -142,7 +143,7 @@ impl Compiler {
             return Err(Error::CompileLimit {
                 what: "a wall time",
                 limit: policies::format_duration(self.limits().wall_time),
-                key: "Config.compile_limits.wall_time",
+                key: limit_key::WALL_TIME,
             });
         }
         if signal == libc::SIGKILL {
@@ -153,7 +154,7 @@ impl Compiler {
                 return Err(Error::CompileLimit {
                     what: "a CPU time",
                     limit: policies::format_duration(limit),
-                    key: "Config.compile_limits.cpu_time",
+                    key: limit_key::CPU_TIME,
                 });
             }
             return crashed(String::from("was killed (SIGKILL)"));
@@ -190,7 +191,7 @@ impl Compiler {
                     return Err(Error::CompileLimit {
                         what: "a memory",
                         limit: policies::format_size(self.limits().memory),
-                        key: "Config.compile_limits.memory",
+                        key: limit_key::MEMORY,
                     });
                 }
                 crashed(format!("aborted: {text}"))

@@ -259,7 +259,7 @@ fn a_worker_that_ends_badly_costs_one_error() {
         (Hook::Panic, "panicked: "),
         (Hook::Abort, "aborted"),
         (Hook::Segfault, "crashed (SIGSEGV)"),
-        (Hook::Hang, "Config.compile_limits.wall_time"),
+        (Hook::Hang, "`compile.limits.wall_time`"),
         (Hook::GarbageAnswer, "no answer that makes sense"),
     ] {
         let error = hooked(&compiler, hook);

@@ -161,7 +161,8 @@ fn make(request: &Request) -> Result<Vec<u8>, Answered> {
     let wasm = if input.starts_with(b"\0asm") {
         input
     } else {
-        parsed = compiler::parse_text(input).map_err(|error| refused(&error, &[]))?;
+        parsed =
+            compiler::parse_text_with(input, &request.options.caps).map_err(|error| refused(&error, &[]))?;
         &parsed
     };
     let options = &request.options;

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use supervisor::cli::{Bar, CodeArguments};
-use supervisor::{CompileProgress, Compiler, Config};
+use supervisor::arguments::{CodeArguments, ConfigurationArguments};
+use supervisor::terminal::Bar;
+use supervisor::{CompileProgress, Compiler};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -21,9 +22,13 @@ pub struct Options {
     output: PathBuf,
     #[command(flatten)]
     code: CodeArguments,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 pub fn compile(options: Options) -> Result<u8, Error> {
+    let mut config = options.configuration.configuration()?.config();
+    options.code.apply(&mut config.compile);
     let path = options.module;
     let module = client::ModuleFile::open(&path)?;
     if module.format == client::ModuleFormat::Artifact {
@@ -33,8 +38,8 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     check_form(&bytes, &path)?;
     let progress = CompileProgress::default();
     let bar = Bar::start(&progress);
-    let artifact = Compiler::new(&Config::default())
-        .compile(&bytes, &options.code.options(), &progress)
+    let artifact = Compiler::new(&config)
+        .compile(&bytes, &config.compile, &progress)
         .map_err(|e| Error::Module { path, message: e.to_string() })?;
     drop(bar);
     write_whole(&options.output, artifact.bytes())

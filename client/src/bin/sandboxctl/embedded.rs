@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use client::{EntryRequest, ModuleFormat, PolicyRequest};
 use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Report;
 use policies::Policy;
-use supervisor::cli::Bar;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
+use supervisor::terminal::Bar;
 use supervisor::{CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
 
 use crate::error::Error;
@@ -21,7 +21,7 @@ use crate::run::Plan;
 /// the cache, if it could not.
 pub async fn run(
     plan: Plan,
-    state_dir: Option<PathBuf>,
+    config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
     let policy = match &plan.policy {
@@ -36,11 +36,11 @@ pub async fn run(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
-    options.debug_info = plan.debug_info;
+    options.debug_info |= plan.debug_info;
     let progress = CompileProgress::default();
     let bar = Bar::start(&progress);
     let module = tokio::select! {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use supervisor::cli::CodeArguments;
+use supervisor::arguments::{CodeArguments, ConfigurationArguments};
 
 /// Compiles WebAssembly modules to native artifacts for sandboxd.
 #[derive(Parser)]
@@ -37,6 +37,8 @@ pub struct Compile {
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub code: CodeArguments,
+    #[command(flatten)]
+    pub configuration: ConfigurationArguments,
     /// What to write.
     #[arg(long, value_enum, default_value_t = Emit::Image)]
     pub emit: Emit,

@@ -39,6 +39,10 @@ impl Problem {
         Self::other(path, "io", format!("cannot {what} {}: {error}", path.display()))
     }
 
+    pub fn configuration(path: &Path, error: &policies::Error) -> Self {
+        Self::other(path, "configuration", error.to_string())
+    }
+
     pub fn refused(path: &Path, diagnostic: &Diagnostic) -> Self {
         let Diagnostic { kind, ref message, offset, function } = *diagnostic;
         let message = format!("{}: {message}", path.display());

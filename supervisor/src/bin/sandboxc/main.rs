@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use compiler::{Artifact, Diagnostic, Listing};
 use ipc::protocol::MODULE_BYTES_MAX;
-use supervisor::cli::Bar;
 use supervisor::daemon::signals;
-use supervisor::{CompileProgress, Compiler, Config, Error};
+use supervisor::terminal::Bar;
+use supervisor::{CompileProgress, Compiler, Error};
 
 mod arguments;
 mod diagnostics;
@@ -41,14 +41,18 @@ fn main() -> ExitCode {
 
 fn compile(arguments: &Compile) -> Result<(), Problem> {
     let path = arguments.module.as_deref().unwrap_or(Path::new(""));
+    let configuration =
+        arguments.configuration.configuration().map_err(|e| Problem::configuration(path, &e))?;
+    let mut config = configuration.config();
+    arguments.code.apply(&mut config.compile);
     let module = read(path)?;
     let is_text = path.extension().is_some_and(|extension| extension == "wat");
     if !is_text && !module.starts_with(b"\0asm") {
         return Err(Problem::refused(path, &Diagnostic::new(&compiler::Error::NotWasm, &[])));
     }
     let failed = |error: Error| Problem::of_compilation(path, &error);
-    let options = arguments.code.options();
-    let compiler = Compiler::new(&Config::default());
+    let compiler = Compiler::new(&config);
+    let options = config.compile;
     if arguments.validate {
         compiler.validate(&module, &options).map_err(failed)?;
     }

@@ -1,4 +1,4 @@
-//! A bar that shows how far a compilation is, on a terminal.
+//! What programs show on a terminal: a bar that tells how far a compilation is.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
