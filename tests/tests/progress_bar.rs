@@ -37,7 +37,7 @@ fn on_a_terminal(command: &mut Command) -> String {
 fn every_command_that_compiles_shows_a_bar() {
     let scratch = Scratch::new();
     // Long enough for every machine that this runs on; the bar waits for half a second.
-    scratch.write("large.wasm", large(400, 8000));
+    scratch.write("large.wasm", large(150, 8000));
     let mut commands = Vec::new();
     for form in ["image", "clif"] {
         let mut command = Command::new(sandboxc());
@@ -49,11 +49,11 @@ fn every_command_that_compiles_shows_a_bar() {
     compile.args(["compile", "large.wasm", "-o", "b", "--threads", "1"]);
     commands.push(compile);
     let mut run = scratch.sandboxctl_run(None);
-    run.args(["--invoke", "f", "large.wasm", "1"]);
+    run.args(["--set", "compile.threads=1", "--invoke", "f", "large.wasm", "1"]);
     commands.push(run);
     for mut command in commands {
         let text = on_a_terminal(&mut command);
-        assert!(text.contains("compiling [") && text.contains(" of 400 functions"), "{command:?}: {text:?}");
+        assert!(text.contains("compiling [") && text.contains(" of 150 functions"), "{command:?}: {text:?}");
         // It is gone in the end.
         assert!(text.ends_with("\r\x1b[K"), "{command:?}: {text:?}");
     }
@@ -62,7 +62,7 @@ fn every_command_that_compiles_shows_a_bar() {
 #[test]
 fn nothing_is_shown_where_nobody_looks() {
     let scratch = Scratch::new();
-    scratch.write("large.wasm", large(400, 8000));
+    scratch.write("large.wasm", large(150, 8000));
     let mut command = Command::new(sandboxc());
     let output = run(command.current_dir(scratch.path()).args(["large.wasm", "-o", "a", "--threads", "1"]));
     output.expect_status(0);
