@@ -27,7 +27,7 @@ async fn refused(module: Vec<u8>, limits: CompileLimits) -> String {
 #[tokio::test]
 async fn a_module_that_takes_too_much_memory_is_refused() {
     let limits = CompileLimits { memory: 64 << 20, ..CompileLimits::default() };
-    let error = refused(large(1, 200_000), limits).await;
+    let error = refused(large(1, 250_000), limits).await;
     assert!(error.contains("memory of 64MiB: `compile.limits.memory` raises the limit"), "{error}");
 }
 
