@@ -12,6 +12,7 @@ use cranelift_codegen::ir::{ExternalName, Function, SourceLoc};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_codegen::{Context, Final, FinalizedMachReloc, FinalizedRelocTarget, MachSrcLoc, binemit};
 use cranelift_frontend::FunctionBuilderContext;
+use serde::{Deserialize, Serialize};
 use wasmparser::{
     FuncToValidate, FuncValidator, FuncValidatorAllocations, FunctionBody, Operator, OperatorsReader,
     ValidatorResources,
@@ -22,11 +23,12 @@ use crate::debug::Lines;
 use crate::debug::write::{Place, UNKNOWN};
 use crate::handlers::{self, CallHandlers};
 use crate::module::Body;
+use crate::progress::{Progress, Report};
 use crate::sites::{self, Site};
 use crate::translate::{self, Environment, Failure, RODATA_NAMESPACE};
 use crate::trap::TrapKind;
 use crate::types::FuncType;
-use crate::{Error, Progress, features, link, trampoline};
+use crate::{Error, features, link, trampoline};
 
 /// Functions that a thread takes at once: enough that taking costs nothing, few enough that threads end together.
 const BATCH: usize = 16;
@@ -67,7 +69,7 @@ pub(crate) enum Target {
 }
 
 /// A form of a function for people to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listing {
     /// Cranelift IR before optimisation.
     Clif,
@@ -340,9 +342,9 @@ pub(crate) fn compile_bodies(
     bodies: Vec<Body<'_>>,
     first: u32,
     threads: usize,
-    progress: &Progress,
+    report: Report<'_>,
 ) -> Result<Vec<Code>, Error> {
-    progress.begin(bodies.len());
+    let progress = Progress::begin(bodies.len(), report);
     // The linker checks the same cap, exactly; here it stops a module whose code would fill the memory before that.
     let (cap, total) = (environment.caps.limit(Cap::CodeBytes), AtomicU64::new(0));
     let compile = |compiler: &mut Compiler<'_>, position: usize, body| {

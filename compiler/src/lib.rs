@@ -38,7 +38,7 @@ mod link;
 mod module;
 mod options;
 mod plan;
-pub mod progress;
+mod progress;
 mod sites;
 mod trampoline;
 mod translate;
@@ -51,10 +51,10 @@ pub use artifact::{
 };
 pub use caps::{Cap, Caps, Raise, Unit};
 pub use codegen::Listing;
-pub use diagnostic::Diagnostic;
+pub use diagnostic::{Diagnostic, ErrorKind};
 pub use error::Error;
 pub use options::{CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
-pub use progress::Progress;
+pub use progress::Report;
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
 
@@ -72,12 +72,12 @@ pub fn version() -> String {
 
 /// Compiles a WebAssembly module in binary form to the bytes of an [`Artifact`].
 pub fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    build::compile(wasm, options, &Progress::default())
+    build::compile(wasm, options, &|_, _| ())
 }
 
-/// Like [`compile`]; counts the functions that are done, for whoever wants to know how far it is.
-pub fn compile_with_progress(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
-    build::compile(wasm, options, progress)
+/// Like [`compile`]; tells `report` from time to time how far it is.
+pub fn compile_with_progress(wasm: &[u8], options: &Options, report: Report<'_>) -> Result<Vec<u8>, Error> {
+    build::compile(wasm, options, report)
 }
 
 /// Checks a module as [`compile`] does before it generates code: every section, every function body, imports and caps.
@@ -85,9 +85,10 @@ pub fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     build::validate(wasm, options)
 }
 
-/// Writes down every function of a module as Cranelift IR or machine code, for people to read.
-pub fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, Error> {
-    build::list(wasm, options, listing)
+/// Writes down every function of a module as Cranelift IR or machine code, for people to read; tells `report` from time to
+/// time how far it is.
+pub fn list(wasm: &[u8], options: &Options, listing: Listing, report: Report<'_>) -> Result<String, Error> {
+    build::list(wasm, options, listing, report)
 }
 
 /// Turns a module in text form (`.wat`) into binary form; binary input is returned as it is.

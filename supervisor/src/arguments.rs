@@ -28,6 +28,9 @@ pub struct CodeArguments {
     /// Mispredicted bounds checks of tables and 64-bit memories read nothing.
     #[arg(long)]
     spectre_guards: bool,
+    /// Threads that compile; 0 means one per CPU [default: what the configuration says, else 0].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
 }
 
 impl CodeArguments {
@@ -39,6 +42,7 @@ impl CodeArguments {
         options.debug_info |= self.debug_info;
         options.nan_canonicalization |= self.nan_canonicalization;
         options.spectre_guards |= self.spectre_guards;
+        options.threads = self.threads.unwrap_or(options.threads);
     }
 }
 

@@ -16,6 +16,10 @@ pub struct Config {
     pub compile: compiler::Options,
     /// What one compilation may use.
     pub compile_limits: CompileLimits,
+    /// The program that compile workers are started from: one that contains this library, of this version, such as
+    /// `sandboxc`. `None`, the usual: the program that runs, once more. A host app that has this library in a shared library
+    /// must name one; without it, compiling is [`crate::Error::NoWorkerProgram`].
+    pub worker_program: Option<PathBuf>,
     /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
     pub module_zygotes: usize,
     /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
@@ -50,6 +54,7 @@ impl Default for Config {
             shards: 1,
             compile: compiler::Options::default(),
             compile_limits: CompileLimits::default(),
+            worker_program: None,
             module_zygotes: 32,
             pin_shards: true,
             sandbox_id: 65534,

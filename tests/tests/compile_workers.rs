@@ -3,23 +3,10 @@
 use std::time::Duration;
 
 use supervisor::{CompileLimits, Config, Error, ModuleSource, Supervisor};
+use whole_system_tests::guests::large;
 use whole_system_tests::instances::compile_zygotes_of;
 
 const SMALL: &str = r#"(module (func (export "_start")))"#;
-
-/// A module that takes the compiler a while: functions of many operators.
-fn large(functions: usize, operators: usize) -> Vec<u8> {
-    let mut text = String::from("(module\n");
-    for _ in 0..functions {
-        text.push_str("(func (param i32) (result i32) local.get 0\n");
-        for number in 0..operators / 4 {
-            text.push_str(&format!("i32.const {number} i32.mul local.get 0 i32.xor\n"));
-        }
-        text.push_str(")\n");
-    }
-    text.push(')');
-    wat::parse_str(&text).expect("well-formed")
-}
 
 fn supervisor(compile_limits: CompileLimits) -> Supervisor {
     Supervisor::start(Config { compile_limits, ..Config::default() }).expect("a supervisor")

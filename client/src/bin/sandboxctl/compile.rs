@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use supervisor::arguments::{CodeArguments, ConfigurationArguments};
-use supervisor::daemon::module_error;
-use supervisor::{ModuleSource, Supervisor};
+use supervisor::terminal::Bar;
+use supervisor::{CompileProgress, Compiler};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -36,13 +36,13 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     }
     let bytes = read_module(module.file.into(), &path)?;
     check_form(&bytes, &path)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let supervisor = Supervisor::start(config)?;
-    let module = runtime
-        .block_on(supervisor.load(ModuleSource::Wasm(bytes)))
-        .map_err(|e| Error::Module { path, message: module_error::message(&e) })?;
-    write_whole(&options.output, module.artifact_bytes())
+    let progress = CompileProgress::default();
+    let bar = Bar::start(&progress);
+    let artifact = Compiler::new(&config)
+        .compile(&bytes, &config.compile, &progress)
+        .map_err(|e| Error::Module { path, message: e.to_string() })?;
+    drop(bar);
+    write_whole(&options.output, artifact.bytes())
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
 }
