@@ -11,7 +11,7 @@ use ipc::report::Report;
 use policies::Policy;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
-use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
+use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, PoolLimits, Preopen, Supervisor, invoke};
 
 use crate::error::Error;
 use crate::run::Plan;
@@ -35,7 +35,9 @@ pub async fn run(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    // There will be no second job.
+    let pool = PoolLimits { min: 0, max: 0 };
+    let supervisor = Supervisor::start(Config { state_dir, shards: 1, pool, ..Config::default() })?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
