@@ -6,7 +6,7 @@ use ipc::interface::FUNCTIONS;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE, memory_base};
 
 use super::metadata::{self, Entry, Export, ExportItem, FORMAT, Metadata};
-use super::write::{Access, Image, Segment};
+use super::write::{Access, Image, Segment, Symbols};
 use crate::build::{code_segments, symbols, writable_bytes, writable_segments};
 use crate::codegen::{Code, compile_trampoline};
 use crate::initial::Overlay;
@@ -101,9 +101,11 @@ impl RawModule {
             tags: Vec::new(),
             handlers: None,
             host_functions: (0..FUNCTIONS.len() as u32).collect(),
+            segments: Vec::new(),
             descriptors: text.rodata,
             descriptor_count: 1,
             data_bytes,
+            snapshot: None,
         };
         let mut site_table = sites::Builder::new();
         site_table.function(0, 0, &[]);
@@ -111,7 +113,7 @@ impl RawModule {
             segments,
             text: (CODE_BASE, text.bytes.len() as u64),
             rodata: (text.rodata, rodata.len() as u64),
-            symbols: symbols(&text, std::iter::once("native code".to_owned())),
+            symbols: Symbols::new(&symbols(&text, std::iter::once("native code".to_owned()))),
             metadata: metadata::encode(&metadata)?,
             sites: site_table.finish(self.code.len() as u32),
             debug: Vec::new(),

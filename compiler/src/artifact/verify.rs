@@ -38,6 +38,8 @@ pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Re
     check.imports()?;
     check.exports()?;
     check.host_functions()?;
+    check.passive_segments()?;
+    check.snapshot()?;
     check.function_descriptors()?;
     check.handlers()?;
     check.data_bytes()
@@ -196,6 +198,25 @@ impl Check<'_> {
         let numbers = &self.metadata.host_functions;
         let known = numbers.iter().all(|number| FunctionId::from_number(*number).is_some());
         if known && numbers.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(ArtifactError::HostFunctions) }
+    }
+
+    fn passive_segments(&self) -> Result<(), ArtifactError> {
+        for (index, segment) in self.metadata.segments.iter().enumerate() {
+            let is_held = self.context_holds(segment.address, 8)
+                && self.word(segment.address).is_some_and(|length| length == 0 || length == segment.length);
+            if !is_held {
+                return Err(ArtifactError::PassiveSegment { index });
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<(), ArtifactError> {
+        let Metadata { snapshot, start, start_trap, .. } = self.metadata;
+        let is_ready = |s: &super::metadata::Snapshot| {
+            !s.inits.is_empty() && s.asked.is_sorted_by(|a, b| a < b) && start.is_none() && start_trap.is_none()
+        };
+        if snapshot.as_ref().is_none_or(is_ready) { Ok(()) } else { Err(ArtifactError::Snapshot) }
     }
 
     fn function_descriptors(&self) -> Result<(), ArtifactError> {
