@@ -46,6 +46,7 @@ mod parking;
 mod process;
 mod session;
 mod shard;
+mod snapshot;
 mod supervisor;
 pub mod terminal;
 mod wasi;
@@ -53,6 +54,7 @@ mod zygote;
 
 pub use compile::{CompileProgress, Compiler};
 pub use compiler::{FuncType, ValType};
+pub use compiler::metadata::{Asked, Snapshot};
 pub use config::{CompileLimits, Config, PoolLimits};
 pub use configuration::Configuration;
 pub use error::Error;

@@ -15,8 +15,9 @@ use crate::error::{Error, system};
 use crate::instance::SessionEnd;
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
-use crate::session::{Connection, Session};
+use crate::session::{CallOutcome, Connection, Session};
 use crate::shard::{Request, Shard, block_size_signal, processors};
+use crate::snapshot;
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
 #[derive(Clone, Debug)]
@@ -212,6 +213,43 @@ impl Supervisor {
         })?;
         let connection = Connection { requests, report: Some(reported), _canceller: canceller };
         Session::connect(module, memory_limit, connection, is_ready).await
+    }
+}
+
+impl Supervisor {
+    /// Makes a snapshot: a module whose instances begin where one of the job's module is after its export `init`, which has neither
+    /// parameters nor results, has run.
+    ///
+    /// The job's policy, limits, arguments, environment, streams and directories are those of the initialisation; its entry is not
+    /// looked at. What starts the module and its `_initialize` run before, and never again. Nothing of the instance is
+    /// kept but its memories, tables and globals. In instances of the snapshot, arguments, environment, streams, directories,
+    /// clocks and random bytes are those of each job.
+    pub async fn snapshot(&self, job: Job, init: &str) -> Result<Module, Error> {
+        let caps = self.0.config.compile.caps;
+        job.module.artifact().check_snapshot()?;
+        job.module.initialisation(init)?;
+        let mut session = self.session(job).await?;
+        let mut outcome = session.start().await?;
+        if matches!(outcome, CallOutcome::Returned(_)) {
+            outcome = session.initialise(init).await?;
+        }
+        if !matches!(outcome, CallOutcome::Returned(_)) {
+            return Err(Error::SnapshotInit { init: init.to_owned(), outcome: Box::new(outcome) });
+        }
+        let descriptors = session.changed_descriptors().await?;
+        if !descriptors.is_empty() {
+            return Err(Error::SnapshotDescriptors { descriptors });
+        }
+        let state = snapshot::read_state(&mut session, caps.get(compiler::Cap::ImageBytes)).await?;
+        let module = session.module().clone();
+        drop(session);
+        let init = init.to_owned();
+        on_thread(move || {
+            let bytes = module.artifact().snapshot(&init, &state, &caps)?;
+            drop(state);
+            Module::new(Image::from_bytes(&bytes)?, false, None)
+        })
+        .await?
     }
 }
 

@@ -153,6 +153,7 @@ impl WasiContext {
             let directory = OpenDirectory::preopened(directory, guest_path, read_only);
             table.insert(Descriptor::Directory(directory)).map_err(full)?;
         }
+        table.given();
         let clocks =
             GuestClocks { resolution: config.clock_resolution_ns, monotonic_offset: config.monotonic_offset };
         Ok(Self {
@@ -162,6 +163,11 @@ impl WasiContext {
             output_bytes: 0,
             max_output_bytes: config.max_output_bytes,
         })
+    }
+
+    /// Descriptors that the guest has opened, or closed of those that it was given.
+    pub fn changed_descriptors(&self) -> Vec<u32> {
+        self.table.changed()
     }
 
     /// Bytes written to standard output and standard error so far.
