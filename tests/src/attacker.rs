@@ -139,7 +139,7 @@ impl Attacker {
             code.extend_from_slice(&weapon.code);
             code.resize(code.len().next_multiple_of(16), 0xcc);
         }
-        let artifact = RawModule { code, functions, memory_pages: 1, memory_max_pages: 2 }
+        let artifact = RawModule { code, functions, memory_pages: 1, memory_max_pages: 2, ..RawModule::default() }
             .build()
             .expect("the attacker's artifact");
         let supervisor = Supervisor::start(Config::default()).expect("a supervisor");

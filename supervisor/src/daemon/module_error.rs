@@ -27,6 +27,10 @@ pub fn concerns_module(error: &Error) -> bool {
             | Error::UnsupportedSignature { .. }
             | Error::HostCallNotGranted { .. }
             | Error::FuelNotCounted
+            | Error::SnapshotInit { .. }
+            | Error::SnapshotDescriptors { .. }
+            | Error::SnapshotSize { .. }
+            | Error::Snapshot(_)
     )
 }
 

@@ -26,6 +26,27 @@ pub async fn run(
     config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
+    let path = plan.module_path.clone();
+    let (supervisor, job) = prepare(plan, config, interrupts).await?;
+    let cache_problem = job.module.cache_problem().map(str::to_owned);
+    let result = supervisor.run_until(job, interrupts.arrived()).await;
+    result.map(|report| (report, cache_problem)).map_err(|error| of_job(&path, error))
+}
+
+/// An error of a job, with the module's name if it is about that.
+pub fn of_job(path: &Path, error: supervisor::Error) -> Error {
+    match module_error::concerns_module(&error) {
+        true => about(path, error.to_string()),
+        false => error.into(),
+    }
+}
+
+/// A supervisor, and the job with its module loaded.
+pub async fn prepare(
+    plan: Plan,
+    config: Config,
+    interrupts: &mut Interrupts,
+) -> Result<(Supervisor, Job), Error> {
     let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
@@ -55,7 +76,6 @@ pub async fn run(
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
     drop(bar);
-    let cache_problem = module.cache_problem().map(str::to_owned);
     let entry = match plan.entry {
         EntryRequest::Command => Entry::Command,
         EntryRequest::Export { name, args } => Entry::Export { name, args },
@@ -80,13 +100,7 @@ pub async fn run(
         imports: supervisor::Imports::default(),
         tenant: String::from("default"),
     };
-    let result = supervisor.run_until(job, interrupts.arrived()).await;
-    result.map(|report| (report, cache_problem)).map_err(|error| {
-        match module_error::concerns_module(&error) {
-            true => about(&plan.module_path, error.to_string()),
-            false => error.into(),
-        }
-    })
+    Ok((supervisor, job))
 }
 
 /// An error that is about the module.

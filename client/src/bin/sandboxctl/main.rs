@@ -13,6 +13,7 @@ mod embedded;
 mod error;
 mod outcome;
 mod run;
+mod snapshot;
 mod version;
 
 /// Exit status for errors of our own: whatever keeps the guest from running or its end from being known.
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Options>),
     Compile(compile::Options),
+    Snapshot(Box<snapshot::Options>),
     Doctor(doctor::Options),
     Version(version::Options),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let result = result.and_then(|()| match cli.command {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
+        Command::Snapshot(options) => snapshot::snapshot(*options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),
     });
