@@ -12,6 +12,11 @@ name, as the DWARF sections have them (see docs/snapshots.md). What a recipe may
     func NAME                     a new function without parameters and results, exported as NAME
     local NAME                    one of its i32 locals, before its instructions
     call NAME | get NAME | set NAME | tee NAME | gget NAME | gset NAME | const N | load OFFSET
+    split FUNCTION OFFSET BLOCK...
+                                  make two of an exported function without parameters, results and loops around OFFSET: `init`,
+                                  which is what comes before OFFSET, and FUNCTION, which is the rest. OFFSET and those of the
+                                  BLOCKs around it count from the start of the code section's contents, as `llvm-objdump -d`
+                                  shows them; what lies between is in memory and in globals
     text "..."                    the address of a copy of the text, from `malloc`, ending in a zero byte
     add | mul | eqz | drop | return | if | end
 """
@@ -56,7 +61,7 @@ def name(data, at):
 
 class Module:
     def __init__(self, data):
-        self.sections, self.functions, self.imports, self.drops = [], {}, 0, set()
+        self.sections, self.functions, self.imports, self.ends = [], {}, 0, {}
         bodies, at = [], 8
         while at < len(data):
             kind = data[at]
@@ -87,10 +92,11 @@ class Module:
             elif kind == 6:
                 self.globals = count
             elif kind == 10:
-                self.bodies = {}
+                self.bodies, self.code = {}, body
                 for index in range(count):
                     size, begin = leb(body, at)
                     self.bodies[begin] = self.imports + index
+                    self.ends[begin] = begin + size
                     at = begin + size
 
     def read_names(self, body, at):
@@ -116,6 +122,29 @@ class Module:
 SIMPLE = {"add": b"\x6a", "mul": b"\x6c", "eqz": b"\x45", "drop": b"\x1a", "return": b"\x0f", "if": b"\x04\x40", "end": b"\x0b"}
 
 
+def split(module, function, offset, openers, first_global):
+    """The two bodies, and how many globals they keep locals in."""
+    begin = next(begin for begin in module.bodies if begin <= offset < module.ends[begin])
+    groups, at = leb(module.code, begin)
+    kinds = []
+    for _ in range(groups):
+        count, at = leb(module.code, at)
+        kinds += [module.code[at]] * count
+        at += 1
+    assert set(kinds) <= {0x7F}, "a function with locals of type i32 only"
+    declaration = module.code[begin:at]
+    save = b"".join(b"\x20" + unsigned(i) + b"\x24" + unsigned(first_global + i) for i in range(len(kinds)))
+    restore = b"".join(b"\x23" + unsigned(first_global + i) + b"\x21" + unsigned(i) for i in range(len(kinds)))
+    blocks = b""
+    for opener in openers:
+        kind, ty = module.code[opener], module.code[opener + 1]
+        assert kind in (2, 4) and ty in (0x40, 0x7F), "blocks and ifs"
+        blocks += (b"\x41\x01" if kind == 4 else b"") + bytes([kind, ty])
+    rest = module.code[offset:module.ends[begin]]
+    # What follows the return is not reached, and closes the blocks.
+    return declaration + module.code[at:offset] + save + b"\x0f" + rest, declaration + restore + blocks + rest, len(kinds)
+
+
 def assemble(module, recipe):
     globals_, functions, drops, current = {}, [], set(), None
     for line in recipe.splitlines():
@@ -130,6 +159,13 @@ def assemble(module, recipe):
             globals_[rest] = module.globals + len(globals_)
         elif what == "drop" and current is None:
             drops.add(rest)
+        elif what == "split":
+            function, offset, *openers = rest.split()
+            assert not globals_, "a split comes first"
+            before, after, kept = split(module, function, int(offset, 16), [int(o, 16) for o in openers], module.globals)
+            globals_ = {index: module.globals + index for index in range(kept)}
+            functions += [{"name": "init", "body": before}, {"name": function, "body": after}]
+            drops.add(function)
         elif what == "local":
             current["locals"][rest] = len(current["locals"])
         elif what == "call":
@@ -194,8 +230,11 @@ def main():
         elif kind == 10:
             code = b""
             for function in functions:
-                locals_ = len(function["locals"])
-                inner = (b"\x01" + unsigned(locals_) + b"\x7f" if locals_ else b"\0") + function["code"] + b"\x0b"
+                inner = function.get("body")
+                if inner is None:
+                    locals_ = len(function["locals"])
+                    inner = b"\x01" + unsigned(locals_) + b"\x7f" if locals_ else b"\0"
+                    inner += function["code"] + b"\x0b"
                 code += unsigned(len(inner)) + inner
             body = extended(body, code, len(functions))
         out += bytes([kind]) + unsigned(len(body)) + body

@@ -116,7 +116,7 @@ async fn instances_of_a_snapshot_begin_where_the_initialisation_ended() {
             returned(i32::from_le_bytes(*b"kept"))
         );
         assert_trap(&call(&mut session, "copy-dropped", &[]).await, "out of bounds memory access");
-        assert_trap(&call(&mut session, "copy-functions", &[]).await, "out of bounds table access");
+        assert_trap(&call(&mut session, "copy-functions", &[]).await, "undefined element: out of bounds table access");
     }
     // As a job too.
     let report = run_export(&supervisor, &module, "count").await;
