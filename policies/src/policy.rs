@@ -11,7 +11,7 @@ use crate::filter::{self, FilterContext};
 use crate::interpreter::{SeccompData, interpret};
 use crate::rule::Rule;
 use crate::schema::{self, Guard, VERSION};
-use crate::sections::{Limits, Seccomp, Sections, Speculation, Wasi};
+use crate::sections::{Instance, Limits, Seccomp, Sections, Speculation, Wasi};
 use crate::zygote::zygote_rules;
 
 /// Largest policy file, in bytes.
@@ -139,6 +139,11 @@ impl Policy {
     /// `[wasi]`.
     pub fn wasi(&self) -> &Wasi {
         &self.sections.wasi
+    }
+
+    /// `[instance]`.
+    pub fn instance(&self) -> &Instance {
+        &self.sections.instance
     }
 
     /// `[speculation]`.

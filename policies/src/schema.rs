@@ -39,6 +39,7 @@ pub(crate) const TOP: &[&str] = &[
     "limits",
     "wasi",
     "host_calls",
+    "instance",
     "require",
 ];
 pub(crate) const SECCOMP: &[&str] = &["default_action", "deny", "allow"];
@@ -59,6 +60,7 @@ pub(crate) const LIMITS: &[&str] = &[
 pub(crate) const WASI: &[&str] =
     &["filesystem", "clocks", "clock_resolution", "random", "stdio", "args", "env"];
 pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny", "imports"];
+pub(crate) const INSTANCE: &[&str] = &["init", "args", "env"];
 pub(crate) const REQUIRE: &[&str] = &["layers"];
 
 /// Decides whether a value may take the place of the one before.
@@ -156,6 +158,9 @@ pub(crate) fn apply(
     }
     if let Some(table) = root.section("host_calls")? {
         host_calls(&table, guard, sections)?;
+    }
+    if let Some(table) = root.section("instance")? {
+        instance(&table, sections)?;
     }
     // Last: it is checked against the layers that the sections above have settled.
     match root.section("require")? {
@@ -443,6 +448,30 @@ fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Resu
     Ok(())
 }
 
+fn instance(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
+    table.only(INSTANCE)?;
+    let instance = &mut sections.instance;
+    if let Some(value) = table.get("init") {
+        let name = value.string()?;
+        if name.is_empty() {
+            return Err(value.malformed("the name of an export"));
+        }
+        instance.init = Some(name.to_owned());
+    }
+    for (key, slot) in [("args", &mut instance.args), ("env", &mut instance.env)] {
+        let Some(list) = table.get(key) else { continue };
+        *slot = Vec::new();
+        for value in list.array()? {
+            let text = value.string()?;
+            if text.contains('\0') || key == "env" && text.find('=').is_none_or(|at| at == 0) {
+                return Err(value.malformed(if key == "env" { "\"NAME=value\"" } else { "text without NUL" }));
+            }
+            slot.push(text.to_owned());
+        }
+    }
+    Ok(())
+}
+
 fn require(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
     table.only(REQUIRE)?;
     let Some(list) = table.get("layers") else {
@@ -484,6 +513,7 @@ mod tests {
             ("limits", LIMITS.to_vec()),
             ("wasi", WASI.to_vec()),
             ("host_calls", HOST_CALLS.to_vec()),
+            ("instance", INSTANCE.to_vec()),
             ("require", REQUIRE.to_vec()),
         ]
     }
@@ -494,7 +524,8 @@ mod tests {
         let text = include_str!("../profiles/default.toml");
         let document = toml::de::DeTable::parse(text).unwrap();
         let root = document.get_ref();
-        for (section, keys) in sections() {
+        // How instances begin depends on the module; no profile says it.
+        for (section, keys) in sections().into_iter().filter(|(section, _)| *section != "instance") {
             let table = root[section].get_ref().as_table().unwrap();
             for key in keys.into_iter().filter(|key| *key != "deny") {
                 assert!(table.contains_key(key), "[{section}] {key}");

@@ -38,6 +38,7 @@ mod error;
 pub mod host;
 pub mod hostcall;
 mod imports;
+mod initialise;
 mod instance;
 pub mod invoke;
 mod job;

@@ -5,13 +5,14 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipc::report::Report;
+use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
+use crate::initialise::{self, Initialised};
 use crate::instance::SessionEnd;
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
@@ -36,6 +37,8 @@ struct Inner {
     loaded: Mutex<Recent>,
     /// Modules that are compiled at the same time; further ones wait.
     compilations: Arc<Semaphore>,
+    /// Modules that were initialised because a policy says so.
+    initialised: Initialised,
 }
 
 /// Where a module is.
@@ -124,6 +127,7 @@ impl Supervisor {
             cache_problem,
             loaded: Mutex::default(),
             compilations,
+            initialised: Initialised::default(),
         })))
     }
 
@@ -176,7 +180,15 @@ impl Supervisor {
     }
 
     /// Runs a job until it ends or `cancel` is ready; then its outcome is [`ipc::report::Outcome::Cancelled`].
-    pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+    pub async fn run_until(&self, mut job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        let mut cancel = pin!(cancel);
+        if job.policy.instance().init.is_some() {
+            tokio::select! {
+                biased;
+                module = self.initialised(&job) => job.module = module?,
+                () = &mut cancel => return Ok(never_began(&job)),
+            }
+        }
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
         self.0.least_loaded()?.submit(Request {
@@ -185,7 +197,6 @@ impl Supervisor {
             cancel: cancelled,
             session: None,
         })?;
-        let mut cancel = pin!(cancel);
         tokio::select! {
             biased;
             report = &mut reported => return report.unwrap_or(Err(Error::Stopped)),
@@ -199,7 +210,15 @@ impl Supervisor {
 impl Supervisor {
     /// Starts a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at; its
     /// policy, limits, streams and directories count for the whole session.
-    pub async fn session(&self, job: Job) -> Result<Session, Error> {
+    pub async fn session(&self, mut job: Job) -> Result<Session, Error> {
+        if job.policy.instance().init.is_some() {
+            job.module = self.initialised(&job).await?;
+        }
+        self.session_of(job).await
+    }
+
+    /// The same with the job's own module.
+    async fn session_of(&self, job: Job) -> Result<Session, Error> {
         let (report, reported) = oneshot::channel();
         let (requests, receiver) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
@@ -228,7 +247,7 @@ impl Supervisor {
         let caps = self.0.config.compile.caps;
         job.module.artifact().check_snapshot()?;
         job.module.initialisation(init)?;
-        let mut session = self.session(job).await?;
+        let mut session = self.session_of(job).await?;
         let mut outcome = session.start().await?;
         if matches!(outcome, CallOutcome::Returned(_)) {
             outcome = session.initialise(init).await?;
@@ -253,7 +272,50 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// The module to run for a job whose policy says `[instance] init`: a snapshot, made, in memory or in the cache.
+    async fn initialised(&self, job: &Job) -> Result<Module, Error> {
+        let make = |job: Job, init: String| async move {
+            let name = initialise::entry_name(&job, &init);
+            let inner = Arc::clone(&self.0);
+            let (found, problem) = on_thread(move || inner.kept_snapshot(name)).await?;
+            if let Some(module) = found {
+                return Ok(module);
+            }
+            let module = self.snapshot(job, &init).await?;
+            let inner = Arc::clone(&self.0);
+            on_thread(move || {
+                let kept = inner.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, module.artifact_bytes()));
+                module.with_cache_problem(problem.or_else(|| kept.err().map(|error| error.to_string())))
+            })
+            .await
+        };
+        self.0.initialised.module_for(job, make).await
+    }
+}
+
+/// The report of a job that was cancelled while its module was initialised.
+fn never_began(job: &Job) -> Report {
+    Report {
+        outcome: Outcome::Cancelled,
+        usage: Usage::default(),
+        policy: job.policy.name().to_owned(),
+        layers: Vec::new(),
+        missing_layers: Vec::new(),
+    }
+}
+
 impl Inner {
+    /// A snapshot in the cache, or why the cache cannot be asked.
+    fn kept_snapshot(&self, name: EntryName) -> (Option<Module>, Option<String>) {
+        match self.cache.as_ref().map(|cache| cache.get(name)) {
+            // An entry that is whole but is refused was made by something else; it is replaced.
+            Some(Ok(found)) => (found.and_then(|image| Module::new(image, true, None).ok()), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, self.cache_problem.clone()),
+        }
+    }
+
     /// The shard with the fewest jobs; among equals, each in turn.
     fn least_loaded(&self) -> Result<&Shard, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);

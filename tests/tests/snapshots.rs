@@ -1,6 +1,7 @@
 //! Snapshots: instances that begin where an initialisation has ended, and instances that lie about it.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::metadata::Asked;
@@ -8,6 +9,7 @@ use compiler::{Artifact, RawModule};
 use ipc::context::COMPILER_BASE;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_BASE, WASM_PAGE};
 use ipc::report::{Outcome, Report, Value};
+use policies::Policy;
 use supervisor::{
     Config, Entry, Error, Extern, Imports, Job, Module, ModuleSource, Preopen, Supervisor,
 };
@@ -362,6 +364,50 @@ async fn the_initialisation_is_confined_like_a_job() {
     spinning.limits.wall_time = Some(Duration::from_millis(50));
     let error = supervisor.snapshot(spinning, "init").await.expect_err("it does not end").to_string();
     assert!(error.contains("LimitReached"), "{error}");
+}
+
+/// A policy that initialises the module, and what instances of three jobs and a session then find.
+#[tokio::test]
+async fn a_policy_initialises_once_per_tenant_and_the_snapshot_survives_a_restart() {
+    let scratch = Scratch::new();
+    let text = "version = 1\n[instance]\ninit = \"ask-random\"\nargs = [\"one\"]\nenv = [\"A=b\"]\n";
+    let policy = |text: &str| Arc::new(Policy::parse(text, "init.toml").expect("a policy"));
+    let start = || {
+        let config = Config { state_dir: Some(scratch.file("state")), ..Config::default() };
+        Supervisor::start(config).expect("a supervisor")
+    };
+    let old = async |supervisor: &Supervisor, policy: &Arc<Policy>, tenant: &str| {
+        let mut job = job(supervisor, ASKING).await;
+        job.policy = Arc::clone(policy);
+        job.tenant = tenant.to_owned();
+        job.entry = Entry::Export { name: "old".to_owned(), args: Vec::new() };
+        match supervisor.run(job).await.expect("a report").outcome {
+            Outcome::Exited { results, .. } => results[0],
+            other => panic!("{other:?}"),
+        }
+    };
+    let first = start();
+    let policy_of_first = policy(text);
+    // The initialisation stores random bytes, so another one would store others.
+    let value = old(&first, &policy_of_first, "a").await;
+    assert_ne!(value, Value::I64(0));
+    assert_eq!(old(&first, &policy_of_first, "a").await, value, "the same policy");
+    assert_eq!(old(&first, &policy(text), "a").await, value, "an equal policy");
+    let mut for_session = job(&first, ASKING).await;
+    for_session.policy = Arc::clone(&policy_of_first);
+    for_session.tenant = "a".to_owned();
+    let mut session = started(&first, for_session).await;
+    assert_eq!(call(&mut session, "old", &[]).await, supervisor::CallOutcome::Returned(vec![value]));
+    drop(session);
+    assert_ne!(old(&first, &policy_of_first, "b").await, value, "another tenant");
+    assert_ne!(old(&first, &policy(&text.replace("one", "two")), "a").await, value, "another input");
+    drop(first);
+    assert_eq!(old(&start(), &policy(text), "a").await, value, "another supervisor with the same cache");
+
+    let mut failing = job(&start(), GUEST).await;
+    failing.policy = policy("version = 1\n[instance]\ninit = \"trap\"\n");
+    let error = start().run(failing).await.expect_err("no job without its initialisation").to_string();
+    assert!(error.contains("unreachable"), "{error}");
 }
 
 #[test]
