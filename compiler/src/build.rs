@@ -161,6 +161,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
             .zip(&plan.tables)
             .map(|(table, plan)| metadata::Table {
                 ty: table.ty,
+                reference: table.reference,
                 size: plan.size,
                 max: plan.max,
                 table64: plan.index64,
@@ -174,6 +175,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
             .zip(&plan.globals)
             .map(|(global, plan)| metadata::Global {
                 ty: global.ty,
+                reference: global.reference,
                 mutable: global.mutable,
                 value: match *plan {
                     GlobalPlan::Constant(bits) => GlobalValue::Constant(bits),

@@ -34,6 +34,8 @@ pub use filter::{AUDIT_ARCH_X86_64, DefaultAction, FilterContext};
 pub use interpreter::{InterpretError, SeccompData, interpret};
 pub use policy::{FILE_BYTES_MAX, Origin, Policy, zygote_base_filter};
 pub use rule::Rule;
-pub use sections::{Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl, Wasi};
+pub use sections::{
+    Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl, Wasi,
+};
 pub use units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};
 pub use zygote::{ZygoteRules, zygote_rules};

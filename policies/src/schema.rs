@@ -464,7 +464,11 @@ fn instance(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
         for value in list.array()? {
             let text = value.string()?;
             if text.contains('\0') || key == "env" && text.find('=').is_none_or(|at| at == 0) {
-                return Err(value.malformed(if key == "env" { "\"NAME=value\"" } else { "text without NUL" }));
+                return Err(value.malformed(if key == "env" {
+                    "\"NAME=value\""
+                } else {
+                    "text without NUL"
+                }));
             }
             slot.push(text.to_owned());
         }

@@ -34,12 +34,18 @@ impl Initialised {
 
     /// What to run for the job: a snapshot, which `make` makes if there is none, or the job's own module. Jobs that come while it
     /// is made wait for it; if it fails, the next one tries again.
-    pub(crate) async fn module_for<F>(&self, job: &Job, make: impl FnOnce(Job, String) -> F) -> Result<Module, Error>
+    pub(crate) async fn module_for<F>(
+        &self,
+        job: &Job,
+        make: impl FnOnce(Job, String) -> F,
+    ) -> Result<Module, Error>
     where
         F: Future<Output = Result<Module, Error>>,
     {
         let instance = job.policy.instance();
-        let (Some(init), None) = (&instance.init, job.module.snapshot()) else { return Ok(job.module.clone()) };
+        let (Some(init), None) = (&instance.init, job.module.snapshot()) else {
+            return Ok(job.module.clone());
+        };
         let snapshot = self.slot(job);
         let made = snapshot.get_or_try_init(|| {
             let bytes = |strings: &[String]| strings.iter().map(|s| s.clone().into_bytes()).collect();

@@ -54,8 +54,8 @@ mod wasi;
 mod zygote;
 
 pub use compile::{CompileProgress, Compiler};
-pub use compiler::{FuncType, ValType};
 pub use compiler::metadata::{Asked, Snapshot};
+pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config, PoolLimits};
 pub use configuration::Configuration;
 pub use error::Error;

@@ -195,7 +195,9 @@ impl Session {
                 CallOutcome::Returned(results.iter().zip(raw).map(|(kind, raw)| kind.value(raw)).collect())
             }
             Some(Answer::Trapped(trap)) => CallOutcome::Trapped(trap),
-            Some(Answer::Bytes(_) | Answer::Descriptors(_)) | None => CallOutcome::Ended(self.outcome().await?),
+            Some(Answer::Bytes(_) | Answer::Descriptors(_)) | None => {
+                CallOutcome::Ended(self.outcome().await?)
+            }
         })
     }
 

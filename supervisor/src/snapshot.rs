@@ -92,7 +92,8 @@ fn addresses(metadata: &Metadata) -> Vec<u64> {
         GlobalValue::Constant(_) => None,
     }));
     let tables = metadata.tables.iter().map(|t| t.descriptor + offset_of!(TableDescriptor, size) as u64);
-    let memories = metadata.memories.iter().map(|m| m.descriptor + offset_of!(MemoryDescriptor, bytes) as u64);
+    let memories =
+        metadata.memories.iter().map(|m| m.descriptor + offset_of!(MemoryDescriptor, bytes) as u64);
     addresses.extend(tables.chain(memories));
     addresses
 }

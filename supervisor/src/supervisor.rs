@@ -285,7 +285,8 @@ impl Supervisor {
             let module = self.snapshot(job, &init).await?;
             let inner = Arc::clone(&self.0);
             on_thread(move || {
-                let kept = inner.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, module.artifact_bytes()));
+                let kept =
+                    inner.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, module.artifact_bytes()));
                 module.with_cache_problem(problem.or_else(|| kept.err().map(|error| error.to_string())))
             })
             .await

@@ -10,9 +10,7 @@ use ipc::context::COMPILER_BASE;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_BASE, WASM_PAGE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
-use supervisor::{
-    Config, Entry, Error, Extern, Imports, Job, Module, ModuleSource, Preopen, Supervisor,
-};
+use supervisor::{Config, Entry, Error, Extern, Imports, Job, Module, ModuleSource, Preopen, Supervisor};
 use whole_system_tests::sessions::{assert_trap, call, default_policy, job, returned, started};
 use whole_system_tests::{Scratch, run};
 
@@ -97,7 +95,11 @@ async fn instances_of_a_snapshot_begin_where_the_initialisation_ended() {
         let float = Value::F64(2.5f64.to_bits());
         assert_eq!(call(&mut session, "float", &[]).await, supervisor::CallOutcome::Returned(vec![float]));
         for (address, value) in [(40, 99), (19_000_000, 98), (18_000_000, 0), (301 * 65536 - 4, 0)] {
-            assert_eq!(call(&mut session, "load", &[Value::I32(address)]).await, returned(value), "{address}");
+            assert_eq!(
+                call(&mut session, "load", &[Value::I32(address)]).await,
+                returned(value),
+                "{address}"
+            );
         }
         assert_trap(
             &call(&mut session, "load", &[Value::I32(301 * 65536)]).await,
@@ -118,7 +120,10 @@ async fn instances_of_a_snapshot_begin_where_the_initialisation_ended() {
             returned(i32::from_le_bytes(*b"kept"))
         );
         assert_trap(&call(&mut session, "copy-dropped", &[]).await, "out of bounds memory access");
-        assert_trap(&call(&mut session, "copy-functions", &[]).await, "undefined element: out of bounds table access");
+        assert_trap(
+            &call(&mut session, "copy-functions", &[]).await,
+            "undefined element: out of bounds table access",
+        );
     }
     // As a job too.
     let report = run_export(&supervisor, &module, "count").await;
@@ -330,7 +335,10 @@ async fn a_hostile_instance_gets_an_error_or_only_its_own_wrong_state() {
         (vec![(table_size, 1 << 60)], "table 0"),
         // Code of its choice as a function, with any number.
         (vec![(RawModule::ENTRIES, CODE_BASE)], "entry 0 of table 0 is no function"),
-        (vec![(RawModule::ENTRIES + 16, CODE_BASE), (RawModule::ENTRIES + 24, 1 << 32)], "entry 1 of table 0"),
+        (
+            vec![(RawModule::ENTRIES + 16, CODE_BASE), (RawModule::ENTRIES + 24, 1 << 32)],
+            "entry 1 of table 0",
+        ),
         (vec![(RawModule::ENTRIES + 56, u64::MAX)], "entry 3 of table 0"),
         (vec![(RawModule::FUNCTION_GLOBAL, 1)], "global 0 is no function"),
         (vec![(RawModule::FUNCTION_GLOBAL, u64::MAX)], "global 0 is no function"),
@@ -421,8 +429,9 @@ fn a_snapshot_from_the_command_line_runs_and_is_described() {
     assert!(made.stderr.contains("pure") && !made.stderr.contains("not pure"), "{}", made.stderr);
     let ran = run(scratch.sandboxctl_run(None).args(["--invoke", "count", "guest.snap"]));
     assert_eq!(ran.expect_status(0).text(), "23\n");
-    let inspected =
-        run(std::process::Command::new(whole_system_tests::sandboxc()).args(["inspect"]).arg(scratch.file("guest.snap")));
+    let inspected = run(std::process::Command::new(whole_system_tests::sandboxc())
+        .args(["inspect"])
+        .arg(scratch.file("guest.snap")));
     let text = inspected.expect_status(0).text().to_owned();
     assert!(text.contains("snapshot    after \"init\", pure"), "{text}");
 

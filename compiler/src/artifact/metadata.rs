@@ -14,6 +14,8 @@ use crate::options::CodeOptions;
 use crate::trap::TrapKind;
 use crate::types::ValType;
 
+pub use crate::types::Reference;
+
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
 pub const FORMAT: u32 = 5;
 
@@ -258,8 +260,10 @@ pub struct Memory {
 /// A table. Sizes are in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// `FuncRef` or `ExternRef`.
+    /// A type of references.
     pub ty: ValType,
+    /// What each entry is.
+    pub reference: Reference,
     /// Initial size.
     pub size: u64,
     /// Entries that have room; it may not exceed them.
@@ -297,6 +301,8 @@ pub struct Handlers {
 pub struct Global {
     /// Its type.
     pub ty: ValType,
+    /// What its value is, if it is a reference.
+    pub reference: Reference,
     /// Whether the guest can change it.
     pub mutable: bool,
     /// Where its value is.

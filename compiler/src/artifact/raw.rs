@@ -5,7 +5,7 @@ use ipc::context::{COMPILER_BASE, MEMORY_TOTAL_OFFSET, MemoryDescriptor, TableEn
 use ipc::interface::FUNCTIONS;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE, memory_base};
 
-use super::metadata::{self, Entry, Export, ExportItem, FORMAT, GlobalValue, Metadata};
+use super::metadata::{self, Entry, Export, ExportItem, FORMAT, GlobalValue, Metadata, Reference};
 use super::write::{Access, Image, Segment, Symbols};
 use crate::build::{code_segments, symbols, writable_bytes, writable_segments};
 use crate::codegen::{Code, compile_trampoline};
@@ -102,6 +102,7 @@ impl RawModule {
         });
         let table = metadata::Table {
             ty: ValType::FuncRef,
+            reference: Reference::ANY,
             size: entries,
             max: entries,
             table64: false,
@@ -109,7 +110,12 @@ impl RawModule {
             descriptor: Self::TABLE,
         };
         let globals = [(ValType::FuncRef, Self::FUNCTION_GLOBAL), (ValType::ExternRef, Self::HOST_GLOBAL)]
-            .map(|(ty, address)| metadata::Global { ty, mutable: true, value: GlobalValue::Address(address) });
+            .map(|(ty, address)| metadata::Global {
+                ty,
+                reference: Reference::ANY,
+                mutable: true,
+                value: GlobalValue::Address(address),
+            });
         let metadata = Metadata {
             format: FORMAT,
             compiler: version(),

@@ -10,7 +10,7 @@ use ipc::layout::{CODE_BASE, CONTEXT_BASE, CONTEXT_END, MEMORY_RESERVED, WASM_PA
 use std::mem::offset_of;
 
 use super::elf::{Headers, Loaded};
-use super::metadata::{self, Asked, GlobalValue, ImportItem, Metadata, Snapshot};
+use super::metadata::{self, Asked, GlobalValue, ImportItem, Metadata, Reference, Snapshot};
 use super::write::{Access, Image, LINES_SECTION, SITES_SECTION, Segment, Symbols};
 use super::{Artifact, ArtifactError};
 use crate::build::{runs_per_memory, writable_bytes, writable_segments};
@@ -68,7 +68,9 @@ pub enum SnapshotError {
         kind: &'static str,
     },
     /// The instance says that a memory has a size that it cannot have.
-    #[error("the instance says that memory {memory} has {bytes} bytes; it can have whole pages from {min} to {max} bytes")]
+    #[error(
+        "the instance says that memory {memory} has {bytes} bytes; it can have whole pages from {min} to {max} bytes"
+    )]
     MemorySize {
         /// Which one.
         memory: usize,
@@ -97,8 +99,8 @@ pub enum SnapshotError {
         /// What it can have.
         max: u64,
     },
-    /// A table entry is not what the module has for any of its functions.
-    #[error("entry {entry} of table {table} is no function of the module")]
+    /// A table entry is not what the module has for any of its functions, or not for one that its type allows.
+    #[error("entry {entry} of table {table} is no function of the module that its type allows")]
     TableEntry {
         /// Which table.
         table: usize,
@@ -106,7 +108,9 @@ pub enum SnapshotError {
         entry: usize,
     },
     /// A table holds a reference that means something to one instance only.
-    #[error("entry {entry} of table {table} refers to {what}, which a snapshot cannot keep: clear it before the initialisation ends")]
+    #[error(
+        "entry {entry} of table {table} refers to {what}, which a snapshot cannot keep: clear it before the initialisation ends"
+    )]
     TableReference {
         /// Which table.
         table: usize,
@@ -115,14 +119,16 @@ pub enum SnapshotError {
         /// To what.
         what: &'static str,
     },
-    /// A global refers to a function that the module does not have.
-    #[error("global {global} is no function of the module")]
+    /// A global refers to a function that the module does not have, or that its type does not allow.
+    #[error("global {global} is no function of the module that its type allows")]
     GlobalFunction {
         /// Which one.
         global: usize,
     },
     /// A global holds a reference that means something to one instance only.
-    #[error("global {global} refers to {what}, which a snapshot cannot keep: clear it before the initialisation ends")]
+    #[error(
+        "global {global} refers to {what}, which a snapshot cannot keep: clear it before the initialisation ends"
+    )]
     GlobalReference {
         /// Which one.
         global: usize,
@@ -130,7 +136,9 @@ pub enum SnapshotError {
         what: &'static str,
     },
     /// The instance says that a passive segment has a length that it cannot have.
-    #[error("the instance says that passive segment {segment} has length {length}, which is neither its own nor zero")]
+    #[error(
+        "the instance says that passive segment {segment} has length {length}, which is neither its own nor zero"
+    )]
     SegmentLength {
         /// Which one.
         segment: usize,
@@ -204,7 +212,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
         let mut patches: Vec<(u64, Vec<u8>)> = Vec::new();
         self.patch_memories(state, &mut changed, &mut patches)?;
         self.patch_tables(&headers, state, &mut changed, &mut patches)?;
-        self.patch_globals(state, &mut patches)?;
+        self.patch_globals(&headers, state, &mut patches)?;
         for (index, (segment, &length)) in metadata.segments.iter().zip(&state.segments).enumerate() {
             if length != 0 && length != segment.length {
                 return Err(SnapshotError::SegmentLength { segment: index, length });
@@ -265,12 +273,12 @@ impl<B: AsRef<[u8]>> Artifact<B> {
             for (at, entry) in entries.iter().enumerate() {
                 let is_null = entry.iter().all(|&byte| byte == 0);
                 match table.ty {
-                    _ if is_null => {}
+                    _ if is_null && table.reference.nullable => {}
                     ValType::FuncRef => {
                         // The number of the reference says which; all the rest must be what the module has for it.
                         let [.., a, b, c, d] = *entry;
-                        let number = u32::from_le_bytes([a, b, c, d]) as usize;
-                        if descriptors.get(number) != Some(entry) {
+                        let number = u32::from_le_bytes([a, b, c, d]);
+                        if descriptor(descriptors, table.reference, number) != Some(entry) {
                             return Err(SnapshotError::TableEntry { table: index, entry: at });
                         }
                     }
@@ -289,19 +297,24 @@ impl<B: AsRef<[u8]>> Artifact<B> {
 
     fn patch_globals(
         &self,
+        headers: &Headers<'_>,
         state: &State,
         patches: &mut Vec<(u64, Vec<u8>)>,
     ) -> Result<(), SnapshotError> {
+        let descriptors = self.descriptors(headers).ok_or(SnapshotError::Shape)?;
         for (index, (global, &[low, high])) in self.metadata.globals.iter().zip(&state.globals).enumerate() {
             let GlobalValue::Address(address) = global.value else { continue };
             let mut bytes = match global.ty {
                 // Code may rely on zeros above the value.
                 ValType::I32 | ValType::F32 => u64::from(low as u32).to_le_bytes().to_vec(),
-                ValType::FuncRef if low >= u64::from(self.metadata.descriptor_count) => {
-                    return Err(SnapshotError::GlobalFunction { global: index });
+                ValType::FuncRef => {
+                    let known = u32::try_from(low).ok();
+                    let known = known.filter(|n| descriptor(descriptors, global.reference, *n).is_some());
+                    known.ok_or(SnapshotError::GlobalFunction { global: index })?;
+                    low.to_le_bytes().to_vec()
                 }
-                ValType::I64 | ValType::F64 | ValType::V128 | ValType::FuncRef => low.to_le_bytes().to_vec(),
-                ValType::ExternRef | ValType::ExnRef if low != 0 => {
+                ValType::I64 | ValType::F64 | ValType::V128 => low.to_le_bytes().to_vec(),
+                ValType::ExternRef | ValType::ExnRef if low != 0 || !global.reference.nullable => {
                     return Err(SnapshotError::GlobalReference { global: index, what: referent(global.ty) });
                 }
                 ValType::ExternRef | ValType::ExnRef => vec![0; 8],
@@ -393,12 +406,27 @@ impl<B: AsRef<[u8]>> Artifact<B> {
     }
 
     /// The module's function descriptors.
-    fn descriptors(&self, headers: &Headers<'_>) -> Option<&[[u8; ENTRY]]> {
+    pub(super) fn descriptors(&self, headers: &Headers<'_>) -> Option<&[[u8; ENTRY]]> {
         let start = self.metadata.descriptors;
-        let segment = headers.segments.iter().find(|s| s.access == Access::Read && s.range().contains(&start))?;
+        let segment =
+            headers.segments.iter().find(|s| s.access == Access::Read && s.range().contains(&start))?;
         let bytes = file_range(self.bytes(), segment)?.get((start - segment.address) as usize..)?;
         bytes.as_chunks().0.get(..self.metadata.descriptor_count as usize)
     }
+}
+
+/// The descriptor of the function that a reference of this kind has the number of. Code calls some references without looking at
+/// the signature or for null, so they must be what their type says.
+fn descriptor(descriptors: &[[u8; ENTRY]], reference: Reference, number: u32) -> Option<&[u8; ENTRY]> {
+    let found = descriptors.get(number as usize)?;
+    let at = offset_of!(TableEntry, signature);
+    let signature = found.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
+    let fits = if number == 0 {
+        reference.nullable
+    } else {
+        reference.signature.is_none_or(|expected| expected == signature)
+    };
+    fits.then_some(found)
 }
 
 fn file_range<'f>(file: &'f [u8], segment: &Loaded) -> Option<&'f [u8]> {

@@ -214,7 +214,10 @@ impl Check<'_> {
     fn snapshot(&self) -> Result<(), ArtifactError> {
         let Metadata { snapshot, start, start_trap, .. } = self.metadata;
         let is_ready = |s: &super::metadata::Snapshot| {
-            !s.inits.is_empty() && s.asked.is_sorted_by(|a, b| a < b) && start.is_none() && start_trap.is_none()
+            !s.inits.is_empty()
+                && s.asked.is_sorted_by(|a, b| a < b)
+                && start.is_none()
+                && start_trap.is_none()
         };
         if snapshot.as_ref().is_none_or(is_ready) { Ok(()) } else { Err(ArtifactError::Snapshot) }
     }

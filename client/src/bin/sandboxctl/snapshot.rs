@@ -70,7 +70,9 @@ pub fn snapshot(options: Options) -> Result<u8, Error> {
         let asked: Vec<String> = made.asked.iter().map(ToString::to_string).collect();
         let purity = match (made.is_pure(), asked.is_empty()) {
             (_, true) => String::from("pure: it depends on its inputs only"),
-            (true, _) => format!("pure, beside the contents of what it read: it asked for {}", asked.join(", ")),
+            (true, _) => {
+                format!("pure, beside the contents of what it read: it asked for {}", asked.join(", "))
+            }
             (false, _) => format!("not pure: it asked for {}", asked.join(", ")),
         };
         let bytes = snapshot.artifact_bytes().len();
