@@ -8,8 +8,8 @@ use std::ptr::{addr_of, addr_of_mut, null_mut};
 
 use compiler::metadata::Entry;
 use compiler::{Artifact, TrapKind};
-use ipc::context::{BUILTINS, Builtins, MemoryDescriptor, TableDescriptor};
-use ipc::layout::{PAGE, STACK_GUARD, STACK_TOP, WASM_PAGE};
+use ipc::context::{BUILTINS, Builtins, FUEL, MemoryDescriptor, TableDescriptor};
+use ipc::layout::{CONTEXT_BASE, PAGE, STACK_GUARD, STACK_TOP, WASM_PAGE};
 use object::elf::{FileHeader64, ProgramHeader64};
 use object::endian::LittleEndian;
 use object::pod::{from_bytes, slice_from_bytes};
@@ -67,6 +67,18 @@ struct Record {
     pc: u64,
     fault: u64,
     values: [[u64; 2]; VALUES],
+}
+
+/// The same artifact with `fuel` for an instance to begin with, which in an instance the shim writes.
+pub fn with_fuel(artifact: &Artifact<Vec<u8>>, fuel: i64) -> Artifact<Vec<u8>> {
+    let mut file = artifact.bytes().to_vec();
+    let (header, rest) = from_bytes::<FileHeader64<LittleEndian>>(&file).unwrap();
+    let count = header.e_phnum.get(LittleEndian).into();
+    let (segments, _) = slice_from_bytes::<ProgramHeader64<LittleEndian>>(rest, count).unwrap();
+    let context = segments.iter().find(|s| s.p_vaddr.get(LittleEndian) == CONTEXT_BASE).unwrap();
+    let at = (context.p_offset.get(LittleEndian) + FUEL - CONTEXT_BASE) as usize;
+    file[at..at + 8].copy_from_slice(&fuel.to_le_bytes());
+    Artifact::parse(file).unwrap()
 }
 
 /// Makes `calls` in a fresh child that has `artifact` mapped.
