@@ -9,6 +9,8 @@ pub mod generate;
 pub mod mode;
 pub mod ours;
 pub mod peer;
+#[cfg(test)]
+mod planted;
 pub mod rewrite;
 pub mod seen;
 

@@ -2,8 +2,8 @@
 
 use compiler::TrapKind;
 use wasmtime::{
-    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OptLevel, Ref, Store, ThrownException,
-    Trap, Val, ValType,
+    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OperatorCost, OptLevel, Ref, Store,
+    ThrownException, Trap, Val, ValType,
 };
 
 use crate::loader::hash;
@@ -12,6 +12,9 @@ use crate::seen::{Call, Ended, Exported, Run, Seen, Value};
 
 /// Instances of one module at most. After a trap by `unreachable` there is a new one: it may mean that the fuel is used up.
 const INSTANCES: usize = 8;
+
+/// How often each function is called, with other arguments each time.
+const ROUNDS: u64 = 4;
 
 /// Wasmtime, set up in every way that a [`Mode`] can ask for.
 pub struct Engines([Engine; 8]);
@@ -38,6 +41,7 @@ fn engine(optimise: bool, fuel: bool, nan_canonicalization: bool) -> wasmtime::R
         .cranelift_opt_level(if optimise { OptLevel::Speed } else { OptLevel::None })
         .cranelift_nan_canonicalization(nan_canonicalization)
         .consume_fuel(fuel)
+        .operator_cost(costs())
         .max_wasm_stack(1 << 20)
         .memory_init_cow(false)
         .wasm_reference_types(true)
@@ -56,12 +60,31 @@ fn engine(optimise: bool, fuel: bool, nan_canonicalization: bool) -> wasmtime::R
     Engine::new(&config)
 }
 
+/// Wasmtime's default but for what a bulk operation's length costs, which is nothing on our side.
+fn costs() -> OperatorCost {
+    let mut costs = OperatorCost::new();
+    let variable = &mut costs.variable;
+    for cost in [
+        &mut variable.memory_copy_per_byte,
+        &mut variable.memory_fill_per_byte,
+        &mut variable.memory_init_per_byte,
+        &mut variable.memory_grow_per_page,
+        &mut variable.table_copy_per_element,
+        &mut variable.table_fill_per_element,
+        &mut variable.table_init_per_element,
+        &mut variable.table_grow_per_element,
+    ] {
+        *cost = 0;
+    }
+    costs
+}
+
 /// Runs every exported function with a few arguments, made of `seed`. An error: the module does not compile, or says
 /// something that the comparison does not know.
 pub fn run(engine: &Engine, wasm: &[u8], seed: u64) -> wasmtime::Result<Vec<Run>> {
     let module = Module::new(engine, wasm)?;
     let mut calls = Vec::new();
-    for round in 0..2 {
+    for round in 0..ROUNDS {
         for (position, export) in module.exports().enumerate() {
             if let Some(function) = export.ty().func() {
                 let random = crate::generate::bytes(seed ^ (position as u64) << 32 ^ round, 8 * 64);
