@@ -47,7 +47,6 @@ fuzz_target!(|data: &[u8]| {
             image_bytes: 64 << 20,
             ..Caps::default()
         },
-        ..Options::default()
     };
     let valid = compiler::validate(&wasm, &options).is_ok();
     if let Ok(artifact) = compiler::compile(&wasm, &options) {

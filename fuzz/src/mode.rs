@@ -35,8 +35,8 @@ impl Mode {
             fuel: extra == 1,
             nan_canonicalization: extra == 2,
             spectre_guards: extra == 3,
-            target_cpu: if seed / 16 % 4 == 0 { TargetCpu::Baseline } else { TargetCpu::Native },
-            peer_optimises: seed / 64 % 2 == 0,
+            target_cpu: if (seed / 16).is_multiple_of(4) { TargetCpu::Baseline } else { TargetCpu::Native },
+            peer_optimises: (seed / 64).is_multiple_of(2),
         }
     }
 

@@ -129,8 +129,14 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
         }
     }
     let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    loop {
+        // SAFETY: waits for our own child.
+        match unsafe { libc::waitpid(child, &mut status, 0) } {
+            // A fuzzer has a timer that interrupts.
+            -1 if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
+            waited => break assert_eq!(waited, child),
+        }
+    }
     let ended = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
     assert_eq!(ended, Some(0), "the child ended with status {status:#x}");
     let outcomes = records.iter().map(|record| outcome(artifact, record)).collect();

@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
             let compared = both.compare()?;
             #[cfg(feature = "confined")]
             if let Some((every, confined)) = &confined
-                && seed % every.get() == 0
+                && seed.is_multiple_of(every.get())
             {
                 let confined = both.compare_confined(confined).map_err(|failure| match failure {
                     Failure::Differs(what) => Failure::Differs(format!("confined: {what}")),
