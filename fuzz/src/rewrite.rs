@@ -39,12 +39,16 @@ struct Rewriter {
     memories: Vec<(u64, bool)>,
     /// Entries that each table has at first, and whether its indices have 64 bits.
     tables: Vec<(u64, bool)>,
+    /// Data segments that the code may name.
+    data_segments: u32,
     /// Function bodies seen so far.
     bodies: usize,
     /// Whether segments are made to fit.
     fitting: bool,
     /// Whether offsets are multiples of 8, as atomic accesses trap otherwise.
     aligned: bool,
+    /// Whether some vector operators become relaxed ones.
+    relaxing: bool,
     /// Of how many calls one goes through a reference.
     typed: Option<u64>,
 }
@@ -54,6 +58,7 @@ impl Rewriter {
         let fitting = !random.one_in(16);
         let aligned = random.one_in(2);
         let typed = random.one_in(2).then(|| 1 + random.below(3));
+        let relaxing = random.one_in(2);
         let mut rewriter = Self {
             random,
             parameters: Vec::new(),
@@ -61,9 +66,11 @@ impl Rewriter {
             declared: BTreeSet::new(),
             memories: Vec::new(),
             tables: Vec::new(),
+            data_segments: 0,
             bodies: 0,
             fitting,
             aligned,
+            relaxing,
             typed,
         };
         for payload in Parser::new(0).parse_all(wasm) {
@@ -88,6 +95,7 @@ impl Rewriter {
                         rewriter.tables.push((ty.initial, ty.table64));
                     }
                 }
+                Payload::DataCountSection { count, .. } => rewriter.data_segments = count,
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export?;
@@ -109,12 +117,46 @@ impl Rewriter {
         Some(if is_64 { ConstExpr::i64_const(at as i64) } else { ConstExpr::i32_const(at as u32 as i32) })
     }
 
+    /// Copies a few bytes of a data segment to a memory.
+    fn initialise(&mut self, body: &mut Body<'_>) {
+        let memory = self.random.below(self.memories.len().max(1) as u64);
+        let Some(&(_, is_64)) = self.memories.get(memory as usize) else { return };
+        let at = self.random.below(1000) as i32;
+        let [data_index, length] =
+            [u64::from(self.data_segments), 4].map(|bound| self.random.below(bound) as u32);
+        body.code.extend([
+            if is_64 { Instruction::I64Const(at.into()) } else { Instruction::I32Const(at) },
+            Instruction::I32Const(0),
+            Instruction::I32Const(length as i32),
+            Instruction::MemoryInit { mem: memory as u32, data_index },
+        ]);
+    }
+
     /// The function's type, if the call is to go through a reference.
     fn through_reference(&mut self, function: u32) -> Option<u32> {
         let one_in = self.typed?;
         let ty = *self.types.get(function as usize)?;
         (self.declared.contains(&function) && self.random.one_in(one_in)).then_some(ty)
     }
+}
+
+/// The relaxed operator that may do what this one does.
+fn relaxed(operator: &Operator<'_>) -> Option<Instruction<'static>> {
+    Some(match operator {
+        Operator::I8x16Swizzle => Instruction::I8x16RelaxedSwizzle,
+        Operator::V128Bitselect => Instruction::I8x16RelaxedLaneselect,
+        Operator::I32x4TruncSatF32x4S => Instruction::I32x4RelaxedTruncF32x4S,
+        Operator::I32x4TruncSatF32x4U => Instruction::I32x4RelaxedTruncF32x4U,
+        Operator::I32x4TruncSatF64x2SZero => Instruction::I32x4RelaxedTruncF64x2SZero,
+        Operator::I32x4TruncSatF64x2UZero => Instruction::I32x4RelaxedTruncF64x2UZero,
+        Operator::I16x8Q15MulrSatS => Instruction::I16x8RelaxedQ15mulrS,
+        Operator::F32x4PMin => Instruction::F32x4RelaxedMin,
+        Operator::F32x4PMax => Instruction::F32x4RelaxedMax,
+        Operator::F64x2PMin => Instruction::F64x2RelaxedMin,
+        Operator::F64x2PMax => Instruction::F64x2RelaxedMax,
+        Operator::I16x8ExtMulLowI8x16S => Instruction::I16x8RelaxedDotI8x16I7x16S,
+        _ => return None,
+    })
 }
 
 /// A function's body as it is written.
@@ -246,6 +288,9 @@ impl Reencode for Rewriter {
             let ty = self.val_type(ty)?;
             new.locals.extend(std::iter::repeat_n(ty, count as usize));
         }
+        if self.data_segments > 0 && self.random.one_in(4) {
+            self.initialise(&mut new);
+        }
         let mut reader = body.get_operators_reader()?;
         while !reader.eof() {
             let operator = reader.read()?;
@@ -285,6 +330,14 @@ impl Reencode for Rewriter {
                 }
                 _ => {}
             }
+            if self.relaxing
+                && self.random.one_in(2)
+                && let Some(relaxed) = relaxed(&operator)
+            {
+                new.code.push(relaxed);
+                continue;
+            }
+            let wide = matches!(operator, Operator::I64MulWideS | Operator::I64MulWideU);
             let rounds = match operator {
                 Operator::F32x4RelaxedMadd | Operator::F32x4RelaxedNmadd => Some(false),
                 Operator::F64x2RelaxedMadd | Operator::F64x2RelaxedNmadd => Some(true),
@@ -293,6 +346,15 @@ impl Reencode for Rewriter {
             new.code.push(self.instruction(operator)?);
             if let Some(f64x2) = rounds {
                 new.canonical(f64x2);
+            }
+            if wide && self.random.one_in(2) {
+                let [low, high] = [self.random.word(), self.random.word()];
+                let add = self.random.one_in(2);
+                new.code.extend([
+                    Instruction::I64Const(low as i64),
+                    Instruction::I64Const(high as i64),
+                    if add { Instruction::I64Add128 } else { Instruction::I64Sub128 },
+                ]);
             }
         }
         let mut function = Function::new(new.locals.iter().map(|ty| (1, *ty)));

@@ -1,11 +1,31 @@
-//! What can be wrong with a policy. Every message is one line.
+//! What can be wrong with a policy, or with another document that is read like one. Every message is one line.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A place in a policy's text.
+/// What a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A policy.
+    Policy,
+    /// A configuration file.
+    Configuration,
+}
+
+impl fmt::Display for DocumentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Policy => "policy",
+            Self::Configuration => "configuration",
+        })
+    }
+}
+
+/// A place in a document's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
+    /// What the document is.
+    pub kind: DocumentKind,
     /// Name of the file, or of the built-in profile.
     pub file: Arc<str>,
     /// Line, from 1.
@@ -16,7 +36,7 @@ pub struct Position {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "policy {}:{}:{}", self.file, self.line, self.column)
+        write!(f, "{} {}:{}:{}", self.kind, self.file, self.line, self.column)
     }
 }
 
@@ -38,7 +58,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// Why a policy cannot be used.
+/// Why a policy cannot be used, or why another document that is read like one cannot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -52,27 +72,33 @@ pub enum Error {
         /// What there is.
         hint: Hint,
     },
-    /// The policy file could not be read.
-    #[error("policy {file}: cannot read the file: {reason}")]
+    /// The file could not be read.
+    #[error("{kind} {file}: cannot read the file: {reason}")]
     Read {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// The operating system's reason.
         reason: String,
     },
-    /// The policy file is larger than [`crate::FILE_BYTES_MAX`].
+    /// The file is larger than [`crate::FILE_BYTES_MAX`].
     #[error(
-        "policy {file}: the file is larger than {limit} bytes; a policy is a short text, is this the right file?"
+        "{kind} {file}: the file is larger than {limit} bytes; a {kind} is a short text, is this the right file?"
     )]
     TooLarge {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// Largest size in bytes.
         limit: usize,
     },
-    /// The policy file is not text.
-    #[error("policy {file}: the file is not UTF-8 text (byte {offset})")]
+    /// The file is not text.
+    #[error("{kind} {file}: the file is not UTF-8 text (byte {offset})")]
     NotText {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// Offset of the first byte that is not UTF-8.

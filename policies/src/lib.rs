@@ -7,14 +7,15 @@
 //!
 //! * [`policy`](Policy): where it comes from and what it says.
 //! * `schema`, `sections`: keys, values, and what widens what.
-//! * `document`, `error`: TOML with places; every mistake has its own message on one line.
+//! * [`document`], `error`: TOML with places; every mistake has its own message on one line. The configuration file of the
+//!   programs is read with it too.
 //! * `condition`, `rule`, `filter`: the seccomp rules and their compilation to BPF.
 //! * [`interpret`]: runs a program without a kernel, for tests and `policy test`.
 //! * `zygote`, `compile`: the zygotes' own lists, and the one for compiling.
 
 mod compile;
 mod condition;
-mod document;
+pub mod document;
 mod error;
 mod explain;
 mod filter;
@@ -28,7 +29,7 @@ mod zygote;
 
 pub use compile::{CompileRules, compile_filter, compile_rules};
 pub use condition::{Comparison, Condition, Value};
-pub use error::{Error, Hint, Position};
+pub use error::{DocumentKind, Error, Hint, Position};
 pub use filter::{AUDIT_ARCH_X86_64, DefaultAction, FilterContext};
 pub use interpreter::{InterpretError, SeccompData, interpret};
 pub use policy::{FILE_BYTES_MAX, Origin, Policy, zygote_base_filter};

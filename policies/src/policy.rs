@@ -1,13 +1,12 @@
 //! A policy: where it comes from, what it says, what it compiles to.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
 use ipc::interface::FunctionId;
 
 use crate::document::{self, Source as Text, Table, quote};
-use crate::error::{Error, hint};
+use crate::error::{DocumentKind, Error, hint};
 use crate::filter::{self, FilterContext};
 use crate::interpreter::{SeccompData, interpret};
 use crate::rule::Rule;
@@ -59,16 +58,16 @@ impl Policy {
         let Some((name, text)) = PROFILES.iter().find(|(profile, _)| *profile == name) else {
             return Err(Error::UnknownPolicy { name: quote(name), hint: hint(name, Self::names()) });
         };
-        Self::read(&Text { text, file: Arc::from(*name) }, Origin::Builtin)
+        Self::read(&Text::policy(text, Arc::from(*name)), Origin::Builtin)
     }
 
     /// Checks a policy's text. `file_name` is its name in messages and reports.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, Error> {
         let file: Arc<str> = Arc::from(quote(file_name));
         if text.len() > FILE_BYTES_MAX {
-            return Err(Error::TooLarge { file, limit: FILE_BYTES_MAX });
+            return Err(Error::TooLarge { kind: DocumentKind::Policy, file, limit: FILE_BYTES_MAX });
         }
-        Self::read(&Text { text, file: file.clone() }, Origin::File(file))
+        Self::read(&Text::policy(text, file.clone()), Origin::File(file))
     }
 
     /// Whether [`Policy::load`] takes this for the path of a file: it contains `/` or ends in `.toml`.
@@ -81,7 +80,7 @@ impl Policy {
         if !Self::is_path(name_or_path) {
             return Self::builtin(name_or_path);
         }
-        Self::parse(&read_file(name_or_path)?, name_or_path)
+        Self::parse(&document::read_file(Path::new(name_or_path), DocumentKind::Policy)?, name_or_path)
     }
 
     fn read(source: &Text<'_>, origin: Origin) -> Result<Self, Error> {
@@ -235,17 +234,4 @@ fn dangerous(root: &Table<'_>) -> Result<Option<String>, Error> {
         None => Ok(None),
         Some(reason) => Err(Error::ReasonWithoutDanger { at: reason.at() }),
     }
-}
-
-fn read_file(path: &str) -> Result<String, Error> {
-    let file: Arc<str> = Arc::from(quote(path));
-    let failed = |error: std::io::Error| Error::Read { file: file.clone(), reason: error.to_string() };
-    let opened = std::fs::File::open(Path::new(path)).map_err(failed)?;
-    let mut bytes = Vec::new();
-    opened.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(Error::TooLarge { file, limit: FILE_BYTES_MAX });
-    }
-    String::from_utf8(bytes)
-        .map_err(|error| Error::NotText { file, offset: error.utf8_error().valid_up_to() })
 }

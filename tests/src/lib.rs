@@ -1,12 +1,13 @@
 //! Helpers for the tests of the whole system: they run the real programs in real processes.
 //!
-//! * [`sandboxctl`], [`sandboxd`]: the programs, built on first use by the profile of the test itself. Set `SANDBOXD_BIN_DIR`
+//! * [`sandboxctl`], [`sandboxd`], [`sandboxc`]: the programs, built on first use by the profile of the test itself. Set `SANDBOXD_BIN_DIR`
 //!   to a directory that holds them to test those instead (needed where there is no cargo).
 //! * [`Scratch`]: a directory of a test's own, with a module in it.
 //! * [`run`]: a program from start to end, with a watchdog; [`Output`]: what it did.
 //! * [`Daemon`]: a daemon of a test's own.
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
+//! * [`sessions`]: sessions of small guests.
 //! * [`instances`]: running instances as the kernel shows them.
 
 pub mod attacker;
@@ -16,8 +17,9 @@ pub mod instances;
 mod process;
 mod programs;
 mod scratch;
+pub mod sessions;
 
 pub use daemon::Daemon;
 pub use process::{Output, PATIENCE, Process, assert_no_orphans, run, run_with_input, spawn};
-pub use programs::{sandboxctl, sandboxd};
+pub use programs::{sandboxc, sandboxctl, sandboxd};
 pub use scratch::Scratch;

@@ -14,7 +14,7 @@ use gimli::{
 
 use super::{File, Lines, Row, Unit};
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::{Raise, check};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -24,6 +24,8 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const FILES_MAX: u64 = 1 << 20;
 /// Bytes of all names together: many may stand for one string of the input.
 const NAME_BYTES_MAX: u64 = 64 << 20;
+/// The way out is to do without.
+const FIXED: Raise = Raise::Fixed("the module compiles without debugging information");
 /// Bytes of a path; longer ones are cut.
 const PATH_MAX: usize = 4096;
 /// Offsets of functions that the linker has thrown away are replaced by 0 or by something from here on.
@@ -57,7 +59,7 @@ impl<'a> Sections<'a> {
     /// Reads all line tables. `code` is the byte offset in the module that addresses count from: that of the code section's
     /// contents. What cannot be read is left out; only a cap is an error.
     pub fn lines(&self, code: u32) -> Result<Lines, Error> {
-        check_cap("bytes of source line tables", self.line.len() as u64, LINE_BYTES_MAX)?;
+        check("bytes of source line tables", self.line.len() as u64, LINE_BYTES_MAX, FIXED)?;
         let (named, lines) = (self.unit_names(), Lines::default());
         let mut reading = Reading { sections: *self, code, named, name_bytes: 0, lines };
         let section = DebugLine::new(self.line, LittleEndian);
@@ -234,7 +236,7 @@ impl<'a> Reading<'a> {
 
     fn count_names(&mut self, name: &str, directory: &str) -> Result<(), Error> {
         self.name_bytes += (name.len() + directory.len()) as u64;
-        check_cap("bytes of names of source files", self.name_bytes, NAME_BYTES_MAX)
+        check("bytes of names of source files", self.name_bytes, NAME_BYTES_MAX, FIXED)
     }
 
     /// Takes over a file of the unit's table.
@@ -251,7 +253,7 @@ impl<'a> Reading<'a> {
             directory => header.directory(directory).map(|d| self.sections.text(&d)).unwrap_or_default(),
         };
         let position = self.lines.files.len();
-        check_cap("source files", position as u64, FILES_MAX)?;
+        check("source files", position as u64, FILES_MAX, FIXED)?;
         let name = self.sections.text(&entry.path_name());
         // What a table of lines names is the unit's directory, too, once more for each file.
         let unit_directory = self.lines.units.get(unit as usize).map_or(0, |unit| unit.directory.len());
@@ -351,5 +353,65 @@ mod tests {
         assert!(lines(&many).unwrap().units.is_empty());
         let large = vec![(".debug_line".to_owned(), vec![0; LINE_BYTES_MAX as usize + 1])];
         assert!(lines(&large).unwrap_err().to_string().contains("source line tables"));
+    }
+
+    /// The header of a unit of version 4 whose entry has these bytes after its code, and a declaration of these attributes.
+    fn unit(attributes: &[u8], values: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let length = (8 + values.len()) as u32;
+        let unit = [&length.to_le_bytes()[..], &[4, 0, 0, 0, 0, 0, 4, 1], values].concat();
+        (unit, [&[1, 0x11, 0], attributes, &[0, 0, 0]].concat())
+    }
+
+    /// A table of version 4 with this many files, each of which has a row.
+    fn table_of_files(files: u64) -> Vec<u8> {
+        let mut header = vec![1, 1, 1, 0xfb, 14, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0];
+        // What sets the address to 16.
+        let mut program = vec![0, 5, 2, 16, 0, 0, 0];
+        for file in 1..=files {
+            header.extend_from_slice(b"f\0\0\0\0");
+            // The file, then a row.
+            program.extend_from_slice(&[
+                4,
+                file as u8 | 0x80,
+                (file >> 7) as u8 | 0x80,
+                (file >> 14) as u8,
+                1,
+            ]);
+        }
+        header.push(0);
+        let body = [&[4, 0][..], &(header.len() as u32).to_le_bytes(), &header, &program].concat();
+        [&(body.len() as u32).to_le_bytes()[..], &body].concat()
+    }
+
+    #[test]
+    fn a_text_costs_no_more_than_a_path_for_each_reference() {
+        // Each of many units refers to one large text without an end: by its name, DW_FORM_strp.
+        let (unit, declaration) = unit(&[0x03, 0x0e], &[0; 4]);
+        let many = vec![
+            (".debug_info".to_owned(), unit.repeat(1_000_000)),
+            (".debug_abbrev".to_owned(), declaration),
+            (".debug_str".to_owned(), vec![b'x'; 64 << 20]),
+        ];
+        // 2^46 bytes, if each was read to its end.
+        assert!(lines(&many).unwrap().units.is_empty());
+    }
+
+    #[test]
+    fn the_directory_of_a_unit_counts_for_each_of_its_files() {
+        // Its directory is in .debug_str, its table of lines is the first.
+        let (unit, declaration) = unit(&[0x1b, 0x0e, 0x10, 0x17], &[0; 8]);
+        let module = |files| {
+            vec![
+                (".debug_info".to_owned(), unit.clone()),
+                (".debug_abbrev".to_owned(), declaration.clone()),
+                (".debug_str".to_owned(), vec![b'd'; PATH_MAX]),
+                (".debug_line".to_owned(), table_of_files(files)),
+            ]
+        };
+        let few = lines(&module(100)).unwrap();
+        assert_eq!((few.files.len(), few.units[0].directory.len()), (100, PATH_MAX));
+        let fit = NAME_BYTES_MAX / PATH_MAX as u64;
+        let error = lines(&module(fit + 1)).unwrap_err().to_string();
+        assert!(error.contains("names of source files"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ use wasmparser::Catch;
 
 use super::abi::Builtin;
 use super::{Failure, Translator, unexpected};
-use crate::error::check_cap;
+use crate::caps::Cap;
 use crate::trap;
 
 /// What is called.
@@ -43,7 +43,7 @@ pub(super) struct Handler {
 
 impl Translator<'_, '_> {
     /// Opens the handlers of a `try_table`; the position to close them with.
-    pub(super) fn enter_handlers(&mut self, catches: &[Catch]) -> usize {
+    pub(super) fn enter_handlers(&mut self, catches: &[Catch]) -> Result<usize, Failure> {
         let position = self.handlers.len();
         // The first clause that matches is taken, and the list is searched from its end.
         for catch in catches.iter().rev() {
@@ -53,10 +53,17 @@ impl Translator<'_, '_> {
                 Catch::All { label } => (None, false, label),
                 Catch::AllRef { label } => (None, true, label),
             };
+            let tag = tag.map(|tag| self.tag_number(tag)).transpose()?;
             let block = self.builder.create_block();
             self.handlers.push(Handler { tag, reference, label, block, used: false });
         }
-        position
+        Ok(position)
+    }
+
+    /// The number of a tag in exceptions.
+    fn tag_number(&self, tag: u32) -> Result<u32, Failure> {
+        let number = self.environment.module.tag_numbers.get(tag as usize);
+        number.copied().ok_or_else(|| unexpected("an unknown tag", self.offset))
     }
 
     /// Closes the handlers from `position` on and writes the code of those that are used.
@@ -102,8 +109,8 @@ impl Translator<'_, '_> {
             return Ok(self.builder.inst_results(call).to_vec());
         }
         self.handler_edges = self.handler_edges.saturating_add(self.handlers.len() as u64);
-        let cap = self.environment.caps.function_br_table_targets;
-        check_cap("exception handlers of all calls in one function", self.handler_edges, cap)?;
+        let (caps, what) = (self.environment.caps, "exception handlers of all calls in one function");
+        caps.check(Cap::FunctionBrTableTargets, what, self.handler_edges)?;
 
         let next = self.builder.create_block();
         let returns: Vec<_> =
@@ -145,7 +152,8 @@ impl Translator<'_, '_> {
         let values = self.top(ty.params.len())?.to_vec();
         self.truncate(values.len());
         let arena = self.arena()?;
-        let number = self.builder.ins().iconst(types::I32, i64::from(tag));
+        let number = self.tag_number(tag)?;
+        let number = self.builder.ins().iconst(types::I32, i64::from(number));
         let exception = self.call_builtin(Builtin::ExceptionNew, &[arena, number])?;
         let exception = exception.ok_or_else(|| unexpected("a builtin without a result", self.offset))?;
         self.builder.ins().trapz(exception, trap::EXCEPTION_MEMORY);

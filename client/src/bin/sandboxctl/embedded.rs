@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use client::{EntryRequest, ModuleFormat, PolicyRequest};
@@ -11,7 +11,8 @@ use ipc::report::Report;
 use policies::Policy;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
-use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
+use supervisor::terminal::Bar;
+use supervisor::{CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
 
 use crate::error::Error;
 use crate::run::Plan;
@@ -20,7 +21,7 @@ use crate::run::Plan;
 /// the cache, if it could not.
 pub async fn run(
     plan: Plan,
-    state_dir: Option<PathBuf>,
+    config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
     let policy = match &plan.policy {
@@ -35,18 +36,21 @@ pub async fn run(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
-    options.debug_info = plan.debug_info;
+    options.debug_info |= plan.debug_info;
+    let progress = CompileProgress::default();
+    let bar = Bar::start(&progress);
     let module = tokio::select! {
         biased;
-        module = supervisor.load_with(source, options) => {
-            module.map_err(|e| about(&plan.module_path, module_error::message(&e)))?
+        module = supervisor.load_with_progress(source, options, progress.clone()) => {
+            module.map_err(|e| about(&plan.module_path, e.to_string()))?
         }
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
+    drop(bar);
     let cache_problem = module.cache_problem().map(str::to_owned);
     let entry = match plan.entry {
         EntryRequest::Command => Entry::Command,
@@ -75,7 +79,7 @@ pub async fn run(
     let result = supervisor.run_until(job, interrupts.arrived()).await;
     result.map(|report| (report, cache_problem)).map_err(|error| {
         match module_error::concerns_module(&error) {
-            true => about(&plan.module_path, module_error::message(&error)),
+            true => about(&plan.module_path, error.to_string()),
             false => error.into(),
         }
     })

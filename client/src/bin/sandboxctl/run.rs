@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use client::{Directory, EntryRequest, PolicyRequest};
 use policies::Policy;
+use supervisor::Config;
+use supervisor::arguments::ConfigurationArguments;
 use supervisor::daemon::signals::Interrupts;
 
 use crate::error::Error;
@@ -53,11 +55,13 @@ pub struct Options {
     /// `sandboxctl compile -g` names them with a daemon too.)
     #[arg(short = 'g', long, conflicts_with = "socket")]
     debug_info: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
     /// Print a report as a JSON object on one line, after the guest's output.
     #[arg(long)]
     json: bool,
     /// Socket of the daemon [default: $SANDBOXD_SOCKET, else the usual one if a daemon listens there].
-    #[arg(long, value_name = "PATH", conflicts_with = "no_daemon")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_daemon", "config", "set"])]
     socket: Option<PathBuf>,
     /// Do not look for a daemon.
     #[arg(long)]
@@ -138,8 +142,11 @@ enum Where {
 pub fn run(options: Options) -> Result<u8, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let (place, state_dir, json) =
-        (place(&options), supervisor::daemon::state_dir(options.state_dir.clone()), options.json);
+    let (place, json) = (place(&options), options.json);
+    let configuration = options.configuration.configuration()?;
+    let state_dir = options.state_dir.clone().or_else(|| configuration.state_dir.clone());
+    let config =
+        Config { state_dir: supervisor::daemon::state_dir(state_dir), shards: 1, ..configuration.config() };
     let plan = plan(options)?;
     let (report, cache_problem) = runtime.block_on(async {
         // Before anything exists that a signal could leave behind.
@@ -152,18 +159,19 @@ pub fn run(options: Options) -> Result<u8, Error> {
             Where::DaemonIfAny(socket) => match daemon::connect(&socket, &mut interrupts).await {
                 Ok(client) => Ok((daemon::run(client, plan, &mut interrupts).await?, None)),
                 Err(Error::Client(client::Error::Connect { .. })) => {
-                    embedded::run(plan, state_dir, &mut interrupts).await
+                    embedded::run(plan, config, &mut interrupts).await
                 }
                 Err(error) => Err(error),
             },
-            Where::Embedded => embedded::run(plan, state_dir, &mut interrupts).await,
+            Where::Embedded => embedded::run(plan, config, &mut interrupts).await,
         }
     })?;
     outcome::tell(&report, cache_problem, json)
 }
 
 fn place(options: &Options) -> Where {
-    if options.no_daemon || options.debug_info {
+    // What these say does not reach a daemon.
+    if options.no_daemon || options.debug_info || options.configuration.are_given() {
         return Where::Embedded;
     }
     let from_environment =
