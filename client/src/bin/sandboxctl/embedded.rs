@@ -12,7 +12,9 @@ use policies::Policy;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
 use supervisor::terminal::Bar;
-use supervisor::{CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
+use supervisor::{
+    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, PoolLimits, Preopen, Supervisor, invoke,
+};
 
 use crate::error::Error;
 use crate::run::Plan;
@@ -36,6 +38,8 @@ pub async fn run(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
+    // There will be no second job.
+    let config = Config { pool: PoolLimits { min: 0, max: 0 }, ..config };
     let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
