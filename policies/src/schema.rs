@@ -559,4 +559,28 @@ mod tests {
             assert!(reference.contains(&format!("`{name}`")), "{name}");
         }
     }
+
+    #[test]
+    fn an_initialisation_is_named_with_what_it_is_given() {
+        let parse = |text: &str| crate::Policy::parse(&format!("version = 1\n[instance]\n{text}"), "p.toml");
+        let policy = parse("init = \"start\"\nargs = [\"a\", \"\"]\nenv = [\"A=b=c\"]").unwrap();
+        let instance = policy.instance();
+        assert_eq!(instance.init.as_deref(), Some("start"));
+        assert_eq!(
+            (&instance.args[..], &instance.env[..]),
+            (&["a".to_owned(), String::new()][..], &["A=b=c".to_owned()][..])
+        );
+        assert_eq!(crate::Policy::builtin("default").unwrap().instance().init, None);
+        for wrong in [
+            "init = \"\"",
+            "init = 1",
+            "args = \"a\"",
+            "args = [\"\\u0000\"]",
+            "env = [\"A\"]",
+            "env = [\"=b\"]",
+            "other = 1",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -207,6 +207,12 @@ pub enum Error {
         /// Their numbers.
         descriptors: Vec<u32>,
     },
+    /// The instance took too long to give its state.
+    #[error("no snapshot: reading what the instance holds took longer than {limit:?}")]
+    SnapshotTime {
+        /// How long it may take.
+        limit: std::time::Duration,
+    },
     /// The instance holds more than an artifact may have.
     #[error(
         "no snapshot: the memories hold more than the {max} bytes that an artifact may have; `compile.caps.image_bytes` raises it"

@@ -4,6 +4,7 @@
 //! anything is read by them; what the bytes mean is checked where they are written ([`compiler::Artifact::snapshot`]).
 
 use std::mem::offset_of;
+use std::time::{Duration, Instant};
 
 use compiler::metadata::{GlobalValue, Metadata};
 use compiler::{MemoryState, State, TableState};
@@ -14,6 +15,30 @@ use ipc::layout::{PAGE, memory_base};
 use crate::error::Error;
 use crate::session::Session;
 
+/// How long the reading may take altogether. It takes a second per gigabyte; an instance that takes longer is a hostile one.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Copies bytes out of an instance.
+struct Reader<'s> {
+    session: &'s mut Session,
+    deadline: Instant,
+}
+
+impl Reader<'_> {
+    /// A copy, in as many parts as it takes.
+    async fn read(&mut self, address: u64, length: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < length {
+            if Instant::now() > self.deadline {
+                return Err(Error::SnapshotTime { limit: PATIENCE });
+            }
+            let part = (length - bytes.len() as u64).min(ARENA_BYTES as u64) as usize;
+            bytes.extend(self.session.copy_out(address + bytes.len() as u64, part).await?);
+        }
+        Ok(bytes)
+    }
+}
+
 /// The context of an instance, or the part of it that was read.
 struct Context {
     start: u64,
@@ -22,12 +47,12 @@ struct Context {
 
 impl Context {
     /// Reads from the first to the last address that is asked for.
-    async fn read(session: &mut Session, addresses: &[u64]) -> Result<Self, Error> {
+    async fn read(reader: &mut Reader<'_>, addresses: &[u64]) -> Result<Self, Error> {
         let start = addresses.iter().copied().min().unwrap_or(ASKED);
         let last = addresses.iter().copied().max().unwrap_or(ASKED);
         // A vector has 16 bytes and never crosses a page, and the context has whole pages.
         let end = (last + 16).min(last - last % PAGE + PAGE);
-        let bytes = read(session, start, end - start).await?;
+        let bytes = reader.read(start, end - start).await?;
         Ok(Self { start, bytes })
     }
 
@@ -43,7 +68,8 @@ pub(crate) async fn read_state(session: &mut Session, bytes_max: u64) -> Result<
     let module = session.module().clone();
     let artifact = module.artifact();
     let metadata: &Metadata = artifact.metadata();
-    let context = Context::read(session, &addresses(metadata)).await?;
+    let mut reader = Reader { session, deadline: Instant::now() + PATIENCE };
+    let context = Context::read(&mut reader, &addresses(metadata)).await?;
     let mut state = State { asked: context.word(ASKED), ..State::default() };
     state.segments = metadata.segments.iter().map(|segment| context.word(segment.address)).collect();
     state.globals = metadata
@@ -57,7 +83,7 @@ pub(crate) async fn read_state(session: &mut Session, bytes_max: u64) -> Result<
     for (index, table) in metadata.tables.iter().enumerate() {
         let size = context.word(table.descriptor + offset_of!(TableDescriptor, size) as u64);
         let size = artifact.checked_table_size(index, size)?;
-        let entries = read(session, table.base, size * size_of::<TableEntry>() as u64).await?;
+        let entries = reader.read(table.base, size * size_of::<TableEntry>() as u64).await?;
         state.tables.push(TableState { size, entries });
     }
     let mut kept = 0u64;
@@ -68,7 +94,7 @@ pub(crate) async fn read_state(session: &mut Session, bytes_max: u64) -> Result<
         let mut offset = 0;
         while offset < bytes {
             let length = (bytes - offset).min(ARENA_BYTES as u64);
-            let part = read(session, memory_base(index) + offset, length).await?;
+            let part = reader.read(memory_base(index) + offset, length).await?;
             for (at, piece) in pieces_of(&part) {
                 kept += piece.len() as u64;
                 if kept > bytes_max {
@@ -112,16 +138,6 @@ fn pieces_of(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
         let piece = bytes.get(start..(end * PAGE as usize).min(bytes.len()))?;
         Some((start, piece))
     })
-}
-
-/// Copies bytes out in as many parts as it takes.
-async fn read(session: &mut Session, address: u64, length: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < length {
-        let part = (length - bytes.len() as u64).min(ARENA_BYTES as u64) as usize;
-        bytes.extend(session.copy_out(address + bytes.len() as u64, part).await?);
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -37,9 +37,14 @@ struct Inner {
     loaded: Mutex<Recent>,
     /// Modules that are compiled at the same time; further ones wait.
     compilations: Arc<Semaphore>,
+    /// Snapshots whose state is in memory at the same time; further ones wait.
+    snapshots: Arc<Semaphore>,
     /// Modules that were initialised because a policy says so.
     initialised: Initialised,
 }
+
+/// Snapshots whose state is in memory at the same time.
+const SNAPSHOTS_MAX: usize = 2;
 
 /// Where a module is.
 enum Found {
@@ -127,6 +132,7 @@ impl Supervisor {
             cache_problem,
             loaded: Mutex::default(),
             compilations,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             initialised: Initialised::default(),
         })))
     }
@@ -259,6 +265,8 @@ impl Supervisor {
         if !descriptors.is_empty() {
             return Err(Error::SnapshotDescriptors { descriptors });
         }
+        // What is read is kept in this process's memory until it is written, so only few do so at a time.
+        let permit = Arc::clone(&self.0.snapshots).acquire_owned().await.map_err(|_| Error::Stopped)?;
         let state = snapshot::read_state(&mut session, caps.get(compiler::Cap::ImageBytes)).await?;
         let module = session.module().clone();
         drop(session);
@@ -266,7 +274,9 @@ impl Supervisor {
         on_thread(move || {
             let bytes = module.artifact().snapshot(&init, &state, &caps)?;
             drop(state);
-            Module::new(Image::from_bytes(&bytes)?, false, None)
+            let module = Module::new(Image::from_bytes(&bytes)?, false, None);
+            drop(permit);
+            module
         })
         .await?
     }

@@ -609,3 +609,17 @@ fn metadata_of_passive_segments_and_snapshots() {
     });
     assert_eq!(starts, E::Snapshot);
 }
+
+/// A table that is listed many times would have a reader of all tables read far more than there is.
+#[test]
+fn tables_do_not_share_their_room() {
+    let wasm = parse_text(
+        b"(module (table $t 1 funcref) (func (drop (table.grow $t (ref.null func) (i32.const 1)))))",
+    );
+    let mut bytes = compile(&wasm.unwrap(), &Options { threads: 1, ..Options::default() }).unwrap();
+    let mut metadata = Artifact::parse(&bytes[..]).unwrap().metadata().clone();
+    let room = metadata.tables[0].max * 16;
+    metadata.tables = vec![metadata.tables[0]; ((CONTEXT_END - CONTEXT_BASE) / room) as usize + 1];
+    replace_section(&mut bytes, META_SECTION, &postcard::to_stdvec(&metadata).unwrap());
+    assert_eq!(parse(&bytes), Err(E::TableRange { index: metadata.tables.len() - 1 }));
+}

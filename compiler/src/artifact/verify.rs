@@ -92,8 +92,12 @@ impl Check<'_> {
     }
 
     fn tables(&self) -> Result<(), ArtifactError> {
+        // They do not overlap, so that who reads all of them reads no more than the context.
+        let mut left = CONTEXT_END - CONTEXT_BASE;
         for (index, table) in self.metadata.tables.iter().enumerate() {
             let room = table.max.checked_mul(size_of::<TableEntry>() as u64);
+            let rest = room.and_then(|room| left.checked_sub(room));
+            left = rest.ok_or(ArtifactError::TableRange { index })?;
             let fits =
                 room.is_some_and(|room| table.size <= table.max && self.context_holds(table.base, room));
             if !fits || table.base % size_of::<TableEntry>() as u64 != 0 {

@@ -30,6 +30,7 @@ pub fn concerns_module(error: &Error) -> bool {
             | Error::SnapshotInit { .. }
             | Error::SnapshotDescriptors { .. }
             | Error::SnapshotSize { .. }
+            | Error::SnapshotTime { .. }
             | Error::Snapshot(_)
     )
 }
