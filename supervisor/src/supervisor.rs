@@ -188,12 +188,8 @@ impl Supervisor {
     /// Runs a job until it ends or `cancel` is ready; then its outcome is [`ipc::report::Outcome::Cancelled`].
     pub async fn run_until(&self, mut job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
         let mut cancel = pin!(cancel);
-        if job.policy.instance().init.is_some() {
-            tokio::select! {
-                biased;
-                module = self.initialised(&job) => job.module = module?,
-                () = &mut cancel => return Ok(never_began(&job)),
-            }
+        if let Some(report) = self.initialise(&mut job, &mut cancel).await? {
+            return Ok(report);
         }
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
@@ -283,6 +279,29 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Gives the job the module to run, if its policy says `[instance] init`. A report, if it is cancelled meanwhile.
+    pub(crate) async fn initialise(
+        &self,
+        job: &mut Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Option<Report>, Error> {
+        if job.policy.instance().init.is_some() {
+            let module = {
+                tokio::select! {
+                    biased;
+                    module = self.initialised(job) => module?,
+                    () = cancel => return Ok(Some(never_began(job))),
+                }
+            };
+            job.module = module;
+        }
+        Ok(None)
+    }
+
     /// The module to run for a job whose policy says `[instance] init`: a snapshot, made, in memory or in the cache.
     async fn initialised(&self, job: &Job) -> Result<Module, Error> {
         let make = |job: Job, init: String| async move {

@@ -407,6 +407,16 @@ async fn a_policy_initialises_once_per_tenant_and_the_snapshot_survives_a_restar
     let mut session = started(&first, for_session).await;
     assert_eq!(call(&mut session, "old", &[]).await, supervisor::CallOutcome::Returned(vec![value]));
     drop(session);
+    let local = tokio::task::LocalSet::new();
+    let on_this_thread = local.run_until(async {
+        let mut job = job(&first, ASKING).await;
+        job.policy = Arc::clone(&policy_of_first);
+        job.tenant = "a".to_owned();
+        job.entry = Entry::Export { name: "old".to_owned(), args: Vec::new() };
+        first.local_shard().run(job).await.expect("a report").outcome
+    });
+    assert_eq!(on_this_thread.await, Outcome::Exited { code: 0, results: vec![value] });
+    drop(local);
     assert_ne!(old(&first, &policy_of_first, "b").await, value, "another tenant");
     assert_ne!(old(&first, &policy(&text.replace("one", "two")), "a").await, value, "another input");
     drop(first);
