@@ -29,31 +29,30 @@ const fn fixed(value: u64) -> Meaning {
     Meaning::Fixed(value)
 }
 
-/// Names that conditions can use.
-const CONSTANTS: &[(&str, Meaning)] = &[
-    ("RING_BASE", fixed(layout::RING_BASE)),
-    ("RING_END", fixed(layout::RING_END)),
-    ("MEMORY_BASE", fixed(layout::MEMORY_BASE)),
-    ("GROWTH_END", Meaning::GrowthEnd),
-    ("GATE_PAGE", fixed(layout::GATE_PAGE)),
-    ("PAGE", fixed(layout::PAGE)),
-    ("CONTROL_FD", fixed(ipc::control::CONTROL_FD as u64)),
-    ("DOORBELL_FD", fixed(layout::DOORBELL_FD as u64)),
-    ("PROT_READ", fixed(libc::PROT_READ as u64)),
-    ("PROT_WRITE", fixed(libc::PROT_WRITE as u64)),
-    ("PROT_EXEC", fixed(libc::PROT_EXEC as u64)),
-    ("FUTEX_WAIT", fixed(libc::FUTEX_WAIT as u64)),
-    ("CLONE_PIDFD", fixed(libc::CLONE_PIDFD as u64)),
-    ("CLONE_NEWPID", fixed(libc::CLONE_NEWPID as u64)),
-    ("SIGCHLD", fixed(libc::SIGCHLD as u64)),
-    ("PR_SET_PDEATHSIG", fixed(libc::PR_SET_PDEATHSIG as u64)),
-    ("SECCOMP_SET_MODE_FILTER", fixed(libc::SECCOMP_SET_MODE_FILTER as u64)),
+/// Names that conditions can use, and what they are, for the reference.
+const CONSTANTS: &[(&str, Meaning, &str)] = &[
+    ("RING_BASE", fixed(layout::RING_BASE), "start of the shared-memory ring"),
+    ("RING_END", fixed(layout::RING_END), "end of the region for the ring"),
+    ("MEMORY_BASE", fixed(layout::MEMORY_BASE), "start of linear memory 0"),
+    ("GROWTH_END", Meaning::GrowthEnd, "end of the 8 GiB of the module's last linear memory"),
+    ("GATE_PAGE", fixed(layout::GATE_PAGE), "the call gate's page"),
+    ("PAGE", fixed(layout::PAGE), "4096"),
+    ("CONTROL_FD", fixed(ipc::control::CONTROL_FD as u64), "the zygotes' control socket"),
+    ("DOORBELL_FD", fixed(layout::DOORBELL_FD as u64), "an instance's doorbell"),
+    ("PROT_READ", fixed(libc::PROT_READ as u64), "mmap(2), mprotect(2)"),
+    ("PROT_WRITE", fixed(libc::PROT_WRITE as u64), "mmap(2), mprotect(2)"),
+    ("PROT_EXEC", fixed(libc::PROT_EXEC as u64), "mmap(2), mprotect(2)"),
+    ("FUTEX_WAIT", fixed(libc::FUTEX_WAIT as u64), "futex(2)"),
+    ("CLONE_PIDFD", fixed(libc::CLONE_PIDFD as u64), "clone(2)"),
+    ("CLONE_NEWPID", fixed(libc::CLONE_NEWPID as u64), "clone(2)"),
+    ("SIGCHLD", fixed(libc::SIGCHLD as u64), "signal(7)"),
+    ("PR_SET_PDEATHSIG", fixed(libc::PR_SET_PDEATHSIG as u64), "prctl(2)"),
+    ("SECCOMP_SET_MODE_FILTER", fixed(libc::SECCOMP_SET_MODE_FILTER as u64), "seccomp(2)"),
 ];
 
-/// The names that conditions can use.
-#[cfg(test)]
-pub(crate) fn constants() -> impl Iterator<Item = &'static str> {
-    CONSTANTS.iter().map(|(name, _)| *name)
+/// The names that conditions can use, and what they stand for.
+pub(crate) fn constants() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CONSTANTS.iter().map(|(name, _, text)| (*name, *text))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +81,8 @@ impl Value {
         if self.complement { !value } else { value }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Parses a value as conditions have it: a number, a size, a constant, or several joined by `|`, perhaps after `~`.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (complement, text) = match text.strip_prefix('~') {
             Some(rest) => (true, rest.trim_start()),
@@ -94,7 +94,7 @@ impl Value {
 }
 
 fn parse_term(text: &str) -> Result<Term, String> {
-    if let Some((name, meaning)) = CONSTANTS.iter().find(|(name, _)| *name == text) {
+    if let Some((name, meaning, _)) = CONSTANTS.iter().find(|(name, ..)| *name == text) {
         return Ok(Term { name: Some(name), meaning: *meaning });
     }
     let number = match text.strip_prefix("0x") {
@@ -108,9 +108,10 @@ fn parse_term(text: &str) -> Result<Term, String> {
         None if text.starts_with(|c: char| c.is_ascii_digit()) => {
             Err(format!("{text:?} is not a number of 64 bits"))
         }
-        None => {
-            Err(format!("unknown constant {text:?}; {}", hint(text, CONSTANTS.iter().map(|(name, _)| *name))))
-        }
+        None => Err(format!(
+            "unknown constant {text:?}; {}",
+            hint(text, CONSTANTS.iter().map(|(name, ..)| *name))
+        )),
     }
 }
 
@@ -149,6 +150,16 @@ pub enum Comparison {
     Below,
     /// Equal in the bits of the mask.
     MaskedEqual(Value),
+}
+
+/// The values that meet a condition.
+enum Values {
+    /// No value.
+    None,
+    /// From the first to the second, both included.
+    Range(u64, u64),
+    /// Those with these bits under the mask.
+    Masked { mask: u64, value: u64 },
 }
 
 /// A condition on one argument of a system call.
@@ -191,20 +202,42 @@ impl Condition {
         Ok(Self { argument, comparison, value })
     }
 
-    /// Whether two conditions mean the same, however their values are written.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        // Names that depend on the context are equal only to themselves, or in both of these.
-        [FilterContext::default(), FilterContext { memories: 1 }].iter().all(|context| {
-            let comparison = match (&self.comparison, &other.comparison) {
-                (Comparison::MaskedEqual(a), Comparison::MaskedEqual(b)) => {
-                    a.resolve(context) == b.resolve(context)
+    /// Whether every argument that meets this condition meets `other` too, however many memories the module has. May be
+    /// false where it is so; is never true where it is not.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        self.argument == other.argument
+            && (0..=layout::MEMORIES_MAX as u32).all(|memories| {
+                let context = FilterContext { memories };
+                match (self.values(&context), other.values(&context)) {
+                    (Values::None, _) => true,
+                    (Values::Range(low, high), _) if low == high => other.holds(low, &context),
+                    (Values::Range(low, high), Values::Range(from, to)) => from <= low && high <= to,
+                    (Values::Masked { mask, value }, Values::Masked { mask: less, value: wanted }) => {
+                        less & !mask == 0 && value & less == wanted
+                    }
+                    _ => false,
                 }
-                (a, b) => a == b,
-            };
-            comparison
-                && self.argument == other.argument
-                && self.value.resolve(context) == other.value.resolve(context)
-        })
+            })
+    }
+
+    /// The values that meet the condition.
+    fn values(&self, context: &FilterContext) -> Values {
+        let value = self.value.resolve(context);
+        let range = |low: Option<u64>, high: Option<u64>| match (low, high) {
+            (Some(low), Some(high)) => Values::Range(low, high),
+            _ => Values::None,
+        };
+        match &self.comparison {
+            Comparison::Equal => Values::Range(value, value),
+            Comparison::AtLeast => Values::Range(value, u64::MAX),
+            Comparison::Above => range(value.checked_add(1), Some(u64::MAX)),
+            Comparison::AtMost => Values::Range(0, value),
+            Comparison::Below => range(Some(0), value.checked_sub(1)),
+            Comparison::MaskedEqual(mask) => {
+                let mask = mask.resolve(context);
+                Values::Masked { mask, value: value & mask }
+            }
+        }
     }
 
     /// Whether an argument with this value meets the condition.

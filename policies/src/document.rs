@@ -7,10 +7,14 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::error::{Error, Position, hint};
+use crate::error::{Error, hint};
+use crate::position::Position;
+use crate::rule::Place;
 
 /// Longest piece of the policy's text that an error quotes, in characters.
 const QUOTE_MAX: usize = 60;
+/// Longest reason or description, in characters: reports carry them.
+const REASON_MAX: usize = 1000;
 
 /// The text of a policy and its name.
 #[derive(Clone, Debug)]
@@ -20,15 +24,14 @@ pub(crate) struct Source<'t> {
 }
 
 impl Source<'_> {
-    /// Line and column of a byte offset. Both fit: a policy has at most [`crate::FILE_BYTES_MAX`] bytes.
-    pub(crate) fn position(&self, offset: usize) -> Position {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Position {
-            file: self.file.clone(),
-            line: before.matches('\n').count() as u32 + 1,
-            column: before.get(line_start..).map_or(0, |line| line.chars().count()) as u32 + 1,
-        }
+    /// The place of some bytes.
+    pub(crate) fn position(&self, span: Range<usize>) -> Position {
+        Position::new(&self.file, self.text, span)
+    }
+
+    /// The line of a byte offset, from 1.
+    fn line(&self, offset: usize) -> u32 {
+        self.text.get(..offset).unwrap_or(self.text).matches('\n').count() as u32 + 1
     }
 }
 
@@ -44,7 +47,7 @@ pub(crate) fn quote(text: &str) -> String {
 /// Parses the text as TOML.
 pub(crate) fn parse<'t>(source: &Source<'t>) -> Result<Spanned<DeTable<'t>>, Error> {
     DeTable::parse(source.text).map_err(|error| Error::Syntax {
-        at: source.position(error.span().map_or(0, |span| span.start)),
+        at: source.position(error.span().unwrap_or(0..0)),
         message: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
     })
 }
@@ -77,7 +80,12 @@ impl<'d> Table<'d> {
 
     /// Where the table begins.
     pub(crate) fn at(&self) -> Position {
-        self.source.position(self.span.start)
+        self.source.position(self.span.clone())
+    }
+
+    /// File and line where it begins.
+    pub(crate) fn place(&self) -> Place {
+        Place { file: self.source.file.clone(), line: self.source.line(self.span.start) }
     }
 
     /// Refuses keys that are not in `valid`.
@@ -91,7 +99,7 @@ impl<'d> Table<'d> {
         match unknown {
             None => Ok(()),
             Some(key) => Err(Error::UnknownKey {
-                at: self.source.position(key.span().start),
+                at: self.source.position(key.span()),
                 key: quote(key.get_ref()),
                 section: self.name.clone().into_owned(),
                 hint: hint(key.get_ref(), valid.iter().copied()),
@@ -128,7 +136,7 @@ impl<'d> Table<'d> {
 impl<'d> Value<'d> {
     /// Where the value stands.
     pub(crate) fn at(&self) -> Position {
-        self.source.position(self.span.start)
+        self.source.position(self.span.clone())
     }
 
     /// The value as it was written.
@@ -212,6 +220,9 @@ impl<'d> Value<'d> {
         let reason = self.string()?.split_whitespace().collect::<Vec<_>>().join(" ");
         if reason.is_empty() {
             return Err(Error::EmptyReason { at: self.at(), key: self.key.clone(), what });
+        }
+        if reason.chars().count() > REASON_MAX {
+            return Err(self.out_of_range(format!("a text of at most {REASON_MAX} characters")));
         }
         Ok(reason)
     }

@@ -360,6 +360,7 @@ mod tests {
                 syscall: syscalls::x86_64::Sysno::write,
                 when: conditions(n),
                 why: String::new(),
+                at: crate::rule::Place { file: "long".into(), line: 1 },
             })
             .collect();
         let error = gated("long", &[], &rules, DefaultAction::Trap, &CONTEXT).unwrap_err();

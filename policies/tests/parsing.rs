@@ -154,7 +154,7 @@ fn mistakes_are_told_with_their_place_on_one_line() {
         ),
         (
             "version = 1\nextends = \"zygote\"",
-            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are default, compute, wasi",
+            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are compute, default, wasi",
         ),
         (
             "version = 1\n[wasi]\nfilesystem = \"readonly\"",
@@ -209,7 +209,7 @@ fn mistakes_are_told_with_their_place_on_one_line() {
         ),
         (
             "version = 1\n[seccomp]\ndeny = [\"read\"]",
-            "policy my.toml:3:9: deny names read, which profile \"default\" does not allow; remove it",
+            "policy my.toml:3:9: deny names read, which the policy \"default\" does not allow; remove it",
         ),
         (
             "version = 1\n[speculation]\nstore_bypass = \"disable\"",
@@ -267,7 +267,7 @@ fn widening_needs_a_reason() {
         ),
     ] {
         let message = refused(&format!("version = 1\n{line}\n"));
-        assert!(message.contains(key) && message.contains("widens the profile \"default\""), "{message}");
+        assert!(message.contains(key) && message.contains("widens the policy \"default\""), "{message}");
         assert!(message.starts_with("policy my.toml:3:"), "{message}");
         let dangerous = format!(
             "version = 1\nallow_dangerous = true\ndangerous_reason = \"the test wants it\"\n{line}\n"
@@ -282,7 +282,7 @@ fn widening_needs_a_reason() {
         ("[host_calls]\nallow = [\"proc_exit\", \"fd_write\"]", "host_calls.allow = \"fd_write\""),
     ] {
         let message = refused(&format!("version = 1\nextends = \"compute\"\n{line}\n"));
-        assert!(message.contains(key) && message.contains("widens the profile \"compute\""), "{message}");
+        assert!(message.contains(key) && message.contains("widens the policy \"compute\""), "{message}");
     }
     // What is as narrow as the profile is no widening.
     parse(
@@ -401,7 +401,7 @@ fn policies_are_loaded_by_name_or_path() {
     assert_eq!(Policy::load("compute").unwrap(), Policy::builtin("compute").unwrap());
     assert_eq!(
         Policy::load("defaul").unwrap_err().to_string(),
-        "no built-in policy is named \"defaul\"; did you mean \"default\"? (a policy file is given by a path with '/' or ending in .toml)"
+        "no policy is named \"defaul\"; did you mean \"default\"? (a policy file is given by a path with '/' or ending in .toml)"
     );
     let good = path("good", b"version = 1\n[limits]\nmemory = 65536");
     assert_eq!(Policy::load(&good).unwrap().limits().memory, 65536);
