@@ -17,6 +17,9 @@ use crate::error::hint;
 use crate::filter::FilterContext;
 use crate::units::parse_size;
 
+/// Parts of one value, joined by `|`.
+const TERMS_MAX: usize = 16;
+
 /// What a name in a condition stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Meaning {
@@ -88,8 +91,21 @@ impl Value {
             Some(rest) => (true, rest.trim_start()),
             None => (false, text),
         };
-        let terms = text.split('|').map(|term| parse_term(term.trim())).collect::<Result<_, _>>()?;
-        Ok(Self { complement, terms })
+        if text.split('|').count() > TERMS_MAX {
+            return Err(format!("a value has at most {TERMS_MAX} parts"));
+        }
+        let terms: Vec<Term> =
+            text.split('|').map(|term| parse_term(term.trim())).collect::<Result<_, _>>()?;
+        let value = Self { complement, terms };
+        if value.varies() && (complement || value.terms.len() > 1) {
+            return Err("GROWTH_END stands alone, without | and ~".to_owned());
+        }
+        Ok(value)
+    }
+
+    /// Whether it depends on how many memories the module has.
+    fn varies(&self) -> bool {
+        self.terms.iter().any(|term| term.meaning == Meaning::GrowthEnd)
     }
 }
 
@@ -205,19 +221,25 @@ impl Condition {
     /// Whether every argument that meets this condition meets `other` too, however many memories the module has. May be
     /// false where it is so; is never true where it is not.
     pub(crate) fn implies(&self, other: &Self) -> bool {
+        // What depends on the number of memories grows with it, and stands alone: a relation between two bounds that holds
+        // for the fewest and the most memories holds for all. Of masks that cannot be said.
+        let varies = self.varies() || other.varies();
+        let contexts = [FilterContext { memories: 0 }, FilterContext::default()];
         self.argument == other.argument
-            && (0..=layout::MEMORIES_MAX as u32).all(|memories| {
-                let context = FilterContext { memories };
-                match (self.values(&context), other.values(&context)) {
-                    (Values::None, _) => true,
-                    (Values::Range(low, high), _) if low == high => other.holds(low, &context),
-                    (Values::Range(low, high), Values::Range(from, to)) => from <= low && high <= to,
-                    (Values::Masked { mask, value }, Values::Masked { mask: less, value: wanted }) => {
-                        less & !mask == 0 && value & less == wanted
-                    }
-                    _ => false,
+            && contexts.iter().all(|context| match (self.values(context), other.values(context)) {
+                (Values::None, _) => true,
+                (Values::Range(low, high), Values::Range(from, to)) => from <= low && high <= to,
+                (Values::Range(low, high), _) if low == high && !varies => other.holds(low, context),
+                (Values::Masked { mask, value }, Values::Masked { mask: less, value: wanted }) if !varies => {
+                    less & !mask == 0 && value & less == wanted
                 }
+                _ => self == other,
             })
+    }
+
+    fn varies(&self) -> bool {
+        let mask_varies = matches!(&self.comparison, Comparison::MaskedEqual(mask) if mask.varies());
+        self.value.varies() || mask_varies
     }
 
     /// The values that meet the condition.
@@ -296,6 +318,56 @@ mod tests {
     }
 
     #[test]
+    fn implications_hold_for_every_value_and_number_of_memories() {
+        let texts = [
+            "arg0 == 3",
+            "arg0 == DOORBELL_FD",
+            "arg0 >= 3",
+            "arg0 > 2",
+            "arg0 > 3",
+            "arg0 <= 3",
+            "arg0 < 4",
+            "arg0 < 0",
+            "arg0 & 1 == 1",
+            "arg0 & 3 == 3",
+            "arg0 & 0 == 0",
+            "arg0 & 1 == 3",
+            "arg0 & ~1 == 2",
+            "arg0 < GROWTH_END",
+            "arg0 <= GROWTH_END",
+            "arg0 == GROWTH_END",
+            "arg0 >= GROWTH_END",
+            "arg0 < MEMORY_BASE",
+            "arg0 >= MEMORY_BASE",
+            "arg0 & PAGE == GROWTH_END",
+            "arg0 & GROWTH_END == 0",
+            "arg0 < 0x100000000000",
+            "arg0 >= 0",
+        ];
+        let conditions: Vec<Condition> = texts.iter().map(|text| Condition::parse(text).unwrap()).collect();
+        let contexts = [0, 1, 2, 40, 64].map(|memories| FilterContext { memories });
+        let mut implied = 0;
+        for a in &conditions {
+            assert!(a.implies(a), "{a}");
+            for b in &conditions {
+                for context in &contexts {
+                    let values = conditions.iter().map(|c| c.value.resolve(context));
+                    for value in values.flat_map(|v| [v, v.wrapping_sub(1), v.wrapping_add(1), v | 1 << 40]) {
+                        let broken = a.implies(b) && a.holds(value, context) && !b.holds(value, context);
+                        assert!(!broken, "{a} does not imply {b}: {value:#x}");
+                    }
+                }
+                implied += usize::from(a.implies(b));
+            }
+        }
+        assert!(implied > 3 * conditions.len(), "{implied}");
+        let implies = |a: &str, b: &str| Condition::parse(a).unwrap().implies(&Condition::parse(b).unwrap());
+        assert!(implies("arg0 == 3", "arg0 & 1 == 1") && implies("arg0 < MEMORY_BASE", "arg0 < GROWTH_END"));
+        assert!(implies("arg0 & 3 == 3", "arg0 & 1 == 1") && !implies("arg0 & 1 == 1", "arg0 & 3 == 3"));
+        assert!(!implies("arg0 < GROWTH_END", "arg0 < MEMORY_BASE") && !implies("arg0 == 3", "arg1 == 3"));
+    }
+
+    #[test]
     fn mistakes_in_conditions_are_named() {
         for (text, problem) in [
             ("arg0", "no comparison"),
@@ -312,6 +384,9 @@ mod tests {
             ("arg0 == 0x+1", "not a number"),
             ("arg0 == 99999999999999999999", "not a number of 64 bits"),
             ("arg0 == -1", "unknown constant"),
+            ("arg0 == GROWTH_END|1", "stands alone"),
+            ("arg0 & ~GROWTH_END == 0", "stands alone"),
+            ("arg0 == 1|1|1|1|1|1|1|1|1|1|1|1|1|1|1|1|1", "at most 16 parts"),
         ] {
             let error = Condition::parse(text).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");

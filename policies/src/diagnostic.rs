@@ -7,7 +7,7 @@ use miette::{
 };
 
 use crate::error::Error;
-use crate::position::Position;
+use crate::position::{Position, harmless};
 
 /// An error as a [`Diagnostic`]: what [`Error`] says on one line, in pieces.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Report<'e>(pub &'e Error);
 /// What is wrong; place and help are shown elsewhere.
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.headline())
+        f.write_str(&harmless(&self.0.headline()))
     }
 }
 
@@ -24,7 +24,7 @@ impl std::error::Error for Report<'_> {}
 
 impl Diagnostic for Report<'_> {
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        self.0.help().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.0.help().map(|help| Box::new(harmless(&help)) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -48,7 +48,7 @@ impl SourceCode for Position {
         let text = self.text.as_deref().ok_or(MietteError::OutOfBounds)?;
         let contents = text.read_span(span, before, after)?;
         Ok(Box::new(MietteSpanContents::new_named(
-            self.file.to_string(),
+            harmless(&self.file).to_string(),
             contents.data(),
             *contents.span(),
             contents.line(),

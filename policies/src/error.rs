@@ -480,12 +480,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Longest name for which a near one is looked for, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
 /// The hint for `written`, given the valid names: the nearest one, or all of them.
 pub(crate) fn hint<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> Hint {
     let valid: Vec<&str> = valid.into_iter().collect();
-    let wanted = written.to_lowercase();
+    // What is much longer than every name is near none, and comparing takes time.
+    let comparable = written.len() <= NAME_BYTES_MAX;
+    let wanted = if comparable { written.to_lowercase() } else { String::new() };
     let nearest = valid
         .iter()
+        .filter(|_| comparable)
         .map(|name| (strsim::osa_distance(&wanted, &name.to_lowercase()), *name))
         .filter(|(distance, name)| *distance * 3 <= name.chars().count().max(wanted.chars().count()))
         .min_by_key(|(distance, _)| *distance);

@@ -48,7 +48,7 @@ impl Position {
 }
 
 /// The text with a blank in place of every byte of a character that a terminal could obey. Offsets stay.
-fn harmless(text: &str) -> Arc<str> {
+pub(crate) fn harmless(text: &str) -> Arc<str> {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let bidirectional =

@@ -23,6 +23,7 @@ use crate::host;
 use crate::instance::{self, Confined, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
+use crate::observed::Observed;
 use crate::zygote::module::ModuleZygote;
 use crate::zygote::root::{Confinement, RootZygote};
 
@@ -35,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) cancel: oneshot::Receiver<()>,
     /// For a session; the job's entry means nothing then.
     pub(crate) session: Option<SessionEnd>,
+    /// Where it goes what the job was seen to do, before its report.
+    pub(crate) observed: Option<oneshot::Sender<Observed>>,
 }
 
 /// A running shard. Dropping it ends its jobs, its zygotes and its thread.
@@ -134,7 +137,7 @@ impl Drop for Shard {
 }
 
 async fn serve(state: &Rc<State>, request: Request) {
-    let Request { job, mut report, cancel, session } = request;
+    let Request { job, mut report, cancel, session, observed } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
         tokio::select! {
@@ -142,7 +145,11 @@ async fn serve(state: &Rc<State>, request: Request) {
             () = report.closed() => {}
         }
     };
-    let result = state.run(*job, cancelled, session).await;
+    let mut seen = Observed::default();
+    let result = state.run(*job, cancelled, session, &mut seen).await;
+    if let Some(observed) = observed {
+        let _ = observed.send(seen);
+    }
     let _ = report.send(result);
 }
 
@@ -228,6 +235,7 @@ impl State {
         job: Job,
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
+        observed: &mut Observed,
     ) -> Result<Report, Error> {
         match session {
             None => instance::check_entry(&job.module, &job.entry)?,
@@ -240,7 +248,8 @@ impl State {
         let state = Rc::clone(self);
         let zygote = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
         let zygote = async { zygote.await.unwrap_or(Err(Error::Stopped)) };
-        let report = instance::run(job, &Confined { layers, missing }, zygote, cancelled, session).await;
+        let confined = Confined { layers, missing };
+        let report = instance::run(job, &confined, zygote, cancelled, session, observed).await;
         self.ended.notify_waiters();
         report
     }

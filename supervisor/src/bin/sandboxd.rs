@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use supervisor::daemon::signals::{self, Interrupts};
-use supervisor::daemon::{self, Bounds, Listener};
+use supervisor::daemon::signals::{self, Hangup, Interrupts};
+use supervisor::daemon::{self, Bounds, Listener, Policies};
 use supervisor::{Config, Supervisor};
 
 /// Run confined WebAssembly jobs for clients on a Unix socket.
@@ -20,6 +20,9 @@ struct Options {
     /// Directory of the artifact cache [default: $SANDBOXD_STATE_DIR, else sandboxd in the user's cache directory].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Directory of policies: NAME.toml is the policy NAME. Read anew at SIGHUP and by `sandboxctl policy reload`.
+    #[arg(long, value_name = "DIR")]
+    policy_dir: Option<PathBuf>,
     /// Number of shards, each a thread with its own zygotes [default: one per processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     shards: Option<u16>,
@@ -45,7 +48,7 @@ enum Error {
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
     #[error(transparent)]
-    Policy(#[from] policies::Error),
+    Policies(#[from] daemon::PolicyErrors),
 }
 
 fn main() -> ExitCode {
@@ -79,7 +82,9 @@ fn run(options: Options) -> Result<(), Error> {
 
 async fn serve(options: Options) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
-    let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
+    let mut interrupts = Interrupts::catch_but_hangup().map_err(Error::Signals)?;
+    let hangup = Hangup::catch().map_err(Error::Signals)?;
+    let policies = Policies::load(options.policy_dir, say)?;
     let path = options.socket.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
     let shards = options
@@ -89,7 +94,8 @@ async fn serve(options: Options) -> Result<(), Error> {
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     let bounds = Bounds { connections: options.max_connections, jobs: options.max_jobs };
-    Ok(daemon::serve(listener, supervisor, bounds, interrupts.arrived()).await?)
+    daemon::serve(listener, supervisor, bounds, policies, hangup, interrupts.arrived()).await;
+    Ok(())
 }
 
 /// Every job holds descriptors of its client: the usual soft limit of 1024 is soon reached. Best effort: with a

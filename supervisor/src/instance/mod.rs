@@ -10,7 +10,7 @@ use std::{io, mem};
 
 use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, job_flags};
 use ipc::layout::STACK_TOP;
-use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
+use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
 use policies::Filesystem;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,6 +20,7 @@ use zerocopy::IntoBytes;
 use crate::error::{Error, errno, system};
 use crate::job::{Entry, Job, Preopen};
 use crate::module::{EntryPoint, Module};
+use crate::observed::{Calls, Observed};
 use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{ModuleZygote, Spawned};
 
@@ -130,13 +131,14 @@ pub(crate) struct SessionEnd {
 }
 
 /// Runs a job in an instance of its own, forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
-/// `session` no entry point runs, but what the host app asks for.
+/// `session` no entry point runs, but what the host app asks for. What an instance was seen to do goes to `observed`.
 pub(crate) async fn run(
     mut job: Job,
     confined: &Confined,
     zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
     cancel: impl Future<Output = ()>,
     session: Option<SessionEnd>,
+    observed: &mut Observed,
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let limits = Limits::of(&job);
@@ -152,10 +154,12 @@ pub(crate) async fn run(
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let provided = Provided::new(metadata, &job.imports)?;
     let policy = job.policy.name().to_owned();
+    let dangers: Vec<PolicyDanger> = job.policy.dangers().iter().map(danger).collect();
     let report = |outcome, usage| Report {
         outcome,
         usage,
         policy: policy.clone(),
+        dangers: dangers.clone(),
         layers: layer_names(confined.layers),
         missing_layers: confined.missing.clone(),
     };
@@ -239,6 +243,7 @@ pub(crate) async fn run(
     };
     let alive = Alive(pidfd);
     let calls = Cell::new(0);
+    let seen = Calls::new();
     let failure = RefCell::new(None);
     let server = Server {
         shared: &shared,
@@ -248,6 +253,7 @@ pub(crate) async fn run(
         failure: &failure,
         calls_max: limits.calls,
         calls: &calls,
+        seen: &seen,
     };
     let ending = {
         let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
@@ -282,6 +288,8 @@ pub(crate) async fn run(
         }
     };
     let death = dead.map_err(|_| zygote.died())?;
+    *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
+    wasi.observe(observed);
     let record = shared.exit_record();
     let results = entry.results_from(&shared.values(entry.results.len()));
     let usage = Usage {
@@ -324,6 +332,10 @@ async fn sleep(limit: Option<Duration>, started: Instant) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn danger(danger: &policies::Danger) -> PolicyDanger {
+    PolicyDanger { policy: danger.policy.to_string(), reason: danger.reason.clone() }
 }
 
 fn layer_names(layers: u64) -> Vec<String> {

@@ -11,10 +11,28 @@ use ipc::report::Report;
 use policies::Policy;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
-use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Preopen, Supervisor, invoke};
+use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Observed, Preopen, Supervisor, invoke};
 
 use crate::error::Error;
 use crate::run::Plan;
+
+/// A job in a supervisor of our own, ready to run.
+pub struct Prepared {
+    supervisor: Supervisor,
+    /// The job.
+    pub job: Job,
+    module_path: PathBuf,
+    /// Why the artifact could not be kept in the cache.
+    cache_problem: Option<String>,
+}
+
+impl Prepared {
+    /// Runs it, and tells what it was seen to do; a signal cancels it.
+    pub async fn observe(self, interrupts: &mut Interrupts) -> Result<(Report, Observed), Error> {
+        let result = self.supervisor.observe(self.job, interrupts.arrived()).await;
+        result.map_err(|error| blame(error, &self.module_path))
+    }
+}
 
 /// Runs the job in a supervisor of our own; a signal cancels it. With the report comes why the artifact could not be kept in
 /// the cache, if it could not.
@@ -23,6 +41,26 @@ pub async fn run(
     state_dir: Option<PathBuf>,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
+    let Prepared { supervisor, job, module_path, cache_problem } =
+        prepare(plan, state_dir, interrupts).await?;
+    let result = supervisor.run_until(job, interrupts.arrived()).await;
+    result.map(|report| (report, cache_problem)).map_err(|error| blame(error, &module_path))
+}
+
+/// An error of the supervisor, with the module's name if it is about the module.
+fn blame(error: supervisor::Error, module_path: &Path) -> Error {
+    match module_error::concerns_module(&error) {
+        true => about(module_path, module_error::message(&error)),
+        false => error.into(),
+    }
+}
+
+/// Starts a supervisor and loads the job's module.
+pub async fn prepare(
+    plan: Plan,
+    state_dir: Option<PathBuf>,
+    interrupts: &mut Interrupts,
+) -> Result<Prepared, Error> {
     let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
@@ -72,13 +110,7 @@ pub async fn run(
         imports: supervisor::Imports::default(),
         tenant: String::from("default"),
     };
-    let result = supervisor.run_until(job, interrupts.arrived()).await;
-    result.map(|report| (report, cache_problem)).map_err(|error| {
-        match module_error::concerns_module(&error) {
-            true => about(&plan.module_path, module_error::message(&error)),
-            false => error.into(),
-        }
-    })
+    Ok(Prepared { supervisor, job, module_path: plan.module_path, cache_problem })
 }
 
 /// An error that is about the module.
