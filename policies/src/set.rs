@@ -43,12 +43,12 @@ impl PolicySet {
             .iter()
             .map(|(name, (file, text))| (&**name, says_extends(&Text { text, file: file.clone() })))
             .collect();
-        // A file comes after the one that it extends; what is left waits for itself or for something broken.
+        // A file comes after the one that it extends; what is left waits for something that is not there, has a mistake, or waits itself.
         let mut waiting: Vec<&Arc<str>> = texts.keys().collect();
         loop {
             let (ready, rest): (Vec<_>, Vec<_>) =
                 waiting.into_iter().partition(|name| match &extends[&***name] {
-                    Some((base, _)) => policies.contains_key(&**base) || !texts.contains_key(&**base),
+                    Some((base, _)) => policies.contains_key(&**base),
                     None => true,
                 });
             waiting = rest;
@@ -56,21 +56,23 @@ impl PolicySet {
                 break;
             }
             for name in ready {
-                let (file, text) = &texts[name];
-                let source = Text { text, file: file.clone() };
-                match Policy::read(&source, Arc::clone(name), Origin::File(file.clone()), &policies) {
+                match read(name, &texts[name], &policies) {
                     Ok(policy) => drop(policies.insert(Arc::clone(name), Arc::new(policy))),
                     Err(error) => errors.push(error),
                 }
             }
         }
         for name in waiting {
-            if let Some((base, at)) = &extends[&**name] {
-                errors.push(match cycle(name, &extends) {
-                    Some(chain) => Error::Cycle { at: at.clone(), chain },
-                    None => Error::BrokenBase { at: at.clone(), base: Arc::from(base.as_str()) },
-                });
-            }
+            let Some((base, at)) = &extends[&**name] else { continue };
+            errors.push(match (cycle(name, &extends), texts.contains_key(&**base)) {
+                (Some(chain), _) => Error::Cycle { at: at.clone(), chain },
+                (None, true) => Error::BrokenBase { at: at.clone(), base: Arc::from(base.as_str()) },
+                // By now all names are known that could have been meant.
+                (None, false) => match read(name, &texts[name], &policies) {
+                    Ok(_) => continue,
+                    Err(error) => error,
+                },
+            });
         }
         match errors.is_empty() {
             true => Ok(Self { policies, directory: Some(directory.to_path_buf()) }),
@@ -97,6 +99,11 @@ impl PolicySet {
     pub fn parse(&self, text: &str, file_name: &str) -> Result<Policy, Error> {
         Policy::parse_with(text, file_name, &self.policies)
     }
+}
+
+fn read(name: &Arc<str>, (file, text): &(Arc<str>, String), bases: &Named) -> Result<Policy, Error> {
+    let source = Text { text, file: file.clone() };
+    Policy::read(&source, Arc::clone(name), Origin::File(file.clone()), bases)
 }
 
 /// The names from `name` back to itself, if it extends itself.

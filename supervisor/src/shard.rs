@@ -146,7 +146,7 @@ async fn serve(state: &Rc<State>, request: Request) {
         }
     };
     let mut seen = Observed::default();
-    let result = state.run(*job, cancelled, session, &mut seen).await;
+    let result = state.run(*job, cancelled, session, observed.is_some().then_some(&mut seen)).await;
     if let Some(observed) = observed {
         let _ = observed.send(seen);
     }
@@ -235,7 +235,7 @@ impl State {
         job: Job,
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
-        observed: &mut Observed,
+        observed: Option<&mut Observed>,
     ) -> Result<Report, Error> {
         match session {
             None => instance::check_entry(&job.module, &job.entry)?,

@@ -138,7 +138,7 @@ pub(crate) async fn run(
     zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
     cancel: impl Future<Output = ()>,
     session: Option<SessionEnd>,
-    observed: &mut Observed,
+    observed: Option<&mut Observed>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let limits = Limits::of(&job);
@@ -288,8 +288,10 @@ pub(crate) async fn run(
         }
     };
     let death = dead.map_err(|_| zygote.died())?;
-    *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
-    wasi.observe(observed);
+    if let Some(observed) = observed {
+        *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
+        wasi.observe(observed);
+    }
     let record = shared.exit_record();
     let results = entry.results_from(&shared.values(entry.results.len()));
     let usage = Usage {

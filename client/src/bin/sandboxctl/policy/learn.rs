@@ -43,6 +43,10 @@ pub struct Options {
 pub fn learn(options: Options) -> Result<u8, Error> {
     let Options { output, margin, json, state_dir, job } = options;
     // What the proposal extends must have a name wherever it is used.
+    if Policy::is_path(job.policy_name()) {
+        let why = "--policy must be the name of a profile, which the proposal can extend".to_owned();
+        return Err(Error::NothingLearnt { why });
+    }
     let base = Policy::builtin(job.policy_name())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
@@ -56,16 +60,14 @@ pub fn learn(options: Options) -> Result<u8, Error> {
         let (report, observed) = prepared.observe(&mut interrupts).await?;
         Ok::<_, Error>((report, observed, host_functions, environment))
     })?;
+    // How it ended otherwise, and the results of an export, as `run` tells them.
+    outcome::tell(&report, None, false)?;
     let code = match &report.outcome {
         Outcome::Exited { code, .. } => *code,
         Outcome::Violated(Violation::Syscall { name, .. }) => {
-            outcome::tell(&report, None, false)?;
             return Err(Error::NothingLearnt { why: beyond(&base, name) });
         }
-        _ => {
-            outcome::tell(&report, None, false)?;
-            return Err(Error::NothingLearnt { why: "the job did not end by itself".to_owned() });
-        }
+        _ => return Err(Error::NothingLearnt { why: "the job did not end by itself".to_owned() }),
     };
     let facts = Facts {
         usage: &report.usage,

@@ -203,12 +203,12 @@ fn warnings(base: &Policy, policy: &Policy, facts: &Facts<'_>) -> Vec<String> {
     if policy.wasi().stdio {
         warn("Over-granted: all three standard streams, not only those that were used.".to_owned());
     }
-    if policy.seccomp().allow.iter().any(|rule| rule.syscall.name() == "mprotect") {
-        warn(
-            "The system call mprotect is allowed for all of the memories' reservations; the memory limit is kept besides."
-                .to_owned(),
-        );
+    let grows = policy.seccomp().allow.iter().any(|rule| rule.syscall.name() == "mprotect");
+    warn(match grows {
+        true => "The system call mprotect is allowed for all of the memories' reservations; the memory limit is kept besides.",
+        false => "No memory grew, so none may: memory.grow answers -1.",
     }
+    .to_owned());
     warn(format!(
         "Memory, times, output, host calls, fuel and open files have {} % of room above what was seen; times are those of this \
          machine.",
