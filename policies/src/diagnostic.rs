@@ -28,12 +28,12 @@ impl Diagnostic for Report<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.0.position().filter(|at| at.text.is_some()).map(|at| at as &dyn SourceCode)
+        self.0.position().filter(|at| at.excerpt.text.is_some()).map(|at| at as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let at = self.0.position()?;
-        let label = LabeledSpan::new(Some("here".to_owned()), at.span.start, at.span.len());
+        let label = LabeledSpan::new(Some("here".to_owned()), at.excerpt.span.start, at.excerpt.span.len());
         Some(Box::new(std::iter::once(label)))
     }
 }
@@ -45,10 +45,10 @@ impl SourceCode for Position {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let text = self.text.as_deref().ok_or(MietteError::OutOfBounds)?;
+        let text = self.excerpt.text.as_deref().ok_or(MietteError::OutOfBounds)?;
         let contents = text.read_span(span, before, after)?;
         Ok(Box::new(MietteSpanContents::new_named(
-            harmless(&self.file).to_string(),
+            harmless(&self.file),
             contents.data(),
             *contents.span(),
             contents.line(),

@@ -176,7 +176,7 @@ pub enum Error {
         /// The profile.
         base: Arc<str>,
         /// What the profile has.
-        was: String,
+        was: Box<str>,
     },
     /// A condition that is not in the language of conditions.
     Condition {

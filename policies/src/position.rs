@@ -16,10 +16,17 @@ pub struct Position {
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
+    /// Shared, because errors are better small.
+    pub(crate) excerpt: Arc<Excerpt>,
+}
+
+/// What can be shown of a place.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Excerpt {
     /// Bytes of the text that are meant; they do not leave the line.
     pub(crate) span: Range<usize>,
     /// The text, as far as it can be shown: without control characters, and only if the lines around are not too long.
-    pub(crate) text: Option<Arc<str>>,
+    pub(crate) text: Option<String>,
 }
 
 impl Position {
@@ -36,19 +43,21 @@ impl Position {
             file: file.clone(),
             line: line as u32 + 1,
             column: before.get(start..).map_or(0, |line| line.chars().count()) as u32 + 1,
-            span: before.len()..before.len() + length,
-            text: shown.then(|| harmless(text)),
+            excerpt: Arc::new(Excerpt {
+                span: before.len()..before.len() + length,
+                text: shown.then(|| harmless(text)),
+            }),
         }
     }
 
     /// What stands there.
     pub fn offending_text(&self) -> Option<&str> {
-        self.text.as_deref()?.get(self.span.clone())
+        self.excerpt.text.as_deref()?.get(self.excerpt.span.clone())
     }
 }
 
 /// The text with a blank in place of every byte of a character that a terminal could obey. Offsets stay.
-pub(crate) fn harmless(text: &str) -> Arc<str> {
+pub(crate) fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let bidirectional =
@@ -59,7 +68,7 @@ pub(crate) fn harmless(text: &str) -> Arc<str> {
             (0..c.len_utf8()).for_each(|_| out.push(' '));
         }
     }
-    out.into()
+    out
 }
 
 impl fmt::Display for Position {
@@ -94,6 +103,7 @@ mod tests {
         assert_eq!(Position::new(&"f".into(), &long, LINE_MAX + 2..LINE_MAX + 3).offending_text(), None);
         assert!(
             Position::new(&"f".into(), &format!("{long}\n\n\n"), long.len() + 2..long.len() + 2)
+                .excerpt
                 .text
                 .is_some()
         );

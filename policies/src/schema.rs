@@ -60,7 +60,8 @@ impl Guard {
         let Some(base) = self.base.as_ref().filter(|_| wider) else { return Ok(()) };
         let (key, written, was) = (value.key.clone(), value.written(), was());
         if !self.may_widen {
-            return Err(Error::Widens { at: value.at(), key, value: written, base: base.clone(), was });
+            let (at, base, was) = (value.at(), base.clone(), was.into());
+            return Err(Error::Widens { at, key, value: written, base, was });
         }
         self.widened.borrow_mut().push(Widening { key, value: written, was });
         Ok(())

@@ -122,13 +122,16 @@ fn cycle(name: &str, extends: &BTreeMap<&str, Option<(String, crate::Position)>>
     None
 }
 
-/// The texts of the policies in a directory, and the names of their files in messages.
-fn read_directory(directory: &Path) -> Result<BTreeMap<Arc<str>, (Arc<str>, String)>, Vec<Error>> {
+/// Files by the names of their policies: what messages call the file, and its text.
+type Texts = BTreeMap<Arc<str>, (Arc<str>, String)>;
+
+/// The texts of the policies in a directory.
+fn read_directory(directory: &Path) -> Result<Texts, Vec<Error>> {
     let shown: Arc<str> = Arc::from(quote(&directory.to_string_lossy()));
     let failed = |error: std::io::Error| vec![Error::Read { file: shown.clone(), reason: error.to_string() }];
     let opened = File::open(directory).map_err(failed)?;
     check_exposure(&opened.metadata().map_err(failed)?, &shown).map_err(|error| vec![error])?;
-    let (mut texts, mut errors) = (BTreeMap::new(), Vec::new());
+    let (mut texts, mut errors) = (Texts::new(), Vec::new());
     let mut files = 0;
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
