@@ -12,7 +12,7 @@ use ipc::context::{
 };
 use ipc::layout::{CODE_BASE, CODE_END, STACK_TOP};
 
-use crate::signals;
+use crate::{session, signals};
 
 /// Bytes of slots that are used before references are looked for: few, so that they stay in the caches.
 const FIRST_LIMIT_BYTES: u64 = 64 << 10;
@@ -37,6 +37,7 @@ pub struct Landing {
 /// # Safety
 /// `arena` is the artifact's, mapped and only changed by this module; the stack is mapped from `stack` on.
 pub(crate) unsafe extern "sysv64" fn allocate(arena: *mut ExceptionArena, tag: u32, stack: u64) -> u64 {
+    session::reserve_stack();
     // SAFETY: by the contract; nothing else refers to it while this runs.
     let arena = unsafe { &mut *arena };
     if arena.free == 0 && arena.used >= arena.limit {

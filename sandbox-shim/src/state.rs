@@ -1,6 +1,8 @@
 //! The shim's own state: what it keeps between host calls.
 //!
-//! One thread, no signal handler that touches it except the one that ends the process: a plain cell will do.
+//! One thread, and a signal handler that only reads [`local_calls`], through a raw pointer: a plain cell will do. In a session
+//! the handler abandons what it interrupted, but never inside of [`with`]: functions that guest code calls reserve their stack
+//! before they begin, and any other fault of the shim ends the process.
 
 use core::cell::UnsafeCell;
 
@@ -61,7 +63,7 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
     local_calls: 0,
 }));
 
-/// How many host calls were answered here, for the signal handler: it may interrupt [`with`] for good.
+/// How many host calls were answered here, for the signal handler, which may have interrupted [`with`] and ends the process then.
 pub fn local_calls() -> u64 {
     // SAFETY: a plain load through a raw pointer; no reference is made, so one that is in use elsewhere stays unique.
     unsafe { (&raw const (*STATE.0.get()).local_calls).read() }

@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use compiler::{FuncType, ValType};
-use ipc::report::Value;
+use ipc::report::{Trap, Value};
 
-/// Imports by module and field name. Every instance gets fresh globals, memories and tables of what is written here; what
-/// the module exports of them are its own.
+/// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here; what
+/// the module exports of them are its own. A tag that a module imports twice is one; of a memory, a table or a mutable global it
+/// gets two.
 #[derive(Clone, Debug, Default)]
 pub struct Imports(HashMap<(String, String), Extern>);
 
@@ -68,20 +69,34 @@ pub enum Extern {
     },
 }
 
-/// A failure of a host function: the guest's call traps, and the trap's message has this one in it.
+/// Why a call of a host function does not return. The guest's call traps; guest code cannot catch it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct HostError(pub String);
+pub enum HostError {
+    /// The function failed. The trap's message names the function and has this one in it.
+    #[error("{0}")]
+    Failed(String),
+    /// The call traps with exactly this message, as if the guest's own code had trapped. For functions that call another
+    /// instance and pass on what became of it.
+    #[error("{0}")]
+    Trap(String),
+}
 
 impl From<String> for HostError {
     fn from(message: String) -> Self {
-        Self(message)
+        Self::Failed(message)
     }
 }
 
 impl From<&str> for HostError {
     fn from(message: &str) -> Self {
-        Self(message.to_owned())
+        Self::Failed(message.to_owned())
+    }
+}
+
+/// Passes on the message. The backtrace is of another instance, so it is not part of this one's.
+impl From<Trap> for HostError {
+    fn from(trap: Trap) -> Self {
+        Self::Trap(trap.message)
     }
 }
 
@@ -91,6 +106,9 @@ pub type HostFuture = Pin<Box<dyn Future<Output = Result<Vec<Value>, HostError>>
 type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
 
 /// A function of the host app that guests can call.
+///
+/// One that calls a [`Session`](crate::Session), shared in an asynchronous mutex, links two instances; `Err(trap.into())` passes a
+/// trap on. A session whose own call waits for this one stays locked: it cannot be called back.
 ///
 /// It runs on the thread of the guest's shard: one that computes or blocks for long holds up the jobs of that shard. Waiting
 /// asynchronously does not.

@@ -95,4 +95,10 @@ impl Job {
             tenant: String::from("default"),
         }
     }
+
+    /// Bytes that all linear memories together may have: the narrower of the job's limit and the policy's.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        let policy = self.policy.limits().memory;
+        self.limits.memory.map_or(policy, |memory| memory.min(policy))
+    }
 }

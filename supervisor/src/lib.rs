@@ -52,7 +52,7 @@ pub use config::{CompileLimits, Config};
 pub use error::Error;
 pub use host::HostReport;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};
-pub use ipc::report::{Outcome, Report, Value};
+pub use ipc::report::{Outcome, Report, Trap, Value};
 pub use job::{Entry, Job, JobLimits, Preopen};
 pub use module::{Module, ModuleSource};
 pub use observed::Observed;

@@ -59,6 +59,8 @@ impl From<u32> for MemoryRef<'_> {
 #[derive(Debug)]
 pub struct Session {
     module: Module,
+    /// Bytes that all memories together may have.
+    memory_limit: u64,
     connection: Connection,
     ended: Option<Report>,
     state: State,
@@ -86,10 +88,11 @@ impl Session {
     /// Waits until the instance is set up, or will never be.
     pub(crate) async fn connect(
         module: Module,
+        memory_limit: u64,
         connection: Connection,
         ready: oneshot::Receiver<()>,
     ) -> Result<Self, Error> {
-        let mut session = Self { module, connection, ended: None, state: State::New };
+        let mut session = Self { module, memory_limit, connection, ended: None, state: State::New };
         // Without it the report says why: an error, or a limit that was reached before there was an instance.
         if ready.await.is_err() {
             session.outcome().await?;
@@ -221,7 +224,7 @@ impl Session {
         let bytes = self.copy_out(address, 8).await?;
         let size = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         // By the instance's word; whatever it says, no memory has more.
-        Ok(size.min(memory.max_pages.saturating_mul(WASM_PAGE)))
+        Ok(size.min(memory.max_pages.saturating_mul(WASM_PAGE)).min(self.memory_limit))
     }
 
     /// A copy of `length` bytes of a memory from `offset` on.

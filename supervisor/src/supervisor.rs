@@ -214,7 +214,7 @@ impl Supervisor {
         let (requests, receiver) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
         let (canceller, cancel) = oneshot::channel();
-        let module = job.module.clone();
+        let (module, memory_limit) = (job.module.clone(), job.memory_limit());
         self.0.least_loaded()?.submit(Request {
             job: Box::new(job),
             report,
@@ -223,7 +223,7 @@ impl Supervisor {
             observed: None,
         })?;
         let connection = Connection { requests, report: Some(reported), _canceller: canceller };
-        Session::connect(module, connection, is_ready).await
+        Session::connect(module, memory_limit, connection, is_ready).await
     }
 }
 

@@ -11,7 +11,9 @@ use ipc::job::SUBMISSIONS_OFFSET;
 use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
-use supervisor::{CallOutcome, Config, Entry, Error, Job, Module, ModuleSource, Session, Supervisor};
+use supervisor::{
+    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, Session, Supervisor,
+};
 
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
 struct Weapon {
@@ -137,8 +139,9 @@ impl Attacker {
             code.extend_from_slice(&weapon.code);
             code.resize(code.len().next_multiple_of(16), 0xcc);
         }
-        let artifact =
-            RawModule { code, functions, memory_pages: 1 }.build().expect("the attacker's artifact");
+        let artifact = RawModule { code, functions, memory_pages: 1, memory_max_pages: 2 }
+            .build()
+            .expect("the attacker's artifact");
         let supervisor = Supervisor::start(Config::default()).expect("a supervisor");
         let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
         Self { supervisor, module, policy: Arc::new(policy) }
@@ -174,7 +177,13 @@ impl Attacker {
 
     /// A started session with the weapons, to be called by [`weapon`].
     pub async fn session(&self) -> Session {
-        let job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        self.session_within(JobLimits::default()).await
+    }
+
+    /// The same with limits.
+    pub async fn session_within(&self, limits: JobLimits) -> Session {
+        let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        job.limits = limits;
         let mut session = self.supervisor.session(job).await.expect("a session");
         assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
         session

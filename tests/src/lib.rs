@@ -7,6 +7,7 @@
 //! * [`Daemon`]: a daemon of a test's own.
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
+//! * [`sessions`]: sessions of small guests.
 //! * [`instances`]: running instances as the kernel shows them.
 
 pub mod attacker;
@@ -16,6 +17,7 @@ pub mod instances;
 mod process;
 mod programs;
 mod scratch;
+pub mod sessions;
 
 pub use daemon::Daemon;
 pub use process::{Output, PATIENCE, Process, assert_no_orphans, run, run_with_input, spawn};

@@ -14,6 +14,7 @@ use supervisor::{
     Supervisor, ValType,
 };
 use whole_system_tests::attacker::Attacker;
+use whole_system_tests::sessions::{self, assert_trap, call, returned};
 
 use ValType::{ExternRef, F32, F64, FuncRef, I32, I64, V128};
 
@@ -22,13 +23,8 @@ fn supervisor() -> Supervisor {
     Supervisor::start(Config { compile, ..Config::default() }).expect("a supervisor")
 }
 
-fn default_policy() -> Arc<Policy> {
-    Arc::new(Policy::builtin("default").unwrap())
-}
-
 async fn job(supervisor: &Supervisor, guest: &str, imports: Imports) -> Job {
-    let module = supervisor.load(ModuleSource::Wasm(guest.into())).await.expect("the guest loads");
-    let mut job = Job::command(module, default_policy());
+    let mut job = sessions::job(supervisor, guest).await;
     job.imports = imports;
     job
 }
@@ -39,25 +35,7 @@ async fn opened(supervisor: &Supervisor, guest: &str, imports: Imports) -> Sessi
 }
 
 async fn started(supervisor: &Supervisor, guest: &str, imports: Imports) -> Session {
-    let mut session = opened(supervisor, guest, imports).await;
-    assert_eq!(session.start().await.unwrap(), CallOutcome::Returned(Vec::new()));
-    session
-}
-
-async fn call(session: &mut Session, name: &str, args: &[Value]) -> CallOutcome {
-    session.call(name, args).await.expect("an outcome")
-}
-
-fn returned(value: i32) -> CallOutcome {
-    CallOutcome::Returned(vec![Value::I32(value)])
-}
-
-#[track_caller]
-fn assert_trap(outcome: &CallOutcome, message: &str) {
-    match outcome {
-        CallOutcome::Trapped(trap) => assert_eq!(trap.message, message),
-        other => panic!("{message}: {other:?}"),
-    }
+    sessions::started(supervisor, job(supervisor, guest, imports).await).await
 }
 
 fn one(module: &str, name: &str, item: Extern) -> Imports {
@@ -177,6 +155,48 @@ async fn a_failing_function_traps_the_call_and_says_why() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_function_calls_into_another_session_and_passes_its_trap_on() {
+    let callee = r#"(module
+      (global $calls (mut i32) (i32.const 0))
+      (func (export "divide") (param i32) (result i32)
+        (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+        (i32.add (global.get $calls) (i32.div_s (i32.const 100) (local.get 0)))))"#;
+    let caller = r#"(module
+      (import "other" "divide" (func $divide (param i32) (result i32)))
+      (tag $own)
+      (func (export "divide") (param i32) (result i32)
+        (block $caught
+          (try_table (catch_all $caught) (return (call $divide (local.get 0)))))
+        (i32.const -1)))"#;
+    let supervisor = supervisor();
+    let other = started(&supervisor, callee, Imports::default()).await;
+    let other = Arc::new(tokio::sync::Mutex::new(other));
+    let callee = Arc::clone(&other);
+    let divide = HostFunction::new([I32], [I32], move |values| {
+        let callee = Arc::clone(&callee);
+        async move {
+            match callee.lock().await.call("divide", &values).await.map_err(|error| error.to_string())? {
+                CallOutcome::Returned(results) => Ok(results),
+                CallOutcome::Trapped(trap) => Err(trap.into()),
+                CallOutcome::Ended(outcome) => Err(format!("it ended: {outcome:?}").into()),
+            }
+        }
+    });
+    let mut session = started(&supervisor, caller, one("other", "divide", Extern::Function(divide))).await;
+    for round in 0..10 {
+        assert_eq!(call(&mut session, "divide", &[Value::I32(2)]).await, returned(51 + 2 * round));
+        let trapped = call(&mut session, "divide", &[Value::I32(0)]).await;
+        // In the words of the trap itself, with the caller's frames, and past the caller's handler.
+        assert_trap(&trapped, "integer divide by zero");
+        let CallOutcome::Trapped(trap) = trapped else { unreachable!() };
+        assert_eq!(trap.backtrace.iter().map(|frame| frame.function).collect::<Vec<_>>(), [0, 1]);
+    }
+    let other = Arc::clone(&other);
+    let mut other = other.lock().await;
+    assert_eq!(call(&mut other, "divide", &[Value::I32(100)]).await, returned(22));
 }
 
 #[tokio::test]
@@ -519,13 +539,25 @@ async fn memories_and_tables_with_64_bit_indices_are_provided_as_such() {
 async fn an_imported_tag_is_thrown_and_caught() {
     let guest = r#"(module
       (import "m" "t" (tag $t (param i32)))
+      (import "m" "u" (tag $u (param i32)))
+      (import "m" "t" (tag $again (param i32)))
       (func (export "f") (param i32) (result i32)
         (block $caught (result i32)
-          (try_table (result i32) (catch $t $caught) (throw $t (local.get 0))))))"#;
+          (try_table (result i32) (catch $t $caught) (throw $t (local.get 0)))))
+      (func (export "same") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (result i32) (catch $u $caught) (catch $t $caught) (throw $again (local.get 0)))))
+      (func (export "other") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (result i32) (catch $again $caught) (throw $u (local.get 0))))))"#;
     let supervisor = supervisor();
-    let imports = one("m", "t", Extern::Tag { params: vec![I32] });
+    let tag = || Extern::Tag { params: vec![I32] };
+    let mut imports = one("m", "t", tag());
+    imports.define("m", "u", tag());
     let mut session = started(&supervisor, guest, imports).await;
     assert_eq!(call(&mut session, "f", &[Value::I32(17)]).await, returned(17));
+    assert_eq!(call(&mut session, "same", &[Value::I32(18)]).await, returned(18));
+    assert_trap(&call(&mut session, "other", &[Value::I32(19)]).await, "thrown Wasm exception");
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use ipc::report::{Limit, LimitReached, Outcome, Report, Value, Violation};
 use ipc::ring::{Indices, Submission};
 use ipc::session::REPLY;
 use policies::Policy;
-use supervisor::{CallOutcome, Config, Error, Job, ModuleSource, Session, Supervisor};
+use supervisor::{CallOutcome, Config, Error, Job, JobLimits, Session, Supervisor};
 use whole_system_tests::attacker::{Attacker, weapon};
+use whole_system_tests::sessions::{self, assert_trap, call, returned};
 
 const GUEST: &str = r#"(module
   (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
@@ -49,37 +50,16 @@ const GUEST: &str = r#"(module
   (func (export "many") (param i32 i64 f32 f64 externref) (result externref f64 f32 i64 i32)
     (local.get 4) (local.get 3) (local.get 2) (local.get 1) (local.get 0)))"#;
 
-fn default_policy() -> Arc<Policy> {
-    Arc::new(Policy::builtin("default").unwrap())
-}
-
 async fn job(guest: &str) -> (Supervisor, Job) {
     let supervisor = Supervisor::start(Config::default()).expect("a supervisor");
-    let module = supervisor.load(ModuleSource::Wasm(guest.into())).await.expect("the guest loads");
-    (supervisor, Job::command(module, default_policy()))
+    let job = sessions::job(&supervisor, guest).await;
+    (supervisor, job)
 }
 
 async fn started(guest: &str) -> (Supervisor, Session) {
     let (supervisor, job) = job(guest).await;
-    let mut session = supervisor.session(job).await.expect("a session");
-    assert_eq!(session.start().await.unwrap(), CallOutcome::Returned(Vec::new()));
+    let session = sessions::started(&supervisor, job).await;
     (supervisor, session)
-}
-
-async fn call(session: &mut Session, name: &str, args: &[Value]) -> CallOutcome {
-    session.call(name, args).await.expect("an outcome")
-}
-
-fn returned(value: i32) -> CallOutcome {
-    CallOutcome::Returned(vec![Value::I32(value)])
-}
-
-#[track_caller]
-fn assert_trap(outcome: &CallOutcome, message: &str) {
-    match outcome {
-        CallOutcome::Trapped(trap) => assert_eq!(trap.message, message),
-        other => panic!("{message}: {other:?}"),
-    }
 }
 
 #[tokio::test]
@@ -139,6 +119,35 @@ async fn an_exhausted_stack_is_a_trap_like_any_other_also_inside_of_a_host_call(
     let report = session.end().await.unwrap();
     assert_eq!(report.outcome, Outcome::Exited { code: 0, results: Vec::new() });
     assert!(report.usage.host_calls > 1000, "{:?}", report.usage);
+}
+
+#[tokio::test]
+async fn exceptions_work_after_the_stack_was_exhausted_among_them() {
+    let guest = r#"(module
+      (tag $e (param i32))
+      (func $throw (export "throw") (param i32) (result i32)
+        (block $caught (result i32)
+          (try_table (result i32) (catch $e $caught) (throw $e (local.get 0)))))
+      (func $descend (export "descend") (param i32) (result i32)
+        (drop (call $throw (local.get 0)))
+        (i32.add (i32.const 1) (call $descend (i32.add (local.get 0) (i32.const 1)))))
+      (func $pad (export "pad") (param i32 i64 i64 i64) (result i32)
+        ;; Each step moves what follows a little down the stack.
+        (if (result i32) (i32.eqz (local.get 0))
+          (then (call $descend (i32.const 0)))
+          (else (i32.add (i32.const 1) (call $pad (i32.sub (local.get 0) (i32.const 1)) (i64.const 1) (i64.const 2) (i64.const 3))))))
+      (func (export "many") (param i32) (result i32) (local $sum i32)
+        (loop $next
+          (local.set $sum (i32.add (local.get $sum) (call $throw (i32.const 1))))
+          (br_if $next (i32.lt_s (local.get $sum) (local.get 0))))
+        (local.get $sum)))"#;
+    let (_supervisor, mut session) = started(guest).await;
+    for steps in 0..8 {
+        let args = [Value::I32(steps), Value::I64(0), Value::I64(0), Value::I64(0)];
+        assert_trap(&call(&mut session, "pad", &args).await, "call stack exhausted");
+        // Enough to look for free slots several times.
+        assert_eq!(call(&mut session, "many", &[Value::I32(20_000)]).await, returned(20_000));
+    }
 }
 
 #[tokio::test]
@@ -256,20 +265,58 @@ async fn an_exit_ends_the_session() {
 }
 
 #[tokio::test]
+async fn a_session_that_is_over_says_so_every_time() {
+    let outcome = Outcome::Exited { code: 37, results: Vec::new() };
+    let (supervisor, mut session) = started(GUEST).await;
+    assert_eq!(call(&mut session, "exit", &[]).await, CallOutcome::Ended(outcome.clone()));
+    for _ in 0..3 {
+        assert_eq!(call(&mut session, "bump", &[]).await, CallOutcome::Ended(outcome.clone()));
+        for error in [
+            session.memory_size("memory").await.unwrap_err(),
+            session.write_memory("memory", 0, b"x").await.unwrap_err(),
+            session.global("count").await.unwrap_err(),
+            session.set_global("count", Value::I32(1)).await.unwrap_err(),
+        ] {
+            assert!(matches!(&error, Error::SessionEnded { outcome: o } if **o == outcome), "{error}");
+            assert!(error.to_string().contains("session"), "{error}");
+        }
+        // What the instance is not needed for is still known.
+        assert_eq!(session.global("pi").await.unwrap(), Value::F64(3.25f64.to_bits()));
+    }
+
+    // The supervisor goes away: no report ever comes, and no call waits for one.
+    let mut session = sessions::started(&supervisor, sessions::job(&supervisor, GUEST).await).await;
+    drop(supervisor);
+    for _ in 0..3 {
+        match session.call("bump", &[]).await {
+            Err(Error::Stopped) | Ok(CallOutcome::Ended(Outcome::Cancelled)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(matches!(
+        session.end().await,
+        Err(Error::Stopped) | Ok(Report { outcome: Outcome::Cancelled, .. })
+    ));
+}
+
+#[tokio::test]
 async fn time_limits_of_a_call_and_of_the_session_end_it() {
     let (supervisor, mut session) = started(GUEST).await;
     let limit = Duration::from_secs(1);
     // A call that is fast enough has no consequence, and its time is not counted on.
     assert_eq!(session.call_within("bump", &[], Some(limit)).await.unwrap(), returned(41));
-    tokio::time::sleep(2 * limit).await;
     let outcome =
         Outcome::LimitReached(LimitReached { limit: Limit::WallTime, value: limit.as_nanos() as u64 });
+    // As much time goes by as it takes a later call to reach the same limit.
+    let mut other = sessions::started(&supervisor, sessions::job(&supervisor, GUEST).await).await;
+    let ended = other.call_within("spin", &[], Some(limit)).await.unwrap();
+    assert_eq!(ended, CallOutcome::Ended(outcome.clone()));
+    assert_eq!(call(&mut session, "bump", &[]).await, returned(42));
     let ended = session.call_within("spin", &[], Some(limit)).await.unwrap();
     assert_eq!(ended, CallOutcome::Ended(outcome.clone()));
     assert_over(session, &outcome).await;
 
-    let module = supervisor.load(ModuleSource::Wasm(GUEST.into())).await.unwrap();
-    let mut job = Job::command(module, default_policy());
+    let mut job = sessions::job(&supervisor, GUEST).await;
     job.limits.wall_time = Some(limit);
     let mut session = supervisor.session(job).await.unwrap();
     session.start().await.unwrap();
@@ -381,16 +428,20 @@ async fn a_fault_of_the_shim_itself_ends_the_session_as_a_violation() {
 }
 
 #[tokio::test]
-async fn a_memory_has_no_more_than_its_maximum_whatever_the_instance_says() {
+async fn a_memory_has_no_more_than_its_maximum_and_the_limit_whatever_the_instance_says() {
     let attacker = Attacker::under(Policy::builtin("default").unwrap()).await;
-    let mut session = attacker.session().await;
-    let size = ipc::context::COMPILER_BASE + offset_of!(MemoryDescriptor, bytes) as u64;
-    let poked = weapon(&mut session, "poke", &[size, u64::MAX]).await;
-    assert!(matches!(poked, CallOutcome::Returned(_)), "{poked:?}");
-    assert_eq!(session.memory_size(0).await.unwrap(), 0x1_0000);
-    let refused = session.read_memory(0, 0x1_0000, 1).await.unwrap_err();
-    assert!(matches!(refused, Error::MemoryRange { size: 0x1_0000, .. }), "{refused}");
-    assert_eq!(session.read_memory(0, 0xffff, 1).await.unwrap(), [0]);
+    let lie = ipc::context::COMPILER_BASE + offset_of!(MemoryDescriptor, bytes) as u64;
+    let (one, two) = (0x1_0000, 0x2_0000);
+    for (limit, size) in [(None, two), (Some(one), one), (Some(one + 1), one + 1), (Some(1 << 40), two)] {
+        let mut session = attacker.session_within(JobLimits { memory: limit, ..JobLimits::default() }).await;
+        assert_eq!(session.memory_size(0).await.unwrap(), one);
+        let poked = weapon(&mut session, "poke", &[lie, u64::MAX]).await;
+        assert!(matches!(poked, CallOutcome::Returned(_)), "{poked:?}");
+        assert_eq!(session.memory_size(0).await.unwrap(), size, "{limit:?}");
+        let refused = session.read_memory(0, size, 1).await.unwrap_err();
+        assert!(matches!(refused, Error::MemoryRange { size: s, .. } if s == size), "{refused}");
+        assert_eq!(session.read_memory(0, one - 1, 1).await.unwrap(), [0]);
+    }
 }
 
 const SUBMISSION_TAIL: u64 = RING_BASE + INDICES_OFFSET as u64 + offset_of!(Indices, submission_tail) as u64;
@@ -431,6 +482,19 @@ async fn forged_replies_and_indices_hurt_only_the_session_that_forges_them() {
     assert!(matches!(outcome, CallOutcome::Returned(_)), "{outcome:?}");
     let end = session.call_within("peek", &[Value::I64(0)], Some(Duration::from_millis(200))).await.unwrap();
     assert!(matches!(end, CallOutcome::Ended(Outcome::LimitReached(_))), "{end:?}");
+
+    // A further reply that lies in wait answers the command to end, which has no answer.
+    let mut session = attacker.session().await;
+    weapon(&mut session, "poke", &[slot(4, offset_of!(Submission, args)), 1]).await;
+    weapon(&mut session, "poke", &[slot(5, offset_of!(Submission, args)), 1]).await;
+    weapon(&mut session, "poke", &[slot(5, 0), u64::from(REPLY)]).await;
+    let forged = [slot(4, 0), u64::from(REPLY), SUBMISSION_TAIL, 6];
+    let outcome = weapon(&mut session, "forge-submission", &forged).await;
+    assert!(matches!(outcome, CallOutcome::Returned(_)), "{outcome:?}");
+    match session.end().await.unwrap().outcome {
+        Outcome::Violated(Violation::Ring { rule }) => assert!(rule.contains("status 1"), "{rule}"),
+        other => panic!("{other:?}"),
+    }
 
     // Indices that jump.
     for tail in [70u64, 1000, u64::from(u32::MAX)] {
@@ -483,9 +547,7 @@ async fn a_job_has_no_replies() {
 #[tokio::test]
 async fn sessions_live_side_by_side_and_with_jobs() {
     let (supervisor, mut first) = started(GUEST).await;
-    let module = supervisor.load(ModuleSource::Wasm(GUEST.into())).await.unwrap();
-    let mut second = supervisor.session(Job::command(module, default_policy())).await.unwrap();
-    second.start().await.unwrap();
+    let mut second = sessions::started(&supervisor, sessions::job(&supervisor, GUEST).await).await;
     for expected in 41..45 {
         assert_eq!(call(&mut first, "bump", &[]).await, returned(expected));
         assert_eq!(call(&mut second, "bump", &[]).await, returned(expected));

@@ -22,8 +22,10 @@ pub struct RawModule {
     /// Exports: name, offset in the code, number of parameters, number of results. All are `i64`; the code is called with the
     /// System V convention and can have six parameters and two results in registers.
     pub functions: Vec<(String, usize, usize, usize)>,
-    /// Pages of 64 KiB that memory 0 has, and may have.
+    /// Pages of 64 KiB that memory 0 has.
     pub memory_pages: u64,
+    /// Pages that it may have.
+    pub memory_max_pages: u64,
 }
 
 impl RawModule {
@@ -41,10 +43,11 @@ impl RawModule {
         let text = link::link(&mut codes, rodata.len() as u64, &Caps::default())?;
 
         let memory_bytes = self.memory_pages.saturating_mul(WASM_PAGE);
-        crate::error::check_cap("initial memory pages", self.memory_pages, Caps::default().memory_pages)?;
+        let memory_max = self.memory_max_pages.max(self.memory_pages).saturating_mul(WASM_PAGE);
+        crate::error::check_cap("memory pages", memory_max / WASM_PAGE, Caps::default().memory_pages)?;
         let mut context = vec![0u8; PAGE as usize];
         let descriptor = COMPILER_BASE;
-        for (i, word) in [memory_base(0), memory_bytes, memory_bytes, 0].iter().enumerate() {
+        for (i, word) in [memory_base(0), memory_bytes, memory_max, 0].iter().enumerate() {
             let at = (descriptor - CONTEXT_BASE) as usize + 8 * i;
             context[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
@@ -89,7 +92,7 @@ impl RawModule {
             start_trap: None,
             memories: vec![metadata::Memory {
                 min_pages: self.memory_pages,
-                max_pages: self.memory_pages,
+                max_pages: memory_max / WASM_PAGE,
                 memory64: false,
                 descriptor,
             }],

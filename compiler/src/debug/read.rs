@@ -352,4 +352,64 @@ mod tests {
         let large = vec![(".debug_line".to_owned(), vec![0; LINE_BYTES_MAX as usize + 1])];
         assert!(lines(&large).unwrap_err().to_string().contains("source line tables"));
     }
+
+    /// The header of a unit of version 4 whose entry has these bytes after its code, and a declaration of these attributes.
+    fn unit(attributes: &[u8], values: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let length = (8 + values.len()) as u32;
+        let unit = [&length.to_le_bytes()[..], &[4, 0, 0, 0, 0, 0, 4, 1], values].concat();
+        (unit, [&[1, 0x11, 0], attributes, &[0, 0, 0]].concat())
+    }
+
+    /// A table of version 4 with this many files, each of which has a row.
+    fn table_of_files(files: u64) -> Vec<u8> {
+        let mut header = vec![1, 1, 1, 0xfb, 14, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0];
+        // What sets the address to 16.
+        let mut program = vec![0, 5, 2, 16, 0, 0, 0];
+        for file in 1..=files {
+            header.extend_from_slice(b"f\0\0\0\0");
+            // The file, then a row.
+            program.extend_from_slice(&[
+                4,
+                file as u8 | 0x80,
+                (file >> 7) as u8 | 0x80,
+                (file >> 14) as u8,
+                1,
+            ]);
+        }
+        header.push(0);
+        let body = [&[4, 0][..], &(header.len() as u32).to_le_bytes(), &header, &program].concat();
+        [&(body.len() as u32).to_le_bytes()[..], &body].concat()
+    }
+
+    #[test]
+    fn a_text_costs_no_more_than_a_path_for_each_reference() {
+        // Each of many units refers to one large text without an end: by its name, DW_FORM_strp.
+        let (unit, declaration) = unit(&[0x03, 0x0e], &[0; 4]);
+        let many = vec![
+            (".debug_info".to_owned(), unit.repeat(1_000_000)),
+            (".debug_abbrev".to_owned(), declaration),
+            (".debug_str".to_owned(), vec![b'x'; 64 << 20]),
+        ];
+        // 2^46 bytes, if each was read to its end.
+        assert!(lines(&many).unwrap().units.is_empty());
+    }
+
+    #[test]
+    fn the_directory_of_a_unit_counts_for_each_of_its_files() {
+        // Its directory is in .debug_str, its table of lines is the first.
+        let (unit, declaration) = unit(&[0x1b, 0x0e, 0x10, 0x17], &[0; 8]);
+        let module = |files| {
+            vec![
+                (".debug_info".to_owned(), unit.clone()),
+                (".debug_abbrev".to_owned(), declaration.clone()),
+                (".debug_str".to_owned(), vec![b'd'; PATH_MAX]),
+                (".debug_line".to_owned(), table_of_files(files)),
+            ]
+        };
+        let few = lines(&module(100)).unwrap();
+        assert_eq!((few.files.len(), few.units[0].directory.len()), (100, PATH_MAX));
+        let fit = NAME_BYTES_MAX / PATH_MAX as u64;
+        let error = lines(&module(fit + 1)).unwrap_err().to_string();
+        assert!(error.contains("names of source files"), "{error}");
+    }
 }

@@ -8,6 +8,7 @@ mod open;
 mod parse;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use ipc::interface::FunctionId;
 use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
@@ -42,6 +43,10 @@ pub(crate) struct Module<'a> {
     pub globals: Vec<Global>,
     /// Tag index → type index; its parameters are what an exception carries.
     pub tags: Vec<u32>,
+    /// Tag index → the number that stands for it in exceptions: its own index, or that of an earlier import of the same.
+    pub tag_numbers: Vec<u32>,
+    /// The first import of a tag by each name.
+    pub imported_tags: HashMap<(&'a str, &'a str), u32>,
     pub exports: Vec<Export<'a>>,
     pub start: Option<u32>,
     pub elements: Vec<Element>,
@@ -159,6 +164,12 @@ impl Module<'_> {
     pub fn tag_type(&self, tag: u32) -> Option<&FuncType> {
         let ty = *self.tags.get(tag as usize)?;
         self.types.get(ty as usize)
+    }
+
+    /// The signature id of what exceptions with this tag carry.
+    pub fn tag_signature(&self, tag: u32) -> Option<u32> {
+        let ty = *self.tags.get(tag as usize)?;
+        self.signature_ids.get(ty as usize).copied()
     }
 
     /// The function's name for people: from the name section, else what the import is called, else its index.

@@ -91,7 +91,12 @@ impl<'a> Module<'a> {
                 OpenItem::Table { index: self.tables.len() as u32 - 1, max: table.maximum }
             }
             TypeRef::Tag(tag) => {
+                // What is imported twice is one tag. Of two types it cannot be, and nothing is provided for it.
+                let index = self.tags.len() as u32;
+                let first = *self.imported_tags.entry((import.module, import.name)).or_insert(index);
                 self.tags.push(tag.func_type_idx);
+                let is_same = self.tag_signature(first) == self.tag_signature(index);
+                self.tag_numbers.push(if is_same { first } else { index });
                 OpenItem::Tag(self.tags.len() as u32 - 1)
             }
         };

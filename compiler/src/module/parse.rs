@@ -45,6 +45,8 @@ impl<'a> Module<'a> {
             memories: Vec::new(),
             globals: Vec::new(),
             tags: Vec::new(),
+            tag_numbers: Vec::new(),
+            imported_tags: HashMap::new(),
             exports: Vec::new(),
             start: None,
             elements: Vec::new(),
@@ -163,6 +165,7 @@ impl<'a> Module<'a> {
             }
             Payload::TagSection(reader) => {
                 for tag in reader {
+                    self.tag_numbers.push(self.tags.len() as u32);
                     self.tags.push(tag.map_err(invalid)?.func_type_idx);
                 }
             }

@@ -94,7 +94,7 @@ impl<'m> Translator<'_, 'm> {
     pub(super) fn try_table(&mut self, table: TryTable) -> Result<(), Failure> {
         let (params, results) = self.block_type(table.ty)?;
         let next = self.new_next();
-        let handlers = self.enter_handlers(&table.catches);
+        let handlers = self.enter_handlers(&table.catches)?;
         self.push_frame(Kind::TryTable { next, handlers }, params.len(), results)
     }
 

@@ -43,7 +43,7 @@ pub(super) struct Handler {
 
 impl Translator<'_, '_> {
     /// Opens the handlers of a `try_table`; the position to close them with.
-    pub(super) fn enter_handlers(&mut self, catches: &[Catch]) -> usize {
+    pub(super) fn enter_handlers(&mut self, catches: &[Catch]) -> Result<usize, Failure> {
         let position = self.handlers.len();
         // The first clause that matches is taken, and the list is searched from its end.
         for catch in catches.iter().rev() {
@@ -53,10 +53,17 @@ impl Translator<'_, '_> {
                 Catch::All { label } => (None, false, label),
                 Catch::AllRef { label } => (None, true, label),
             };
+            let tag = tag.map(|tag| self.tag_number(tag)).transpose()?;
             let block = self.builder.create_block();
             self.handlers.push(Handler { tag, reference, label, block, used: false });
         }
-        position
+        Ok(position)
+    }
+
+    /// The number of a tag in exceptions.
+    fn tag_number(&self, tag: u32) -> Result<u32, Failure> {
+        let number = self.environment.module.tag_numbers.get(tag as usize);
+        number.copied().ok_or_else(|| unexpected("an unknown tag", self.offset))
     }
 
     /// Closes the handlers from `position` on and writes the code of those that are used.
@@ -145,7 +152,8 @@ impl Translator<'_, '_> {
         let values = self.top(ty.params.len())?.to_vec();
         self.truncate(values.len());
         let arena = self.arena()?;
-        let number = self.builder.ins().iconst(types::I32, i64::from(tag));
+        let number = self.tag_number(tag)?;
+        let number = self.builder.ins().iconst(types::I32, i64::from(number));
         let exception = self.call_builtin(Builtin::ExceptionNew, &[arena, number])?;
         let exception = exception.ok_or_else(|| unexpected("a builtin without a result", self.offset))?;
         self.builder.ins().trapz(exception, trap::EXCEPTION_MEMORY);

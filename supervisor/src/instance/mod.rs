@@ -100,7 +100,7 @@ impl Limits {
     fn of(job: &Job) -> Self {
         let policy = job.policy.limits();
         Self {
-            memory: job.limits.memory.map_or(policy.memory, |m| m.min(policy.memory)),
+            memory: job.memory_limit(),
             wall_time: [job.limits.wall_time, policy.wall_time].into_iter().flatten().min(),
             // RLIMIT_CPU counts whole seconds.
             cpu_seconds: policy.cpu_time.map_or(0, |t| t.as_secs_f64().ceil().max(1.0) as u64),

@@ -197,12 +197,15 @@ impl ImportCall<'_, '_> {
             .iter()
             .zip(copy.chunks_exact(SLOT))
             .map(|(ty, slot)| ValueKind::from(*ty).value(raw(slot)));
-        let failed = |error: HostError| format!("host function \"{name}\" failed: {error}");
+        let failed = |error: HostError| match error {
+            HostError::Failed(why) => format!("host function \"{name}\" failed: {why}"),
+            HostError::Trap(message) => message,
+        };
         let returned = function.call(values.collect()).await.map_err(failed)?;
         let types: Vec<_> = returned.iter().map(ValueKind::of).collect();
         if types != results.iter().copied().map(ValueKind::from).collect::<Vec<_>>() {
             let error = format!("it returned {returned:?} instead of values of type {}", function.ty());
-            return Err(failed(HostError(error)));
+            return Err(failed(error.into()));
         }
         let mut bytes = Vec::with_capacity(results.len() * SLOT);
         for value in &returned {

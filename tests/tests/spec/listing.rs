@@ -3,7 +3,7 @@
 //! One line each, `SUITE/FILE LINES REASON`: `LINES` are the lines where directives begin, separated by commas; `A-B` stands for
 //! all directives from the one on line A to the one on line B. Lines that begin with `#` are for people.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub struct Listing {
     /// What the list should say.
     found: String,
     problems: Vec<String>,
+    /// Directives that are not run, by reason.
+    reasons: BTreeMap<String, usize>,
 }
 
 fn path() -> PathBuf {
@@ -30,6 +32,7 @@ impl Listing {
             comments: String::new(),
             found: String::new(),
             problems: Vec::new(),
+            reasons: BTreeMap::new(),
         };
         for line in text.lines() {
             if line.starts_with('#') || line.is_empty() {
@@ -73,6 +76,7 @@ impl Listing {
                 Verdict::NotRun(why) => {
                     count.run -= 1;
                     count.listed += 1;
+                    *self.reasons.entry(why.clone()).or_default() += 1;
                     reason = Some(why.as_str());
                     if !is_listed {
                         self.problems.push(format!("{file}:{line}: not run, and not listed: {why}"));
@@ -110,6 +114,9 @@ impl Listing {
     /// Fails on any difference, or writes the list anew where that was asked for.
     #[track_caller]
     pub fn finish(self) {
+        for (reason, count) in &self.reasons {
+            println!("{count:>6} {reason}");
+        }
         if std::env::var_os("SPEC_NOT_RUN").is_some_and(|value| value == "write") {
             std::fs::write(path(), self.comments + &self.found).expect("write not-run.txt");
             let failed: Vec<&String> = self.problems.iter().filter(|p| !p.contains("listed")).collect();
