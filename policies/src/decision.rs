@@ -124,15 +124,10 @@ impl Policy {
     }
 }
 
-/// The same for a compile worker.
-pub(crate) fn compile_answer(question: &Question) -> Result<Answer, Error> {
-    answer("compile", &compile_rules()?.allow, &[compile_filter()?], question)
-}
-
 impl Question {
     /// What the kernel would do about the call in a compile worker.
     pub fn of_compile_worker(&self) -> Result<Answer, Error> {
-        compile_answer(self)
+        answer("compile", &compile_rules()?.allow, &[compile_filter()?], self)
     }
 }
 
