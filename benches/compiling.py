@@ -98,7 +98,7 @@ def header():
 
 def measure_compile(o, scratch, environment):
     if not os.access(o.sandboxc, os.X_OK):
-        raise Stop(f"{o.sandboxc} is missing: cargo build --release -p sandboxd-compiler")
+        raise Stop(f"{o.sandboxc} is missing: cargo build --release -p sandboxd-supervisor")
     paths = {name: programs.module_path(name, o.modules) for name in o.only or MODULES}
     missing = [name for name, path in paths.items() if not os.path.exists(path)]
     if missing:

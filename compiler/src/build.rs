@@ -16,19 +16,20 @@ use crate::link::{self, Text};
 use crate::module::{Export, ExportKind, ImportedFunction, Module, NULL_ITEM, OpenImport, OpenItem};
 use crate::options::target_features;
 use crate::plan::{ENTRY, ExceptionPlan, GlobalPlan, Plan};
+use crate::progress::{Progress, Report};
 use crate::sites;
 use crate::translate::{Environment, Failure, import_thunk, instantiate, open_thunk};
 use crate::types::{FuncType, ValType};
-use crate::{Error, Options, Progress, debug, features, trampoline, version};
+use crate::{Error, Options, debug, features, trampoline, version};
 
 /// Compiles a module to an artifact, see [`crate::compile`].
-pub(crate) fn compile(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
+pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Result<Vec<u8>, Error> {
     let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
     // All of them before any code is generated: what is not supported is refused at once, not after minutes.
-    codegen::validate_bodies(wasm, &bodies, options.threads)?;
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)?;
     let lines = if options.debug_info { Some(module.dwarf.lines(module.code_start)?) } else { None };
     let environment = Environment {
         module: &module,
@@ -65,7 +66,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, progress: &Progress) -> Re
         bodies,
         imported as u32,
         options.threads,
-        progress,
+        report,
     )?);
     if module.needs_instantiation() {
         let index = codes.len() as u32;
@@ -207,7 +208,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, progress: &Progress) -> Re
         sites: site_table,
         debug: debug.unwrap_or_default(),
     };
-    image.write(options.caps.image_bytes)
+    image.write(&options.caps)
 }
 
 /// The sections about source lines, see [`debug`]. None where the module says nothing about them.
@@ -233,15 +234,21 @@ pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let bodies = std::mem::take(&mut module.bodies);
     Plan::new(&module)?;
-    codegen::validate_bodies(wasm, &bodies, options.threads)
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)
 }
 
 /// Writes down every function of a module, one after the other; for people, not for speed.
-pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, Error> {
+pub(crate) fn list(
+    wasm: &[u8],
+    options: &Options,
+    listing: Listing,
+    report: Report<'_>,
+) -> Result<String, Error> {
     let mut module = Module::parse(wasm, &options.caps, options.open_imports)?;
     let plan = Plan::new(&module)?;
     let isa = options.isa()?;
     let bodies = std::mem::take(&mut module.bodies);
+    codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)?;
     let environment = Environment {
         module: &module,
         plan: &plan,
@@ -253,6 +260,7 @@ pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<S
     let mut compiler = Compiler::new(environment, Some(listing));
     let first = module.imports.len() as u32;
     let mut out = String::new();
+    let progress = Progress::begin(bodies.len(), report);
     for (position, body) in bodies.into_iter().enumerate() {
         let index = first + position as u32;
         let (_, text) = compiler.compile(index, body).map_err(|failure| match failure {
@@ -262,6 +270,7 @@ pub(crate) fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<S
         out.push_str(&format!("; function {index}: {}\n", module.function_name(index)));
         out.push_str(&text.unwrap_or_default());
         out.push('\n');
+        progress.step();
     }
     Ok(out)
 }

@@ -12,18 +12,23 @@ use cranelift_codegen::ir::{ExternalName, Function, SourceLoc};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_codegen::{Context, Final, FinalizedMachReloc, FinalizedRelocTarget, MachSrcLoc, binemit};
 use cranelift_frontend::FunctionBuilderContext;
-use wasmparser::{FuncToValidate, FuncValidatorAllocations};
+use serde::{Deserialize, Serialize};
+use wasmparser::{
+    FuncToValidate, FuncValidator, FuncValidatorAllocations, FunctionBody, Operator, OperatorsReader,
+    ValidatorResources,
+};
 
+use crate::caps::{Cap, Caps};
 use crate::debug::Lines;
 use crate::debug::write::{Place, UNKNOWN};
-use crate::error::check_cap;
 use crate::handlers::{self, CallHandlers};
 use crate::module::Body;
+use crate::progress::{Progress, Report};
 use crate::sites::{self, Site};
 use crate::translate::{self, Environment, Failure, RODATA_NAMESPACE};
 use crate::trap::TrapKind;
 use crate::types::FuncType;
-use crate::{Error, Progress, features, link, trampoline};
+use crate::{Error, features, link, trampoline};
 
 /// Functions that a thread takes at once: enough that taking costs nothing, few enough that threads end together.
 const BATCH: usize = 16;
@@ -64,7 +69,7 @@ pub(crate) enum Target {
 }
 
 /// A form of a function for people to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Listing {
     /// Cranelift IR before optimisation.
     Clif,
@@ -275,8 +280,13 @@ impl FirstError {
     }
 }
 
-/// Validates all bodies, without generating code.
-pub(crate) fn validate_bodies(wasm: &[u8], bodies: &[Body<'_>], threads: usize) -> Result<(), Error> {
+/// Validates all bodies and compares them with the caps, as far as that takes no code.
+pub(crate) fn validate_bodies(
+    wasm: &[u8],
+    bodies: &[Body<'_>],
+    caps: &Caps,
+    threads: usize,
+) -> Result<(), Error> {
     let state = FuncValidatorAllocations::default;
     let validate = |allocations: &mut FuncValidatorAllocations, _, (function, body): &Body<'_>| {
         let function = FuncToValidate {
@@ -286,11 +296,43 @@ pub(crate) fn validate_bodies(wasm: &[u8], bodies: &[Body<'_>], threads: usize) 
             features: function.features,
         };
         let mut validator = function.into_validator(std::mem::take(allocations));
-        let result = validator.validate(body);
+        let result = validate_body(&mut validator, body, caps);
         *allocations = validator.into_allocations();
-        Ok(result?)
+        result
     };
     for_each(wasm, bodies.iter().collect(), threads, state, validate).map(drop)
+}
+
+fn validate_body(
+    validator: &mut FuncValidator<ValidatorResources>,
+    body: &FunctionBody<'_>,
+    caps: &Caps,
+) -> Result<(), Failure> {
+    // Before the validator, whose own limit names no key. It counts the parameters from the start.
+    let mut locals = u64::from(validator.len_locals());
+    for group in body.get_locals_reader()? {
+        locals += u64::from(group?.0);
+    }
+    caps.check(Cap::Locals, "locals of one function", locals)?;
+    let mut reader = body.get_binary_reader();
+    validator.read_locals(&mut reader)?;
+    let mut operators = OperatorsReader::new(reader);
+    let mut br_table_targets = 0u64;
+    while !operators.eof() {
+        let (operator, offset) = operators.read_with_offset()?;
+        if let Operator::BrTable { targets } = &operator {
+            let targets = u64::from(targets.len());
+            caps.check(Cap::BrTableTargets, "`br_table` targets", targets)?;
+            br_table_targets += targets;
+            let what = "`br_table` targets in one function";
+            caps.check(Cap::FunctionBrTableTargets, what, br_table_targets)?;
+        }
+        validator.op(offset, &operator)?;
+        // The outermost one is the function.
+        let nesting = validator.control_stack_height().saturating_sub(1);
+        caps.check(Cap::Nesting, "control structures inside each other", nesting.into())?;
+    }
+    Ok(operators.finish()?)
 }
 
 /// Compiles all bodies; one [`Code`] each, in order. `first` is the index of the first body's function.
@@ -300,18 +342,18 @@ pub(crate) fn compile_bodies(
     bodies: Vec<Body<'_>>,
     first: u32,
     threads: usize,
-    progress: &Progress,
+    report: Report<'_>,
 ) -> Result<Vec<Code>, Error> {
-    progress.begin(bodies.len());
+    let progress = Progress::begin(bodies.len(), report);
     // The linker checks the same cap, exactly; here it stops a module whose code would fill the memory before that.
-    let (cap, total) = (link::code_cap(environment.caps), AtomicU64::new(0));
+    let (cap, total) = (environment.caps.limit(Cap::CodeBytes), AtomicU64::new(0));
     let compile = |compiler: &mut Compiler<'_>, position: usize, body| {
         let (code, _) = compiler.compile(first + position as u32, body)?;
         progress.step();
         let bytes = (code.bytes.len() as u64).next_multiple_of(link::ALIGNMENT as u64);
         if total.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > cap {
             // How far beyond depends on the threads, which an error must not.
-            check_cap("bytes of machine code", cap.saturating_add(1), cap)?;
+            environment.caps.check(Cap::CodeBytes, "bytes of machine code", cap.saturating_add(1))?;
         }
         Ok(code)
     };

@@ -1,21 +1,59 @@
 //! Errors in a form for programs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmparser::{Parser, Payload, TypeRef};
 
 use crate::Error;
 
-/// An [`Error`] taken apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Characters of a message; what it quotes from the module (a name, say) may be of any length.
+const MESSAGE_MAX: usize = 4096;
+
+/// An [`Error`] taken apart: what a process that compiles tells another one about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
-    /// Which error, in words that do not change: see [`Error::kind`].
-    pub kind: &'static str,
-    /// One line for people.
+    /// Which error.
+    pub kind: ErrorKind,
+    /// One line for people, of at most 4096 characters.
     pub message: String,
     /// Byte offset in the module, if the error is about a place in it.
-    pub offset: Option<usize>,
+    pub offset: Option<u64>,
     /// Index of the function that the error is in, if it is in one.
     pub function: Option<u32>,
+}
+
+/// Which error of the compiler it is. Programs read the words ("unsupported-feature"), which do not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// [`Error::NotWasm`]
+    NotWasm,
+    /// [`Error::Text`]
+    Text,
+    /// [`Error::Component`]
+    Component,
+    /// [`Error::UnsupportedFeature`]
+    UnsupportedFeature,
+    /// [`Error::Invalid`]
+    Invalid,
+    /// [`Error::UnknownImport`]
+    UnknownImport,
+    /// [`Error::ImportType`]
+    ImportType,
+    /// [`Error::ImportKind`]
+    ImportKind,
+    /// [`Error::Cap`]
+    Cap,
+    /// [`Error::Codegen`]
+    Codegen,
+    /// [`Error::Target`]
+    Target,
+    /// [`Error::Link`]
+    Link,
+    /// [`Error::Debug`]
+    Debug,
+    /// [`Error::Metadata`]
+    Metadata,
 }
 
 impl Diagnostic {
@@ -26,7 +64,10 @@ impl Diagnostic {
             Error::Codegen { function, .. } => Some(*function),
             _ => offset.and_then(|offset| function_at(wasm, offset)),
         };
-        Diagnostic { kind: error.kind(), message: error.to_string(), offset, function }
+        let offset = offset.map(|offset| offset as u64);
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        let message = error.to_string().chars().take(MESSAGE_MAX).map(printable).collect();
+        Diagnostic { kind: error.kind(), message, offset, function }
     }
 }
 
@@ -55,23 +96,23 @@ fn function_at(wasm: &[u8], offset: usize) -> Option<u32> {
 }
 
 impl Error {
-    /// Which error it is, as a word for programs.
-    pub fn kind(&self) -> &'static str {
+    /// Which error it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NotWasm => "not-wasm",
-            Error::Text { .. } => "text",
-            Error::Component => "component",
-            Error::UnsupportedFeature { .. } => "unsupported-feature",
-            Error::Invalid { .. } => "invalid",
-            Error::UnknownImport { .. } => "unknown-import",
-            Error::ImportType { .. } => "import-type",
-            Error::ImportKind { .. } => "import-kind",
-            Error::Cap { .. } => "cap",
-            Error::Codegen { .. } => "codegen",
-            Error::Target(_) => "target",
-            Error::Link { .. } => "link",
-            Error::Debug(_) => "debug",
-            Error::Metadata(_) => "metadata",
+            Error::NotWasm => ErrorKind::NotWasm,
+            Error::Text { .. } => ErrorKind::Text,
+            Error::Component => ErrorKind::Component,
+            Error::UnsupportedFeature { .. } => ErrorKind::UnsupportedFeature,
+            Error::Invalid { .. } => ErrorKind::Invalid,
+            Error::UnknownImport { .. } => ErrorKind::UnknownImport,
+            Error::ImportType { .. } => ErrorKind::ImportType,
+            Error::ImportKind { .. } => ErrorKind::ImportKind,
+            Error::Cap { .. } => ErrorKind::Cap,
+            Error::Codegen { .. } => ErrorKind::Codegen,
+            Error::Target(_) => ErrorKind::Target,
+            Error::Link { .. } => ErrorKind::Link,
+            Error::Debug(_) => ErrorKind::Debug,
+            Error::Metadata(_) => ErrorKind::Metadata,
         }
     }
 
@@ -97,7 +138,7 @@ mod tests {
             (func) (func (result i32) (i64.const 1)) (func))"#;
         let wasm = parse_text(wat.as_bytes()).unwrap();
         let diagnostic = Diagnostic::new(&compile(&wasm, &Options::default()).unwrap_err(), &wasm);
-        assert_eq!((diagnostic.kind, diagnostic.function), ("invalid", Some(2)));
+        assert_eq!((diagnostic.kind, diagnostic.function), (ErrorKind::Invalid, Some(2)));
         assert!(diagnostic.message.contains("type mismatch") && diagnostic.offset.is_some());
     }
 
@@ -105,9 +146,21 @@ mod tests {
     fn an_error_elsewhere_does_not() {
         let wasm = parse_text(br#"(module (import "a" "b" (func)))"#).unwrap();
         let diagnostic = Diagnostic::new(&compile(&wasm, &Options::default()).unwrap_err(), &wasm);
-        assert_eq!((diagnostic.kind, diagnostic.offset, diagnostic.function), ("unknown-import", None, None));
+        assert_eq!(
+            (diagnostic.kind, diagnostic.offset, diagnostic.function),
+            (ErrorKind::UnknownImport, None, None)
+        );
         let cut = b"\0asm\x01\0\0\0\x01";
         let diagnostic = Diagnostic::new(&compile(cut, &Options::default()).unwrap_err(), cut);
-        assert_eq!((diagnostic.kind, diagnostic.function), ("invalid", None));
+        assert_eq!((diagnostic.kind, diagnostic.function), (ErrorKind::Invalid, None));
+    }
+
+    #[test]
+    fn a_message_is_a_line_of_bounded_length() {
+        let name = "\\1b[2J\\0a".repeat(10_000);
+        let wasm = parse_text(format!(r#"(module (import "a" "{name}" (func)))"#).as_bytes()).unwrap();
+        let message = Diagnostic::new(&compile(&wasm, &Options::default()).unwrap_err(), &wasm).message;
+        assert_eq!(message.chars().count(), MESSAGE_MAX);
+        assert!(!message.contains(char::is_control), "{message}");
     }
 }

@@ -1,5 +1,6 @@
 //! Why a module is not compiled: one variant per failing step.
 
+use crate::caps::Raise;
 use crate::types::FuncType;
 
 /// Why a module is not compiled.
@@ -69,14 +70,16 @@ pub enum Error {
         kind: &'static str,
     },
     /// The module exceeds one of [`crate::Caps`].
-    #[error("the module has {found} {what}, more than the cap of {cap}")]
+    #[error("the module has {found} {what}, more than the cap of {cap}; {raise}")]
     Cap {
-        /// What is counted; the name of the cap.
+        /// What is counted.
         what: &'static str,
         /// How many there are, or at least are.
         found: u64,
         /// The cap.
         cap: u64,
+        /// What raises it.
+        raise: Raise,
     },
     /// Code generation failed for one function.
     #[error("cannot generate code for function {function} ({name}): {message}")]
@@ -112,9 +115,4 @@ impl Error {
     pub(crate) fn invalid(error: &wasmparser::Error) -> Self {
         Error::Invalid { message: error.message().to_owned(), offset: error.offset() }
     }
-}
-
-/// `Err` when `found` exceeds `cap`.
-pub(crate) fn check_cap(what: &'static str, found: u64, cap: u64) -> Result<(), Error> {
-    if found > cap { Err(Error::Cap { what, found, cap }) } else { Ok(()) }
 }

@@ -26,6 +26,7 @@
 
 pub mod artifact;
 mod build;
+mod caps;
 mod codegen;
 mod debug;
 mod diagnostic;
@@ -37,7 +38,7 @@ mod link;
 mod module;
 mod options;
 mod plan;
-pub mod progress;
+mod progress;
 mod sites;
 mod trampoline;
 mod translate;
@@ -48,11 +49,12 @@ pub use artifact::{
     Artifact, ArtifactError, ExportSummary, Frame, FunctionSummary, ImportSummary, Metadata, RawModule,
     SegmentSummary, Sizes, Summary, metadata,
 };
+pub use caps::{Cap, Caps, Raise, Unit};
 pub use codegen::Listing;
-pub use diagnostic::Diagnostic;
+pub use diagnostic::{Diagnostic, ErrorKind};
 pub use error::Error;
-pub use options::{Caps, CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
-pub use progress::Progress;
+pub use options::{CodeOptions, OptLevel, Options, TargetCpu, UnknownChoice};
+pub use progress::Report;
 pub use trap::TrapKind;
 pub use types::{FuncType, ValType};
 
@@ -70,12 +72,12 @@ pub fn version() -> String {
 
 /// Compiles a WebAssembly module in binary form to the bytes of an [`Artifact`].
 pub fn compile(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    build::compile(wasm, options, &Progress::default())
+    build::compile(wasm, options, &|_, _| ())
 }
 
-/// Like [`compile`]; counts the functions that are done, for whoever wants to know how far it is.
-pub fn compile_with_progress(wasm: &[u8], options: &Options, progress: &Progress) -> Result<Vec<u8>, Error> {
-    build::compile(wasm, options, progress)
+/// Like [`compile`]; tells `report` from time to time how far it is.
+pub fn compile_with_progress(wasm: &[u8], options: &Options, report: Report<'_>) -> Result<Vec<u8>, Error> {
+    build::compile(wasm, options, report)
 }
 
 /// Checks a module as [`compile`] does before it generates code: every section, every function body, imports and caps.
@@ -83,18 +85,21 @@ pub fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     build::validate(wasm, options)
 }
 
-/// Writes down every function of a module as Cranelift IR or machine code, for people to read.
-pub fn list(wasm: &[u8], options: &Options, listing: Listing) -> Result<String, Error> {
-    build::list(wasm, options, listing)
+/// Writes down every function of a module as Cranelift IR or machine code, for people to read; tells `report` from time to
+/// time how far it is.
+pub fn list(wasm: &[u8], options: &Options, listing: Listing, report: Report<'_>) -> Result<String, Error> {
+    build::list(wasm, options, listing, report)
 }
-
-/// Bytes of a module in text form that are parsed at most: the parser needs many times as much memory.
-pub const TEXT_BYTES_MAX: u64 = 16 << 20;
 
 /// Turns a module in text form (`.wat`) into binary form; binary input is returned as it is.
 pub fn parse_text(text: &[u8]) -> Result<Vec<u8>, Error> {
+    parse_text_with(text, &Caps::default())
+}
+
+/// Like [`parse_text`] with other caps, of which [`Cap::TextBytes`] counts.
+pub fn parse_text_with(text: &[u8], caps: &Caps) -> Result<Vec<u8>, Error> {
     if !text.starts_with(b"\0asm") {
-        error::check_cap("bytes of text", text.len() as u64, TEXT_BYTES_MAX)?;
+        caps.check(Cap::TextBytes, "bytes of text", text.len() as u64)?;
     }
     wat::parse_bytes(text)
         .map(|wasm| wasm.into_owned())

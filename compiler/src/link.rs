@@ -2,8 +2,8 @@
 
 use ipc::layout::{CODE_BASE, PAGE};
 
+use crate::caps::{self, Cap};
 use crate::codegen::{Code, Target};
-use crate::error::check_cap;
 use crate::{Caps, Error};
 
 /// Functions begin on this boundary at least.
@@ -30,11 +30,6 @@ impl Text {
     }
 }
 
-/// Bytes of machine code that are allowed and have room.
-pub(crate) fn code_cap(caps: &Caps) -> u64 {
-    caps.code_bytes.min(Caps::default().code_bytes)
-}
-
 /// Links `codes`; position in the slice is what [`Target::Function`] counts. Takes their bytes. `rodata_bytes` is the room
 /// that read-only data needs in the same region.
 pub(crate) fn link(codes: &mut [Code], rodata_bytes: u64, caps: &Caps) -> Result<Text, Error> {
@@ -42,9 +37,9 @@ pub(crate) fn link(codes: &mut [Code], rodata_bytes: u64, caps: &Caps) -> Result
         sum.next_multiple_of(u64::from(code.alignment).max(ALIGNMENT as u64)) + code.bytes.len() as u64
     });
     let end = total.max(1).next_multiple_of(PAGE);
-    let room = Caps::default().code_bytes;
-    check_cap("bytes of machine code", end, code_cap(caps))?;
-    check_cap("bytes of machine code and read-only data", end.saturating_add(rodata_bytes), room)?;
+    caps.check(Cap::CodeBytes, "bytes of machine code", end)?;
+    let both = end.saturating_add(rodata_bytes);
+    caps::check("bytes of machine code and read-only data", both, Cap::CodeBytes.highest(), caps::NO_ROOM)?;
 
     let mut bytes = Vec::with_capacity(total as usize);
     let mut offsets = Vec::with_capacity(codes.len());

@@ -8,7 +8,7 @@ use cranelift_codegen::settings::{self, Configurable};
 use ipc::layout;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Caps, Error};
 
 /// How hard the code generator tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -86,53 +86,6 @@ pub enum TargetCpu {
     /// What the machine that compiles has.
     #[default]
     Native,
-}
-
-/// Limits on what a module may ask for. A module beyond one is rejected with an error that names the cap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caps {
-    /// Bytes of the module. Default 256 MiB.
-    pub input_bytes: u64,
-    /// Functions, imported ones included. Default 1,000,000.
-    pub functions: u64,
-    /// Bytes of one function's body. Default 7,654,321, what engines agree on. It bounds neither the memory nor the time
-    /// that the code generator needs; [`Self::function_values`] bounds its input.
-    pub function_bytes: u64,
-    /// Values in the intermediate representation of one function; instructions and operands of branches and calls too, each
-    /// kind counted for itself; and a sixteenth of the branches to loops times locals. Default 4,000,000.
-    pub function_values: u64,
-    /// Parameters and declared locals of one function. Default 50,000.
-    pub locals: u64,
-    /// Targets of one `br_table`. Default 65,520, what the engines of browsers allow.
-    pub br_table_targets: u64,
-    /// Targets of all `br_table`s of one function. Default 1,000,000.
-    pub function_br_table_targets: u64,
-    /// Initial entries of all tables together. Default 10,000,000.
-    pub table_entries: u64,
-    /// Initial pages of 64 KiB of all memories together. Default 65,536.
-    pub memory_pages: u64,
-    /// Bytes of machine code. Default and largest sensible value: what the address space has room for (640 MiB).
-    pub code_bytes: u64,
-    /// Bytes of the artifact. Default 1 GiB.
-    pub image_bytes: u64,
-}
-
-impl Default for Caps {
-    fn default() -> Self {
-        Caps {
-            input_bytes: 256 << 20,
-            functions: 1_000_000,
-            function_bytes: 7_654_321,
-            function_values: 4_000_000,
-            locals: 50_000,
-            br_table_targets: 65_520,
-            function_br_table_targets: 1_000_000,
-            table_entries: 10_000_000,
-            memory_pages: 65_536,
-            code_bytes: layout::CODE_END - layout::CODE_BASE,
-            image_bytes: 1 << 30,
-        }
-    }
 }
 
 /// Choices of one compilation.

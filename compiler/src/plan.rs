@@ -12,7 +12,7 @@ use ipc::layout;
 use wasmparser::Operator;
 
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::{NO_ROOM, check};
 use crate::module::{Constant, ExportKind, Global, GlobalSource, Module, NULL_ITEM, SegmentMode};
 use crate::types::ValType;
 
@@ -228,7 +228,7 @@ impl Plan {
             let max = table.max.unwrap_or(u64::MAX).min(table.min.max(room));
             tables.push(TablePlan { descriptor, base: next, size: table.min, max, index64: table.index64 });
             next = next.saturating_add(max.saturating_mul(ENTRY));
-            check_cap("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
+            check("bytes of context and tables", next - layout::CONTEXT_BASE, CONTEXT_BYTES, NO_ROOM)?;
         }
         next = next.next_multiple_of(layout::PAGE);
         if let Some(exceptions) = &mut exceptions {
@@ -236,7 +236,7 @@ impl Plan {
             next = next.saturating_add(exceptions.capacity * exceptions.slot_bytes);
         }
         let context_end = next.next_multiple_of(layout::PAGE);
-        check_cap("bytes of context and tables", context_end - layout::CONTEXT_BASE, CONTEXT_BYTES)?;
+        check("bytes of context and tables", context_end - layout::CONTEXT_BASE, CONTEXT_BYTES, NO_ROOM)?;
         Ok(Plan {
             memories,
             tables,

@@ -1,158 +1,54 @@
-//! How far a compilation is, and a bar that shows it on a terminal.
+//! How far a compilation is.
 
-use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// Counters that a compilation keeps and anybody may read: from another thread, or in memory that is shared with another
-/// process, as it is plain words.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Functions to compile; 0 before that is known.
-    total: AtomicU64,
-    /// Functions compiled.
+/// Told the functions that are compiled, and how many there are to compile. Called from the threads that compile, so a
+/// number may come after a larger one.
+pub type Report<'r> = &'r (dyn Fn(u64, u64) + Sync);
+
+/// About how often a whole compilation reports: telling must cost nothing, whatever the module.
+const REPORTS: u64 = 256;
+
+/// Counts functions and reports some of the counts.
+pub(crate) struct Progress<'r> {
+    total: u64,
     done: AtomicU64,
+    report: Report<'r>,
 }
 
-impl Progress {
-    /// Functions compiled, and to compile. Whoever keeps the counters may not be trusted: the first is not larger here.
-    pub fn get(&self) -> (u64, u64) {
-        let total = self.total.load(Ordering::Relaxed);
-        (self.done.load(Ordering::Relaxed).min(total), total)
+impl<'r> Progress<'r> {
+    pub(crate) fn begin(total: usize, report: Report<'r>) -> Self {
+        let total = total as u64;
+        report(0, total);
+        Progress { total, done: AtomicU64::new(0), report }
     }
 
-    pub(crate) fn begin(&self, total: usize) {
-        self.done.store(0, Ordering::Relaxed);
-        self.total.store(total as u64, Ordering::Relaxed);
-    }
-
+    /// One function more.
     pub(crate) fn step(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A compilation shorter than this shows no bar.
-const DELAY: Duration = Duration::from_millis(500);
-const INTERVAL: Duration = Duration::from_millis(100);
-/// Characters of the bar itself.
-const WIDTH: u64 = 30;
-/// Goes to the beginning of the line and erases it.
-const ERASE: &str = "\r\x1b[K";
-
-/// A progress bar on stderr, if that is a terminal. It appears after half a second; dropping it takes it away.
-#[derive(Debug)]
-pub struct Bar(Option<(Sender<()>, JoinHandle<()>)>);
-
-impl Bar {
-    /// Shows what `progress` tells, see [`Progress::get`], from time to time.
-    pub fn start(progress: impl Fn() -> (u64, u64) + Send + 'static) -> Self {
-        if !io::stderr().is_terminal() {
-            return Bar(None);
-        }
-        Self::start_on(io::stderr(), DELAY, progress)
-    }
-
-    fn start_on(
-        mut out: impl Write + Send + 'static,
-        delay: Duration,
-        progress: impl Fn() -> (u64, u64) + Send + 'static,
-    ) -> Self {
-        let (sender, ended) = mpsc::channel::<()>();
-        let draw = move || {
-            let (mut wait, mut shown) = (delay, false);
-            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-                wait = INTERVAL;
-                // Nobody may be reading; then there is nothing to show.
-                if let Some(line) = line(progress()) {
-                    shown = true;
-                    let _ = write!(out, "{ERASE}{line}").and_then(|()| out.flush());
-                }
-            }
-            if shown {
-                let _ = write!(out, "{ERASE}").and_then(|()| out.flush());
-            }
-        };
-        // Without a thread there is no bar.
-        Bar(std::thread::Builder::new()
-            .name("progress".into())
-            .spawn(draw)
-            .ok()
-            .map(|thread| (sender, thread)))
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some((sender, thread)) = self.0.take() {
-            drop(sender);
-            let _ = thread.join();
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of((self.total / REPORTS).max(1)) {
+            (self.report)(done, self.total);
         }
     }
-}
-
-/// The line to show; none before it is known how much there is to do.
-fn line((done, total): (u64, u64)) -> Option<String> {
-    let part = |of: u64| (u128::from(done.min(total)) * u128::from(of)).checked_div(total.into());
-    let (filled, percent) = (part(WIDTH)? as usize, part(100)?);
-    let (full, empty) = ("#".repeat(filled), "-".repeat(WIDTH as usize - filled));
-    Some(format!("compiling [{full}{empty}] {percent:>3} %, {done} of {total} functions"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
     #[test]
-    fn a_line_tells_how_far_it_is() {
-        assert_eq!(line((0, 0)), None);
-        assert_eq!(
-            line((1, 2)).unwrap(),
-            "compiling [###############---------------]  50 %, 1 of 2 functions"
-        );
-        assert!(line((u64::MAX, u64::MAX)).unwrap().contains("100 %"));
-        let progress = Progress::default();
-        progress.begin(3);
-        (0..5).for_each(|_| progress.step());
-        assert_eq!(progress.get(), (3, 3));
-    }
-
-    #[derive(Clone, Default)]
-    struct Screen(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Screen {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
+    fn reports_are_few() {
+        for (total, most) in [(0, 1), (3, 4), (1_000_000, REPORTS + 2)] {
+            let seen = Mutex::new(Vec::new());
+            let report = |done, total| seen.lock().unwrap().push((done, total));
+            let progress = Progress::begin(total, &report);
+            (0..total).for_each(|_| progress.step());
+            let seen = seen.into_inner().unwrap();
+            assert!(seen.len() as u64 <= most, "{total}: {}", seen.len());
+            assert_eq!(seen.first(), Some(&(0, total as u64)));
+            assert!(seen.is_sorted() && seen.iter().all(|(_, of)| *of == total as u64));
         }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_bar_is_gone_when_it_is_dropped_and_none_is_shown_for_what_is_quick() {
-        let (asked, was_asked) = mpsc::channel();
-        let progress = move || {
-            let _ = asked.send(());
-            (1, 4)
-        };
-        let screen = Screen::default();
-        let bar = Bar::start_on(screen.clone(), Duration::ZERO, progress);
-        // Twice: the first line is written by then.
-        was_asked.recv().unwrap();
-        was_asked.recv().unwrap();
-        drop(bar);
-        let text = String::from_utf8(screen.0.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("25 %") && text.ends_with(ERASE), "{text:?}");
-
-        let screen = Screen::default();
-        drop(Bar::start_on(screen.clone(), Duration::MAX, || (1, 4)));
-        assert!(screen.0.lock().unwrap().is_empty());
     }
 }

@@ -15,7 +15,7 @@ fn assembly_with(wat: &str, options: Options) -> String {
 /// The same with exactly these options.
 fn assembly_as_asked(wat: &str, options: Options) -> String {
     let wasm = compiler::parse_text(wat.as_bytes()).unwrap();
-    let listing = compiler::list(&wasm, &options, Listing::Assembly).unwrap();
+    let listing = compiler::list(&wasm, &options, Listing::Assembly, &|_, _| ()).unwrap();
     let (_, last) = listing.rsplit_once("; function").unwrap();
     last.lines().skip(1).map(str::trim).collect::<Vec<_>>().join("\n")
 }

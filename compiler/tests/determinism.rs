@@ -1,7 +1,7 @@
-//! The same bytes for the same module and options: whatever the number of threads, on every run, in every directory.
+//! The same bytes for the same module and options: whatever the number of threads, on every run. (In every
+//! directory: see the tests of `sandboxc`.)
 
 use std::fmt::Write;
-use std::process::Command;
 
 use compiler::{OptLevel, Options, TargetCpu};
 
@@ -52,22 +52,4 @@ fn bytes_depend_on_module_and_options_alone() {
             seen.push(first);
         }
     }
-}
-
-#[test]
-fn the_directory_does_not_matter() {
-    let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let module = &modules()[0];
-    let artifacts = [one.path().to_owned(), two.path().join("deeper/down")].map(|directory| {
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("m.wasm"), module).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_sandboxc"))
-            .current_dir(&directory)
-            .args(["m.wasm", "-o", "a", "-g", "--fuel"])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        std::fs::read(directory.join("a")).unwrap()
-    });
-    assert!(artifacts[0] == artifacts[1]);
 }

@@ -23,4 +23,5 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = metadata.missing_cpu_features();
     let _ = metadata.host_functions().count();
+    let _ = artifact.summary();
 });

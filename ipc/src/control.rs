@@ -226,4 +226,6 @@ steps! {
     DeathSignal = 22, 0, "ask for a signal at the parent's death";
     /// Unmapping the gate.
     DropGate = 23, layer::SECCOMP, "drop the call gate";
+    /// Reading a request of another version.
+    OtherVersion = 28, 0, "read a request of another version of sandboxd";
 }

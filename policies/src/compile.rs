@@ -23,7 +23,7 @@ pub fn compile_rules() -> Result<&'static CompileRules, Error> {
 }
 
 fn parse() -> Result<CompileRules, Error> {
-    let source = Source { text: include_str!("../profiles/compile.toml"), file: Arc::from("compile") };
+    let source = Source::policy(include_str!("../profiles/compile.toml"), Arc::from("compile"));
     let document = document::parse(&source)?;
     let root = Table::root(&source, &document);
     root.only(&["version", "compile"])?;

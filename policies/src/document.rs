@@ -1,32 +1,76 @@
-//! A TOML document whose every key and value knows its place, read by hand so that each mistake gets its own error.
+//! A TOML document whose every key and value knows its place, read by hand so that each mistake gets its own error: policies,
+//! and the configuration of the programs.
 
 use std::borrow::Cow;
-use std::ops::Range;
+use std::io::Read;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::error::{Error, hint};
+use crate::error::{DocumentKind, Error, hint};
+use crate::policy::FILE_BYTES_MAX;
 use crate::position::Position;
 use crate::rule::Place;
+use crate::units::{DURATION_FORM, SIZE_FORM, format_size, parse_duration, parse_size};
 
-/// Longest piece of the policy's text that an error quotes, in characters.
+/// Longest piece of the text that an error quotes, in characters.
 const QUOTE_MAX: usize = 60;
 /// Longest reason or description, in characters: reports carry them.
 const REASON_MAX: usize = 1000;
+/// Largest duration: a thousand years, so that additions to a clock never overflow.
+const DURATION_MAX: Duration = Duration::from_secs(1000 * 366 * 86_400);
 
-/// The text of a policy and its name.
+/// The text of a document and its name.
 #[derive(Clone, Debug)]
-pub(crate) struct Source<'t> {
+pub struct Source<'t> {
+    pub(crate) kind: DocumentKind,
     pub(crate) text: &'t str,
     pub(crate) file: Arc<str>,
 }
 
-impl Source<'_> {
+/// Reads a file that may be a document.
+pub fn read_file(path: &Path, kind: DocumentKind) -> Result<String, Error> {
+    let file: Arc<str> = Arc::from(quote(&path.to_string_lossy()));
+    let failed = |error: std::io::Error| Error::Read { kind, file: file.clone(), reason: error.to_string() };
+    read_text(std::fs::File::open(path).map_err(failed)?, kind, &file)
+}
+
+/// The text of an open file that may be a document.
+pub(crate) fn read_text(opened: std::fs::File, kind: DocumentKind, file: &Arc<str>) -> Result<String, Error> {
+    let failed = |error: std::io::Error| Error::Read { kind, file: file.clone(), reason: error.to_string() };
+    let mut bytes = Vec::new();
+    opened.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(Error::TooLarge { kind, file: file.clone(), limit: FILE_BYTES_MAX });
+    }
+    String::from_utf8(bytes).map_err(|error| Error::NotText {
+        kind,
+        file: file.clone(),
+        offset: error.utf8_error().valid_up_to(),
+    })
+}
+
+impl<'t> Source<'t> {
+    pub(crate) fn policy(text: &'t str, file: Arc<str>) -> Self {
+        Self { kind: DocumentKind::Policy, text, file }
+    }
+
+    /// A configuration file's text; messages name it `file_name`.
+    pub fn configuration(text: &'t str, file_name: &str) -> Result<Self, Error> {
+        let (kind, file) = (DocumentKind::Configuration, Arc::from(quote(file_name)));
+        if text.len() > FILE_BYTES_MAX {
+            return Err(Error::TooLarge { kind, file, limit: FILE_BYTES_MAX });
+        }
+        Ok(Self { kind, text, file })
+    }
+
     /// The place of some bytes.
     pub(crate) fn position(&self, span: Range<usize>) -> Position {
-        Position::new(&self.file, self.text, span)
+        Position::new(self.kind, &self.file, self.text, span)
     }
 
     /// The line of a byte offset, from 1.
@@ -45,7 +89,7 @@ pub(crate) fn quote(text: &str) -> String {
 }
 
 /// Parses the text as TOML.
-pub(crate) fn parse<'t>(source: &Source<'t>) -> Result<Spanned<DeTable<'t>>, Error> {
+pub fn parse<'t>(source: &Source<'t>) -> Result<Spanned<DeTable<'t>>, Error> {
     DeTable::parse(source.text).map_err(|error| Error::Syntax {
         at: source.position(error.span().unwrap_or(0..0)),
         message: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
@@ -54,7 +98,7 @@ pub(crate) fn parse<'t>(source: &Source<'t>) -> Result<Spanned<DeTable<'t>>, Err
 
 /// A table of the document.
 #[derive(Clone, Debug)]
-pub(crate) struct Table<'d> {
+pub struct Table<'d> {
     source: &'d Source<'d>,
     entries: &'d DeTable<'d>,
     /// How messages name it.
@@ -64,7 +108,7 @@ pub(crate) struct Table<'d> {
 
 /// A value of the document and the key that it belongs to.
 #[derive(Clone, Debug)]
-pub(crate) struct Value<'d> {
+pub struct Value<'d> {
     source: &'d Source<'d>,
     value: &'d DeValue<'d>,
     /// How messages name the key.
@@ -74,8 +118,12 @@ pub(crate) struct Value<'d> {
 
 impl<'d> Table<'d> {
     /// The document itself.
-    pub(crate) fn root(source: &'d Source<'d>, document: &'d Spanned<DeTable<'d>>) -> Self {
-        Self { source, entries: document.get_ref(), name: Cow::Borrowed("the policy"), span: 0..0 }
+    pub fn root(source: &'d Source<'d>, document: &'d Spanned<DeTable<'d>>) -> Self {
+        let name = match source.kind {
+            DocumentKind::Policy => "the policy",
+            DocumentKind::Configuration => "the configuration",
+        };
+        Self { source, entries: document.get_ref(), name: Cow::Borrowed(name), span: 0..0 }
     }
 
     /// Where the table begins.
@@ -89,7 +137,7 @@ impl<'d> Table<'d> {
     }
 
     /// Refuses keys that are not in `valid`.
-    pub(crate) fn only(&self, valid: &[&str]) -> Result<(), Error> {
+    pub fn only(&self, valid: &[&str]) -> Result<(), Error> {
         // The first in the file, not in the alphabet.
         let unknown = self
             .entries
@@ -107,14 +155,19 @@ impl<'d> Table<'d> {
         }
     }
 
-    /// The value of a key.
-    pub(crate) fn get(&self, key: &str) -> Option<Value<'d>> {
-        let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref().as_ref() == key)?;
-        let name = match self.name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
+    /// How messages name a key of this table.
+    fn path(&self, key: &str) -> String {
+        match self.name.strip_prefix('[').and_then(|n| n.strip_suffix(']')) {
             Some(section) if !section.starts_with('[') => format!("{section}.{key}"),
             _ => key.to_owned(),
-        };
-        Some(Value { source: self.source, value: value.get_ref(), key: name, span: value.span() })
+        }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<Value<'d>> {
+        let (_, value) = self.entries.iter().find(|(k, _)| k.get_ref().as_ref() == key)?;
+        let key = self.path(key);
+        Some(Value { source: self.source, value: value.get_ref(), key, span: value.span() })
     }
 
     /// The value of a key that must be there.
@@ -128,8 +181,8 @@ impl<'d> Table<'d> {
     }
 
     /// A section: a table below this one.
-    pub(crate) fn section(&self, key: &'static str) -> Result<Option<Table<'d>>, Error> {
-        self.get(key).map(|value| value.table(format!("[{key}]"))).transpose()
+    pub fn section(&self, key: &'static str) -> Result<Option<Table<'d>>, Error> {
+        self.get(key).map(|value| value.table(format!("[{}]", value.key))).transpose()
     }
 }
 
@@ -179,12 +232,12 @@ impl<'d> Value<'d> {
     }
 
     /// The value as a boolean.
-    pub(crate) fn boolean(&self) -> Result<bool, Error> {
+    pub fn boolean(&self) -> Result<bool, Error> {
         self.value.as_bool().ok_or_else(|| self.wrong_type("true or false"))
     }
 
     /// The value as a string.
-    pub(crate) fn string(&self) -> Result<&'d str, Error> {
+    pub fn string(&self) -> Result<&'d str, Error> {
         self.value.as_str().ok_or_else(|| self.wrong_type("a string"))
     }
 
@@ -205,8 +258,51 @@ impl<'d> Value<'d> {
             .map_err(|_| self.out_of_range("an integer of 64 bits".to_owned()))
     }
 
+    /// A size in bytes.
+    pub fn size(&self) -> Result<u64, Error> {
+        match self.as_string() {
+            Some(text) => parse_size(text).ok_or_else(|| self.malformed(SIZE_FORM)),
+            None => u64::try_from(self.integer_or(SIZE_FORM)?)
+                .map_err(|_| self.out_of_range("0 or more".to_owned())),
+        }
+    }
+
+    /// A size in bytes from a range.
+    pub fn size_in(&self, range: RangeInclusive<u64>) -> Result<u64, Error> {
+        let size = self.size()?;
+        if !range.contains(&size) {
+            let (low, high) = (format_size(*range.start()), format_size(*range.end()));
+            return Err(self.out_of_range(format!("{low} to {high}")));
+        }
+        Ok(size)
+    }
+
+    /// A duration.
+    pub fn duration(&self) -> Result<Duration, Error> {
+        let text = self.as_string().ok_or_else(|| self.wrong_type(DURATION_FORM))?;
+        let duration = parse_duration(text).ok_or_else(|| self.malformed(DURATION_FORM))?;
+        if duration > DURATION_MAX {
+            return Err(self.out_of_range("at most 1000 years".to_owned()));
+        }
+        Ok(duration)
+    }
+
+    /// A number.
+    pub(crate) fn count(&self) -> Result<u64, Error> {
+        u64::try_from(self.integer_or("a number")?).map_err(|_| self.out_of_range("0 or more".to_owned()))
+    }
+
+    /// A number from a range.
+    pub fn count_in(&self, range: RangeInclusive<u64>) -> Result<u64, Error> {
+        let count = self.count()?;
+        if !range.contains(&count) {
+            return Err(self.out_of_range(format!("{} to {}", range.start(), range.end())));
+        }
+        Ok(count)
+    }
+
     /// One of several names.
-    pub(crate) fn one_of<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, Error> {
+    pub fn one_of<T: Copy>(&self, choices: &[(&'static str, T)]) -> Result<T, Error> {
         let written = self.string()?;
         choices
             .iter()
@@ -245,7 +341,7 @@ impl<'d> Value<'d> {
     }
 
     /// The error for a number outside its range.
-    pub(crate) fn out_of_range(&self, range: String) -> Error {
+    pub fn out_of_range(&self, range: String) -> Error {
         Error::OutOfRange { at: self.at(), key: self.key.clone(), value: self.written(), range }
     }
 }

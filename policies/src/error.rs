@@ -1,9 +1,28 @@
-//! What can be wrong with a policy. Every message is one line; [`Error`] is a [`miette::Diagnostic`] too, which shows the place.
+//! What can be wrong with a policy, or with another document that is read like one. Every message is one line, and can be shown with
+//! its place ([`crate::Report`]).
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::position::Position;
+
+/// What a document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A policy.
+    Policy,
+    /// A configuration file.
+    Configuration,
+}
+
+impl fmt::Display for DocumentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Policy => "policy",
+            Self::Configuration => "configuration",
+        })
+    }
+}
 
 /// The end of a message that offers the nearest valid name, or lists what is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +42,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// Why a policy cannot be used.
+/// Why a policy cannot be used, or why another document that is read like one cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -48,22 +67,28 @@ pub enum Error {
         /// Why there is no such policy.
         why: &'static str,
     },
-    /// The policy file could not be read.
+    /// The file could not be read.
     Read {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// The operating system's reason.
         reason: String,
     },
-    /// The policy file is larger than [`crate::FILE_BYTES_MAX`].
+    /// The file is larger than [`crate::FILE_BYTES_MAX`].
     TooLarge {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// Largest size in bytes.
         limit: usize,
     },
-    /// The policy file is not text.
+    /// The file is not text.
     NotText {
+        /// What it was to be.
+        kind: DocumentKind,
         /// The path.
         file: Arc<str>,
         /// Offset of the first byte that is not UTF-8.
@@ -338,16 +363,16 @@ impl Error {
             Self::Reserved { name, why } => {
                 (None, format!("this version has no policy {name:?}: {why}"), None)
             }
-            Self::Read { file, reason } => {
-                (None, format!("policy {file}: cannot read the file: {reason}"), None)
+            Self::Read { kind, file, reason } => {
+                (None, format!("{kind} {file}: cannot read the file: {reason}"), None)
             }
-            Self::TooLarge { file, limit } => (
+            Self::TooLarge { kind, file, limit } => (
                 None,
-                format!("policy {file}: the file is larger than {limit} bytes"),
-                Some("a policy is a short text, is this the right file?".to_owned()),
+                format!("{kind} {file}: the file is larger than {limit} bytes"),
+                Some(format!("a {kind} is a short text, is this the right file?")),
             ),
-            Self::NotText { file, offset } => {
-                (None, format!("policy {file}: the file is not UTF-8 text (byte {offset})"), None)
+            Self::NotText { kind, file, offset } => {
+                (None, format!("{kind} {file}: the file is not UTF-8 text (byte {offset})"), None)
             }
             Self::Syntax { at, message } => (Some(at), format!("not valid TOML: {message}"), None),
             Self::UnknownKey { at, key, section, hint } => {

@@ -7,7 +7,8 @@
 //!
 //! * [`policy`](Policy): what it says and what it extends; [`PolicySet`]: the policies that have names.
 //! * `keys`: which keys there are; `schema`, `sections`: their values, and what widens what; `settings`: the way back to text.
-//! * `document`, `position`, `error`, `diagnostic`: TOML with places; every mistake has its own message.
+//! * [`document`], `position`, `error`, `diagnostic`: TOML with places; every mistake has its own message. The configuration file of
+//!   the programs is read with it too.
 //! * `condition`, `rule`, `filter`: the seccomp rules and their compilation to BPF; `disassemble`: BPF for people.
 //! * [`interpret`]: runs a program without a kernel; [`Question`]: what the kernel would say about a call, and by which rule.
 //! * `zygote`, `compile`: the zygotes' own lists, and the one for compiling.
@@ -18,7 +19,7 @@ mod condition;
 mod decision;
 mod diagnostic;
 mod disassemble;
-mod document;
+pub mod document;
 mod error;
 mod explain;
 mod filter;
@@ -40,7 +41,7 @@ pub use condition::{Comparison, Condition, Value};
 pub use decision::{Answer, DecidedBy, Question, Via, parse_syscall};
 pub use diagnostic::Report;
 pub use disassemble::disassemble;
-pub use error::{Error, Hint};
+pub use error::{DocumentKind, Error, Hint};
 pub use filter::{AUDIT_ARCH_X86_64, DefaultAction, FilterContext};
 pub use interpreter::{InterpretError, SeccompData, interpret};
 pub use policy::{Danger, FILE_BYTES_MAX, Origin, Policy, Widening, zygote_base_filter};

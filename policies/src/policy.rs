@@ -1,14 +1,13 @@
 //! A policy: where it comes from, what it says, what it compiles to.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use ipc::interface::FunctionId;
 
 use crate::document::{self, Source as Text, Table, quote};
-use crate::error::{Error, hint};
+use crate::error::{DocumentKind, Error, hint};
 use crate::filter::{self, FilterContext};
 use crate::interpreter::{SeccompData, interpret};
 use crate::position::Position;
@@ -96,7 +95,7 @@ pub(crate) fn builtins() -> Result<&'static Named, Error> {
         for (name, text) in PROFILES {
             let file: Arc<str> = Arc::from(*name);
             let policy =
-                Policy::read(&Text { text, file: file.clone() }, file.clone(), Origin::Builtin, &named)?;
+                Policy::read(&Text::policy(text, file.clone()), file.clone(), Origin::Builtin, &named)?;
             named.insert(file, Arc::new(policy));
         }
         Ok(named)
@@ -137,9 +136,9 @@ impl Policy {
     pub(crate) fn parse_with(text: &str, file_name: &str, bases: &Named) -> Result<Self, Error> {
         let file: Arc<str> = Arc::from(quote(file_name));
         if text.len() > FILE_BYTES_MAX {
-            return Err(Error::TooLarge { file, limit: FILE_BYTES_MAX });
+            return Err(Error::TooLarge { kind: DocumentKind::Policy, file, limit: FILE_BYTES_MAX });
         }
-        Self::read(&Text { text, file: file.clone() }, file.clone(), Origin::File(file), bases)
+        Self::read(&Text::policy(text, file.clone()), file.clone(), Origin::File(file), bases)
     }
 
     /// Whether [`Policy::load`] takes this for the path of a file: it contains `/` or ends in `.toml`.
@@ -152,7 +151,7 @@ impl Policy {
         if !Self::is_path(name_or_path) {
             return Self::builtin(name_or_path);
         }
-        Self::parse(&read_file(name_or_path)?, name_or_path)
+        Self::parse(&document::read_file(Path::new(name_or_path), DocumentKind::Policy)?, name_or_path)
     }
 
     pub(crate) fn read(
@@ -339,22 +338,4 @@ fn dangerous(root: &Table<'_>) -> Result<Option<String>, Error> {
         None => Ok(None),
         Some(reason) => Err(Error::ReasonWithoutDanger { at: reason.at() }),
     }
-}
-
-fn read_file(path: &str) -> Result<String, Error> {
-    let file: Arc<str> = Arc::from(quote(path));
-    let failed = |error: std::io::Error| Error::Read { file: file.clone(), reason: error.to_string() };
-    read_text(std::fs::File::open(Path::new(path)).map_err(failed)?, &file)
-}
-
-/// The text of an open policy file.
-pub(crate) fn read_text(opened: std::fs::File, file: &Arc<str>) -> Result<String, Error> {
-    let failed = |error: std::io::Error| Error::Read { file: file.clone(), reason: error.to_string() };
-    let mut bytes = Vec::new();
-    opened.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(Error::TooLarge { file: file.clone(), limit: FILE_BYTES_MAX });
-    }
-    String::from_utf8(bytes)
-        .map_err(|error| Error::NotText { file: file.clone(), offset: error.utf8_error().valid_up_to() })
 }

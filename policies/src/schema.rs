@@ -19,15 +19,13 @@ use crate::rule::{self, Rule};
 use crate::sections::{
     Filesystem, MemoryExceeded, NAMESPACES, Sections, SpeculationControl, all_host_functions,
 };
-use crate::units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};
+use crate::units::{format_duration, format_size};
 
 /// The version of the schema that this program reads.
 pub(crate) const VERSION: i64 = 1;
 
 /// Largest memory limit: every memory of a module at its largest.
 const MEMORY_MAX: u64 = layout::MEMORIES_MAX << 32;
-/// Largest duration: a thousand years, so that additions to a clock never overflow.
-const DURATION_MAX: Duration = Duration::from_secs(1000 * 366 * 86_400);
 /// Largest number of descriptors of a guest.
 const OPEN_FILES_MAX: u32 = 1 << 16;
 
@@ -265,7 +263,7 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
     only(table, "limits")?;
     let limits = &mut sections.limits;
     if let Some(value) = table.get("memory") {
-        let new = size(&value)?;
+        let new = value.size()?;
         if new > MEMORY_MAX {
             return Err(value.out_of_range(format!("at most {}", format_size(MEMORY_MAX))));
         }
@@ -278,7 +276,7 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
     }
     for (key, slot) in [("wall_time", &mut limits.wall_time), ("cpu_time", &mut limits.cpu_time)] {
         if let Some(value) = table.get(key) {
-            let new = unless_unlimited(&value, duration)?;
+            let new = unless_unlimited(&value, Value::duration)?;
             if new.is_some_and(|new| new.is_zero()) {
                 return Err(value.out_of_range("more than 0, or \"unlimited\"".to_owned()));
             }
@@ -288,7 +286,7 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
         }
     }
     if let Some(value) = table.get("stack") {
-        let new = size(&value)?;
+        let new = value.size()?;
         if new == 0 || new > layout::STACK_MAX || new % layout::PAGE != 0 {
             return Err(value.out_of_range(format!(
                 "a multiple of {} from {} to {} bytes",
@@ -301,21 +299,21 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
         limits.stack = new;
     }
     if let Some(value) = table.get("output") {
-        let new = unless_unlimited(&value, size)?;
+        let new = unless_unlimited(&value, Value::size)?;
         guard.check(&value, widens(new, limits.output), || {
             limits.output.map_or("unlimited".to_owned(), format_size)
         })?;
         limits.output = new;
     }
     if let Some(value) = table.get("host_calls") {
-        let new = unless_unlimited(&value, count)?;
+        let new = unless_unlimited(&value, Value::count)?;
         guard.check(&value, widens(new, limits.host_calls), || {
             limits.host_calls.map_or("unlimited".to_owned(), |n| n.to_string())
         })?;
         limits.host_calls = new;
     }
     if let Some(value) = table.get("fuel") {
-        let new = unless_unlimited(&value, count)?;
+        let new = unless_unlimited(&value, Value::count)?;
         guard.check(&value, widens(new, limits.fuel), || {
             limits.fuel.map_or("unlimited".to_owned(), |n| n.to_string())
         })?;
@@ -323,7 +321,7 @@ fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(
     }
     if let Some(value) = table.get("open_files") {
         let range = || format!("3 to {OPEN_FILES_MAX}");
-        let new = u32::try_from(count(&value)?).map_err(|_| value.out_of_range(range()))?;
+        let new = u32::try_from(value.count()?).map_err(|_| value.out_of_range(range()))?;
         if !(3..=OPEN_FILES_MAX).contains(&new) {
             return Err(value.out_of_range(range()));
         }
@@ -348,27 +346,6 @@ fn unless_unlimited<'d, T>(
     if value.as_string() == Some("unlimited") { Ok(None) } else { parse(value).map(Some) }
 }
 
-fn size(value: &Value<'_>) -> Result<u64, Error> {
-    match value.as_string() {
-        Some(text) => parse_size(text).ok_or_else(|| value.malformed(SIZE_FORM)),
-        None => u64::try_from(value.integer_or(SIZE_FORM)?)
-            .map_err(|_| value.out_of_range("0 or more".to_owned())),
-    }
-}
-
-fn duration(value: &Value<'_>) -> Result<Duration, Error> {
-    let text = value.as_string().ok_or_else(|| value.wrong_type(DURATION_FORM))?;
-    let duration = parse_duration(text).ok_or_else(|| value.malformed(DURATION_FORM))?;
-    if duration > DURATION_MAX {
-        return Err(value.out_of_range("at most 1000 years".to_owned()));
-    }
-    Ok(duration)
-}
-
-fn count(value: &Value<'_>) -> Result<u64, Error> {
-    u64::try_from(value.integer_or("a number")?).map_err(|_| value.out_of_range("0 or more".to_owned()))
-}
-
 fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
     only(table, "wasi")?;
     let wasi = &mut sections.wasi;
@@ -378,7 +355,7 @@ fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(),
         wasi.filesystem = new;
     }
     if let Some(value) = table.get("clock_resolution") {
-        let new = duration(&value)?;
+        let new = value.duration()?;
         if new.is_zero() || new > Duration::from_secs(3600) {
             return Err(value.out_of_range("1ns to 1h".to_owned()));
         }

@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::document::{Source as Text, quote};
-use crate::error::Error;
-use crate::policy::{Named, Origin, Policy, builtins, is_taken, named, read_text, says_extends};
+use crate::document::{Source as Text, quote, read_text};
+use crate::error::{DocumentKind, Error};
+use crate::policy::{Named, Origin, Policy, builtins, is_taken, named, says_extends};
 
 /// Policy files that a directory may have.
 pub const DIRECTORY_FILES_MAX: usize = 1024;
@@ -41,7 +41,7 @@ impl PolicySet {
         let mut errors = Vec::new();
         let extends: BTreeMap<&str, _> = texts
             .iter()
-            .map(|(name, (file, text))| (&**name, says_extends(&Text { text, file: file.clone() })))
+            .map(|(name, (file, text))| (&**name, says_extends(&Text::policy(text, file.clone()))))
             .collect();
         // A file comes after the one that it extends; what is left waits for something that is not there, has a mistake, or waits itself.
         let mut waiting: Vec<&Arc<str>> = texts.keys().collect();
@@ -102,7 +102,7 @@ impl PolicySet {
 }
 
 fn read(name: &Arc<str>, (file, text): &(Arc<str>, String), bases: &Named) -> Result<Policy, Error> {
-    let source = Text { text, file: file.clone() };
+    let source = Text::policy(text, file.clone());
     Policy::read(&source, Arc::clone(name), Origin::File(file.clone()), bases)
 }
 
@@ -128,7 +128,9 @@ type Texts = BTreeMap<Arc<str>, (Arc<str>, String)>;
 /// The texts of the policies in a directory.
 fn read_directory(directory: &Path) -> Result<Texts, Vec<Error>> {
     let shown: Arc<str> = Arc::from(quote(&directory.to_string_lossy()));
-    let failed = |error: std::io::Error| vec![Error::Read { file: shown.clone(), reason: error.to_string() }];
+    let kind = DocumentKind::Policy;
+    let failed =
+        |error: std::io::Error| vec![Error::Read { kind, file: shown.clone(), reason: error.to_string() }];
     let opened = File::open(directory).map_err(failed)?;
     check_exposure(&opened.metadata().map_err(failed)?, &shown).map_err(|error| vec![error])?;
     let (mut texts, mut errors) = (Texts::new(), Vec::new());
@@ -161,7 +163,8 @@ fn read_entry(path: &Path, name: &str, file: &Arc<str>) -> Result<String, Error>
     if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(allowed) {
         return problem("a name is 1 to 64 letters, digits, '.', '_' or '-'");
     }
-    let failed = |reason: String| Error::Read { file: file.clone(), reason };
+    let kind = DocumentKind::Policy;
+    let failed = |reason: String| Error::Read { kind, file: file.clone(), reason };
     // A FIFO must not hold up whoever reads.
     let opened = OpenOptions::new()
         .read(true)
@@ -173,7 +176,7 @@ fn read_entry(path: &Path, name: &str, file: &Arc<str>) -> Result<String, Error>
         return Err(failed("it is not a regular file".to_owned()));
     }
     check_exposure(&metadata, file)?;
-    read_text(opened, file)
+    read_text(opened, kind, file)
 }
 
 /// Refuses what somebody else than this user and root can change.

@@ -162,7 +162,7 @@ impl Policy {
     /// Whether a policy file with this one key could extend this policy: decided by the parser's own check.
     fn direction(&self, setting: &Setting) -> Result<Direction, Error> {
         let text = format!("[{}]\n{} = {}\n", setting.section, setting.key, setting.value);
-        let source = Source { text: &text, file: "diff".into() };
+        let source = Source::policy(&text, "diff".into());
         let document = document::parse(&source)?;
         let guard = Guard::new(Some(self.shared_name()), false);
         let mut sections = self.sections().clone();

@@ -24,7 +24,7 @@ pub fn zygote_rules() -> Result<&'static ZygoteRules, Error> {
 }
 
 fn parse() -> Result<ZygoteRules, Error> {
-    let source = Source { text: include_str!("../profiles/zygote.toml"), file: Arc::from("zygote") };
+    let source = Source::policy(include_str!("../profiles/zygote.toml"), Arc::from("zygote"));
     let document = document::parse(&source)?;
     let root = Table::root(&source, &document);
     root.only(&["version", "gate", "base"])?;

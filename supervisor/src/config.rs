@@ -12,10 +12,14 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Shards: threads that run jobs, each with its own root zygote. At least 1.
     pub shards: usize,
-    /// How modules are compiled.
+    /// How modules are compiled. The keys that errors name, such as `compile.caps.functions`, are paths from here.
     pub compile: compiler::Options,
     /// What one compilation may use.
     pub compile_limits: CompileLimits,
+    /// The program that compile workers are started from: one that contains this library, of this version, such as
+    /// `sandboxc`. `None`, the usual: the program that runs, once more. A host app that has this library in a shared library
+    /// must name one; without it, compiling is [`crate::Error::NoWorkerProgram`].
+    pub worker_program: Option<PathBuf>,
     /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
     pub module_zygotes: usize,
     /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
@@ -50,6 +54,7 @@ impl Default for Config {
             shards: 1,
             compile: compiler::Options::default(),
             compile_limits: CompileLimits::default(),
+            worker_program: None,
             module_zygotes: 32,
             pin_shards: true,
             sandbox_id: 65534,
@@ -57,7 +62,15 @@ impl Default for Config {
     }
 }
 
-/// What the worker process of one compilation may use. Beyond a limit the module is refused with an error that names it.
+/// Keys of [`CompileLimits`], as errors, configuration files and documents have them.
+pub(crate) mod limit_key {
+    pub(crate) const MEMORY: &str = "compile.limits.memory";
+    pub(crate) const CPU_TIME: &str = "compile.limits.cpu_time";
+    pub(crate) const WALL_TIME: &str = "compile.limits.wall_time";
+}
+
+/// What the worker process of one compilation may use. Beyond a limit the module is refused with an error that names it, its
+/// value and its key: `compile.limits.memory` is the field here and the key of a configuration file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
     /// Bytes of memory: private writable pages. Default 3 GiB.

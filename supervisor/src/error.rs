@@ -13,11 +13,8 @@ pub enum Error {
     #[error("module refused: {0}")]
     Compile(#[from] compiler::Error),
     /// The compiler refused the module.
-    #[error("module refused: {message}")]
-    Refused {
-        /// What the compiler says, in one line.
-        message: String,
-    },
+    #[error("module refused: {}", .0.message)]
+    Refused(compiler::Diagnostic),
     /// The worker that compiled the module ended without an answer.
     #[error(
         "the module could not be compiled: the compiler {what}; this may be a bug of sandboxd, please report it with the module"
@@ -33,7 +30,7 @@ pub enum Error {
         what: &'static str,
         /// The limit.
         limit: String,
-        /// The field of the configuration that says so.
+        /// The key of the configuration that says so.
         key: &'static str,
     },
     /// What the worker wrote is no artifact.
@@ -57,6 +54,21 @@ pub enum Error {
     CompileZygoteDied {
         /// What is known.
         detail: String,
+    },
+    /// This library is not in the program itself, so that the program cannot be started anew as a compile worker.
+    #[error(
+        "this program cannot be a compile worker, because it has the supervisor in a shared library: name a program of this version of sandboxd, such as sandboxc, in `Config.worker_program`"
+    )]
+    NoWorkerProgram,
+    /// The program that compile workers are started from is none.
+    #[error(
+        "{} cannot be a compile worker: {what}; `Config.worker_program` must name a program of this version of sandboxd, such as sandboxc", program.display()
+    )]
+    WorkerProgram {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// The artifact was refused.
     #[error("artifact refused: {0}; compile the module again with this version")]

@@ -28,9 +28,11 @@
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
 //! are checked by [`compiler::artifact`] before anything is mapped.
 
+pub mod arguments;
 mod cache;
 mod compile;
 mod config;
+pub mod configuration;
 pub mod daemon;
 mod error;
 pub mod host;
@@ -41,20 +43,24 @@ pub mod invoke;
 mod job;
 mod module;
 mod observed;
+mod process;
 mod session;
 mod shard;
 mod supervisor;
+pub mod terminal;
 mod wasi;
 mod zygote;
 
+pub use compile::{CompileProgress, Compiler};
 pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config};
+pub use configuration::Configuration;
 pub use error::Error;
 pub use host::HostReport;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};
 pub use ipc::report::{Outcome, Report, Trap, Value};
 pub use job::{Entry, Job, JobLimits, Preopen};
-pub use module::{Module, ModuleSource};
+pub use module::{Module, ModuleSource, View};
 pub use observed::Observed;
 pub use session::{CallOutcome, MemoryRef, Session};
 pub use supervisor::Supervisor;

@@ -13,11 +13,11 @@ use compiler::{Artifact, ValType};
 use ipc::interface::FunctionId;
 use ipc::report::Value;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, errno, system};
 use crate::job::Entry;
+use crate::process;
 
 /// Where a module comes from.
 #[derive(Clone, Debug)]
@@ -316,14 +316,14 @@ pub(crate) struct Image {
 impl Image {
     /// A sealed copy of `bytes`.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let mut file = Self::file()?;
+        let mut file = process::memory_file(c"artifact")?;
         file.write_all(bytes).map_err(system("write an artifact's memory file"))?;
         Self::seal(file, bytes.len())
     }
 
     /// A sealed copy of what `source` still holds, exactly `length` bytes.
     pub(crate) fn from_reader(source: &mut impl Read, length: usize) -> Result<Self, Error> {
-        let mut file = Self::file()?;
+        let mut file = process::memory_file(c"artifact")?;
         let copied = io::copy(&mut source.take(length as u64), &mut file)
             .map_err(system("copy an artifact into its memory file"))?;
         if copied != length as u64 {
@@ -331,12 +331,6 @@ impl Image {
             return Err(Error::System { what: "copy an artifact into its memory file", source });
         }
         Self::seal(file, length)
-    }
-
-    fn file() -> Result<File, Error> {
-        memfd_create(c"artifact", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map(File::from)
-            .map_err(errno("create an artifact's memory file"))
     }
 
     /// Takes a file that is sealed against every change already.
@@ -371,9 +365,9 @@ impl AsFd for Image {
     }
 }
 
-/// An image's bytes, mapped read-only.
+/// Bytes in sealed memory, mapped to be read: they never change.
 #[derive(Debug)]
-pub(crate) struct View {
+pub struct View {
     start: NonNull<u8>,
     length: usize,
 }

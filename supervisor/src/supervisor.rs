@@ -9,7 +9,7 @@ use ipc::report::Report;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
-use crate::compile::Compiler;
+use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::instance::SessionEnd;
@@ -43,13 +43,14 @@ enum Found {
     /// In memory.
     Module(Module),
     /// Nowhere.
-    ToCompile(ToCompile),
+    ToCompile(Box<ToCompile>),
 }
 
 struct ToCompile {
     name: EntryName,
     bytes: Vec<u8>,
     options: compiler::Options,
+    progress: CompileProgress,
     /// Why the cache could not be asked.
     problem: Option<String>,
 }
@@ -142,8 +143,18 @@ impl Supervisor {
 
     /// Like [`Self::load`] with other options for the compiler. An artifact is taken as it is.
     pub async fn load_with(&self, source: ModuleSource, options: compiler::Options) -> Result<Module, Error> {
+        self.load_with_progress(source, options, CompileProgress::default()).await
+    }
+
+    /// Like [`Self::load_with`]; `progress` tells how far the compilation is, if there is one.
+    pub async fn load_with_progress(
+        &self,
+        source: ModuleSource,
+        options: compiler::Options,
+        progress: CompileProgress,
+    ) -> Result<Module, Error> {
         let inner = Arc::clone(&self.0);
-        match on_thread(move || inner.find(source, options)).await?? {
+        match on_thread(move || inner.find(source, options, progress)).await?? {
             Found::Module(module) => Ok(module),
             Found::ToCompile(todo) => {
                 let inner = Arc::clone(&self.0);
@@ -236,7 +247,12 @@ impl Inner {
     }
 
     /// Looks for a module among those in memory and in the cache. An artifact needs no more than a check.
-    fn find(&self, source: ModuleSource, options: compiler::Options) -> Result<Found, Error> {
+    fn find(
+        &self,
+        source: ModuleSource,
+        options: compiler::Options,
+        progress: CompileProgress,
+    ) -> Result<Found, Error> {
         let fingerprint = match source {
             ModuleSource::Wasm(_) => options.fingerprint()?,
             // Its bytes say all.
@@ -264,7 +280,7 @@ impl Inner {
                     Some(Err(error)) => Some(error.to_string()),
                     None => self.cache_problem.clone(),
                 };
-                return Ok(Found::ToCompile(ToCompile { name, bytes, options, problem }));
+                return Ok(Found::ToCompile(Box::new(ToCompile { name, bytes, options, progress, problem })));
             }
         };
         self.loaded().put(name, &module);
@@ -272,12 +288,12 @@ impl Inner {
     }
 
     /// Compiles a module and keeps it. Somebody else may have done so while this waited for its turn.
-    fn compile(&self, todo: ToCompile) -> Result<Module, Error> {
-        let ToCompile { name, bytes, options, problem } = todo;
+    fn compile(&self, todo: Box<ToCompile>) -> Result<Module, Error> {
+        let ToCompile { name, bytes, options, progress, problem } = *todo;
         if let Some(module) = self.loaded().get(name) {
             return Ok(module);
         }
-        let image = self.compiler.compile(&bytes, options)?;
+        let image = self.compiler.image(&bytes, &options, &progress)?;
         // Nothing that the worker wrote is kept or used before it is checked.
         let module = Module::new(image, false, None).map_err(|error| match error {
             Error::Artifact(source) => Error::CompilerOutput { source },

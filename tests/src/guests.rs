@@ -122,3 +122,20 @@ pub const EXPORTS: &str = r#"(module
   (func (export "undefined") (call_indirect (type $void) (i32.const 3)))
   (func $recurse (export "recurse") (param i32) (result i32)
     (i32.add (i32.const 1) (call $recurse (i32.add (local.get 0) (i32.const 1))))))"#;
+
+/// A module that takes the compiler a while: functions of many operators.
+pub fn large(functions: usize, operators: usize) -> Vec<u8> {
+    let mut text = String::from("(module\n");
+    for index in 0..functions {
+        let export = if index == 0 { "(export \"f\")" } else { "" };
+        text.push_str("(func ");
+        text.push_str(export);
+        text.push_str("(param i32) (result i32) local.get 0\n");
+        for number in 0..operators / 4 {
+            text.push_str(&format!("i32.const {number} i32.mul local.get 0 i32.xor\n"));
+        }
+        text.push_str(")\n");
+    }
+    text.push(')');
+    wat::parse_str(&text).expect("well-formed")
+}

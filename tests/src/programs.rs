@@ -16,6 +16,12 @@ pub fn sandboxd() -> &'static Path {
     PATH.get_or_init(|| directory().join("sandboxd"))
 }
 
+/// The `sandboxc` that belongs to this test.
+pub fn sandboxc() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| directory().join("sandboxc"))
+}
+
 /// The directory of the programs. Cargo builds programs for the tests of their own package only, so the first test
 /// that asks builds them, with its own profile and into its own target directory.
 fn directory() -> &'static Path {

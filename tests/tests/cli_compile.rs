@@ -1,5 +1,6 @@
 //! `sandboxctl compile`, `doctor` and `version`.
 
+use supervisor::{Config, Error, ModuleSource, Supervisor};
 use whole_system_tests::{Daemon, Scratch, guests, run};
 
 #[test]
@@ -36,6 +37,39 @@ fn a_damaged_artifact_is_refused() {
         scratch.write(name, bytes);
         run(scratch.sandboxctl_run(None).arg(name)).expect_own_error(&[name, "artifact"]);
     }
+}
+
+/// An artifact that says that its code uses the SHA-512 instructions, which no artifact of this compiler uses.
+fn of_another_processor(artifact: &[u8]) -> Vec<u8> {
+    let mut bytes = artifact.to_vec();
+    // The name of a feature, with its length before it.
+    let (here, elsewhere) = (b"\x06popcnt", b"\x06sha512");
+    let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(here)).collect();
+    assert_eq!(found.len(), 1, "the artifact's list of features");
+    bytes[found[0]..found[0] + elsewhere.len()].copy_from_slice(elsewhere);
+    bytes
+}
+
+#[tokio::test]
+async fn an_artifact_for_another_processor_is_refused_by_the_missing_feature() {
+    let scratch = Scratch::new();
+    scratch.module("hello.wasm", guests::HELLO);
+    let options = ["--target-cpu", "baseline"];
+    run(scratch.sandboxctl().args(["compile", "hello.wasm", "-o", "a"]).args(options)).expect_status(0);
+    run(scratch.sandboxctl_run(None).arg("a")).expect_status(0);
+    let other = of_another_processor(&std::fs::read(scratch.file("a")).expect("read"));
+    scratch.write("other", &other);
+    let said = ["other: ", "the artifact needs processor features that this one lacks: sha512;"];
+    run(scratch.sandboxctl_run(None).arg("other")).expect_own_error(&said);
+    run(scratch.sandboxctl_run(Some(&Daemon::start())).arg("other")).expect_own_error(&said);
+
+    let supervisor = Supervisor::start(Config::default()).expect("a supervisor");
+    let error = supervisor.load(ModuleSource::Artifact(other)).await.expect_err("refused");
+    assert!(matches!(&error, Error::CpuFeatures { missing } if missing == "sha512"), "{error}");
+
+    let mut inspect = std::process::Command::new(whole_system_tests::sandboxc());
+    let inspected = run(inspect.current_dir(scratch.path()).args(["inspect", "other"]));
+    assert!(inspected.expect_status(0).text().contains("this machine's CPU lacks sha512\n"));
 }
 
 #[test]

@@ -3,62 +3,46 @@
 use std::time::Duration;
 
 use supervisor::{CompileLimits, Config, Error, ModuleSource, Supervisor};
+use whole_system_tests::guests::large;
 use whole_system_tests::instances::compile_zygotes_of;
 
 const SMALL: &str = r#"(module (func (export "_start")))"#;
-
-/// A module that takes the compiler a while: functions of many operators.
-fn large(functions: usize, operators: usize) -> Vec<u8> {
-    let mut text = String::from("(module\n");
-    for _ in 0..functions {
-        text.push_str("(func (param i32) (result i32) local.get 0\n");
-        for number in 0..operators / 4 {
-            text.push_str(&format!("i32.const {number} i32.mul local.get 0 i32.xor\n"));
-        }
-        text.push_str(")\n");
-    }
-    text.push(')');
-    wat::parse_str(&text).expect("well-formed")
-}
 
 fn supervisor(compile_limits: CompileLimits) -> Supervisor {
     Supervisor::start(Config { compile_limits, ..Config::default() }).expect("a supervisor")
 }
 
+/// The error that `limits` cause. With the limit raised the same module compiles.
 async fn refused(module: Vec<u8>, limits: CompileLimits) -> String {
-    let supervisor = supervisor(limits);
-    let error = supervisor.load(ModuleSource::Wasm(module)).await.expect_err("a limit is reached");
+    let limited = supervisor(limits);
+    let error = limited.load(ModuleSource::Wasm(module.clone())).await.expect_err("a limit is reached");
     assert!(matches!(error, Error::CompileLimit { .. }), "{error}");
     // The limit costs that module its compilation, and nobody else anything.
-    supervisor.load(ModuleSource::Wasm(SMALL.into())).await.expect("a small module");
+    limited.load(ModuleSource::Wasm(SMALL.into())).await.expect("a small module");
+    let raised = supervisor(CompileLimits::default());
+    raised.load(ModuleSource::Wasm(module)).await.expect("within the limit");
     error.to_string()
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_much_memory_is_refused() {
-    let error =
-        refused(large(1, 400_000), CompileLimits { memory: 64 << 20, ..CompileLimits::default() }).await;
-    assert!(error.contains("memory of 64MiB") && error.contains("Config.compile_limits.memory"), "{error}");
+    let limits = CompileLimits { memory: 64 << 20, ..CompileLimits::default() };
+    let error = refused(large(1, 250_000), limits).await;
+    assert!(error.contains("memory of 64MiB: `compile.limits.memory` raises the limit"), "{error}");
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_much_processor_time_is_refused() {
-    let error = refused(
-        large(400, 8000),
-        CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() },
-    )
-    .await;
-    assert!(error.contains("CPU time of 1s") && error.contains("Config.compile_limits.cpu_time"), "{error}");
+    let limits = CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() };
+    let error = refused(large(100, 8000), limits).await;
+    assert!(error.contains("CPU time of 1s: `compile.limits.cpu_time` raises the limit"), "{error}");
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_long_is_refused() {
-    let error = refused(
-        large(400, 8000),
-        CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() },
-    );
-    let error = error.await;
-    assert!(error.contains("200ms") && error.contains("Config.compile_limits.wall_time"), "{error}");
+    let limits = CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() };
+    let error = refused(large(50, 8000), limits).await;
+    assert!(error.contains("wall time of 200ms: `compile.limits.wall_time` raises the limit"), "{error}");
 }
 
 #[tokio::test]

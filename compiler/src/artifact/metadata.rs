@@ -8,7 +8,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::{Raise, check};
 use crate::options::CodeOptions;
 use crate::trap::TrapKind;
 use crate::types::ValType;
@@ -272,7 +272,8 @@ where
 /// Encodes metadata for an artifact; an error when [`crate::Artifact::parse`] would not read it.
 pub(crate) fn encode(metadata: &Metadata) -> Result<Vec<u8>, Error> {
     let bytes = postcard::to_stdvec(metadata).map_err(Error::Metadata)?;
-    check_cap("bytes of metadata", bytes.len() as u64, BYTES_MAX)?;
+    let fixed = Raise::Fixed("it is part of the format of artifacts");
+    check("bytes of metadata", bytes.len() as u64, BYTES_MAX, fixed)?;
     Ok(bytes)
 }
 

@@ -12,7 +12,7 @@ use crate::codegen::{Code, compile_trampoline};
 use crate::initial::Overlay;
 use crate::options::target_features;
 use crate::types::{FuncType, ValType};
-use crate::{Caps, Error, Options, TargetCpu, link, sites, version};
+use crate::{Cap, Caps, Error, Options, TargetCpu, link, sites, version};
 
 /// An artifact's worth of machine code that no compiler made.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ impl RawModule {
 
         let memory_bytes = self.memory_pages.saturating_mul(WASM_PAGE);
         let memory_max = self.memory_max_pages.max(self.memory_pages).saturating_mul(WASM_PAGE);
-        crate::error::check_cap("memory pages", memory_max / WASM_PAGE, Caps::default().memory_pages)?;
+        Caps::default().check(Cap::MemoryPages, "memory pages", memory_max / WASM_PAGE)?;
         let mut context = vec![0u8; PAGE as usize];
         let descriptor = COMPILER_BASE;
         for (i, word) in [memory_base(0), memory_bytes, memory_max, 0].iter().enumerate() {
@@ -116,7 +116,7 @@ impl RawModule {
             sites: site_table.finish(self.code.len() as u32),
             debug: Vec::new(),
         };
-        image.write(Caps::default().image_bytes)
+        image.write(&Caps::default())
     }
 }
 

@@ -182,11 +182,17 @@ impl<B: AsRef<[u8]>> Artifact<B> {
     }
 
     fn functions(&self, table: sites::Table<'_>) -> Vec<FunctionSummary> {
+        // Any number of functions may have the same long name. All of them together get no more room than the file has.
+        let mut room = self.bytes().len();
         (0..table.functions())
             .filter_map(|index| {
                 let range = table.code(index)?;
+                let name = self.function_name(index).and_then(|name| {
+                    room = room.checked_sub(name.len())?;
+                    Some(name)
+                });
                 Some(FunctionSummary {
-                    name: self.function_name(index).unwrap_or_else(|| format!("wasm-function[{index}]")),
+                    name: name.unwrap_or_else(|| format!("wasm-function[{index}]")),
                     address: ipc::layout::CODE_BASE + u64::from(range.start),
                     bytes: u64::from(range.end.saturating_sub(range.start)),
                 })

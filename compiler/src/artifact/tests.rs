@@ -422,6 +422,26 @@ fn metadata_of_the_rest() {
 }
 
 #[test]
+fn a_summary_is_no_larger_than_the_artifact_warrants() {
+    let functions = "(func)".repeat(300);
+    let wat = format!("(module (func ${}) {functions})", "n".repeat(1000));
+    let wasm = parse_text(wat.as_bytes()).unwrap();
+    let mut bytes = compile(&wasm, &Options { threads: 1, ..Options::default() }).unwrap();
+    let names = |bytes: &[u8]| -> usize {
+        let summary = Artifact::parse(bytes).unwrap().summary().unwrap();
+        assert_eq!(summary.functions.len(), 301);
+        summary.functions.iter().map(|function| function.name.len()).sum()
+    };
+    assert!(names(&bytes) < 10_000);
+    // All symbols get the name of the first.
+    let symbols = get_u64(&bytes, section_header(&bytes, ".symtab") + 24) as usize;
+    let first = *bytes[symbols + 24..].first_chunk::<4>().unwrap();
+    (1..=301).for_each(|index| put(&mut bytes, symbols + 24 * index, &first));
+    assert!(names(&bytes) <= bytes.len() + 301 * "wasm-function[300]".len());
+    assert!(301 * 1000 > 2 * bytes.len());
+}
+
+#[test]
 fn damaged_bytes_never_panic() {
     let bytes = valid();
     let start = get_u64(&bytes, section_header(&bytes, ".symtab") + 24) as usize;
@@ -439,6 +459,7 @@ fn damaged_bytes_never_panic() {
                         artifact.trap_at(pc);
                     }
                     artifact.function_name(1);
+                    let _ = artifact.summary();
                 }
                 Err(_) => rejected += 1,
             }

@@ -11,7 +11,7 @@ use object::pod::bytes_of;
 use ipc::layout::PAGE;
 
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::{self, Cap, Caps, Raise};
 
 const LE: LittleEndian = LittleEndian;
 
@@ -103,10 +103,12 @@ struct Section<'a> {
 const TEXT_INDEX: u16 = 1;
 const STRTAB_INDEX: u32 = 4;
 
+const FIXED: Raise = Raise::Fixed("it is part of the format of artifacts");
+
 impl Image<'_> {
-    /// The bytes of the artifact. Fails when they would exceed `cap`, before they are allocated.
-    pub fn write(&self, cap: u64) -> Result<Vec<u8>, Error> {
-        check_cap("segments", self.segments.len() as u64, SEGMENTS_MAX as u64)?;
+    /// The bytes of the artifact. Fails when they would exceed the cap, before they are allocated.
+    pub fn write(&self, caps: &Caps) -> Result<Vec<u8>, Error> {
+        caps::check("segments", self.segments.len() as u64, SEGMENTS_MAX as u64, FIXED)?;
         let headers = size_of::<elf::FileHeader64<LittleEndian>>()
             + self.segments.len() * size_of::<elf::ProgramHeader64<LittleEndian>>();
         let mut offset = (headers as u64).next_multiple_of(PAGE);
@@ -179,7 +181,7 @@ impl Image<'_> {
         let header_count = 3 + sections.len() as u64;
         let header_size = size_of::<elf::SectionHeader64<LittleEndian>>() as u64;
         let total = headers_offset.saturating_add(header_count * header_size);
-        check_cap("bytes of artifact", total, cap)?;
+        caps.check(Cap::ImageBytes, "bytes of artifact", total)?;
 
         let mut out = Vec::with_capacity(total as usize);
         out.extend_from_slice(bytes_of(&file_header(

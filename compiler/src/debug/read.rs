@@ -14,7 +14,7 @@ use gimli::{
 
 use super::{File, Lines, Row, Unit};
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::{Raise, check};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -24,6 +24,8 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 const FILES_MAX: u64 = 1 << 20;
 /// Bytes of all names together: many may stand for one string of the input.
 const NAME_BYTES_MAX: u64 = 64 << 20;
+/// The way out is to do without.
+const FIXED: Raise = Raise::Fixed("the module compiles without debugging information");
 /// Bytes of a path; longer ones are cut.
 const PATH_MAX: usize = 4096;
 /// Offsets of functions that the linker has thrown away are replaced by 0 or by something from here on.
@@ -57,7 +59,7 @@ impl<'a> Sections<'a> {
     /// Reads all line tables. `code` is the byte offset in the module that addresses count from: that of the code section's
     /// contents. What cannot be read is left out; only a cap is an error.
     pub fn lines(&self, code: u32) -> Result<Lines, Error> {
-        check_cap("bytes of source line tables", self.line.len() as u64, LINE_BYTES_MAX)?;
+        check("bytes of source line tables", self.line.len() as u64, LINE_BYTES_MAX, FIXED)?;
         let (named, lines) = (self.unit_names(), Lines::default());
         let mut reading = Reading { sections: *self, code, named, name_bytes: 0, lines };
         let section = DebugLine::new(self.line, LittleEndian);
@@ -234,7 +236,7 @@ impl<'a> Reading<'a> {
 
     fn count_names(&mut self, name: &str, directory: &str) -> Result<(), Error> {
         self.name_bytes += (name.len() + directory.len()) as u64;
-        check_cap("bytes of names of source files", self.name_bytes, NAME_BYTES_MAX)
+        check("bytes of names of source files", self.name_bytes, NAME_BYTES_MAX, FIXED)
     }
 
     /// Takes over a file of the unit's table.
@@ -251,7 +253,7 @@ impl<'a> Reading<'a> {
             directory => header.directory(directory).map(|d| self.sections.text(&d)).unwrap_or_default(),
         };
         let position = self.lines.files.len();
-        check_cap("source files", position as u64, FILES_MAX)?;
+        check("source files", position as u64, FILES_MAX, FIXED)?;
         let name = self.sections.text(&entry.path_name());
         // What a table of lines names is the unit's directory, too, once more for each file.
         let unit_directory = self.lines.units.get(unit as usize).map_or(0, |unit| unit.directory.len());

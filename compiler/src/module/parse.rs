@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use ipc::interface::FunctionId;
 use wasmparser::types::CoreTypeId;
 use wasmparser::{
-    CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, HeapType, KnownCustom, Name,
-    Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
+    BinaryReader, CompositeInnerType, DataKind, ElementItems, ElementKind, ExternalKind, HeapType,
+    KnownCustom, Name, Parser, Payload, TableInit, TypeRef, UnpackedIndex, ValidPayload, Validator,
 };
 
 use super::constant::{self, Constant, Evaluated, Expression};
 use super::{Data, Element, Export, ExportKind, Global, GlobalSource, ImportedFunction, Memory, Module};
 use super::{NULL_ITEM, SegmentMode, Table, open};
+use crate::caps::{self, Cap, NO_ROOM, Raise};
 use crate::debug::read::Sections;
-use crate::error::check_cap;
 use crate::features;
 use crate::types::{FuncType, ValType};
 use crate::{Caps, Error};
@@ -26,7 +26,7 @@ const MEMORY64_PAGES: u64 = ipc::layout::MEMORY_MAX / ipc::layout::WASM_PAGE;
 impl<'a> Module<'a> {
     /// Parses `wasm` and validates everything but function bodies.
     pub fn parse(wasm: &'a [u8], caps: &Caps, open_imports: bool) -> Result<Self, Error> {
-        check_cap("bytes", wasm.len() as u64, caps.input_bytes)?;
+        caps.check(Cap::InputBytes, "bytes", wasm.len() as u64)?;
         if !wasm.starts_with(b"\0asm") {
             return Err(Error::NotWasm);
         }
@@ -61,6 +61,7 @@ impl<'a> Module<'a> {
         let explain = |e: wasmparser::Error| features::explain(wasm, &e);
         for payload in features::parser().parse_all(wasm) {
             let payload = payload.map_err(explain)?;
+            module.check_counts(&payload, wasm, caps)?;
             if let ValidPayload::Func(function, body) = validator.payload(&payload).map_err(explain)? {
                 module.bodies.push((function, body));
             }
@@ -84,6 +85,31 @@ impl<'a> Module<'a> {
         Ok(module)
     }
 
+    /// What the caps say about a section, as far as its counts tell, and before the validator looks at it: that has limits of
+    /// its own, and names no key.
+    fn check_counts(&self, payload: &Payload<'_>, wasm: &[u8], caps: &Caps) -> Result<(), Error> {
+        match payload {
+            Payload::FunctionSection(reader) => {
+                let found = self.functions.len() as u64 + u64::from(reader.count());
+                caps.check(Cap::Functions, "functions", found)
+            }
+            Payload::ElementSection(reader) => {
+                caps.check(Cap::ElementSegments, "element segments", reader.count().into())
+            }
+            Payload::DataCountSection { count, .. } => {
+                caps.check(Cap::DataSegments, "data segments", (*count).into())
+            }
+            Payload::DataSection(reader) => {
+                caps.check(Cap::DataSegments, "data segments", reader.count().into())
+            }
+            Payload::CodeSectionStart { range, .. } => {
+                let section = wasm.get(range.clone()).unwrap_or_default();
+                body_sizes(section, |bytes| caps.check(Cap::FunctionBytes, "bytes in one function", bytes))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes over what one section says, which the validator has accepted.
     fn section(&mut self, payload: Payload<'a>, caps: &Caps, open_imports: bool) -> Result<(), Error> {
         let invalid = |e: wasmparser::Error| Error::invalid(&e);
@@ -102,14 +128,9 @@ impl<'a> Module<'a> {
                     self.resolve_import(&import, open_imports)?;
                 }
                 self.check_sizes(caps)?;
-                check_cap("functions", self.functions.len() as u64, caps.functions)?;
+                caps.check(Cap::Functions, "functions", self.functions.len() as u64)?;
             }
             Payload::FunctionSection(reader) => {
-                check_cap(
-                    "functions",
-                    self.functions.len() as u64 + u64::from(reader.count()),
-                    caps.functions,
-                )?;
                 for ty in reader {
                     self.functions.push(ty.map_err(invalid)?);
                 }
@@ -173,15 +194,25 @@ impl<'a> Module<'a> {
             Payload::StartSection { func, .. } => self.start = Some(func),
             Payload::ElementSection(reader) => {
                 let globals = self.global_values();
+                let mut items = 0u64;
                 for element in reader {
-                    let element = self.parse_element(element.map_err(invalid)?, &globals)?;
+                    let element = element.map_err(invalid)?;
+                    items += match &element.items {
+                        ElementItems::Functions(reader) => u64::from(reader.count()),
+                        ElementItems::Expressions(_, reader) => u64::from(reader.count()),
+                    };
+                    caps.check(Cap::ElementItems, "items of element segments", items)?;
+                    let element = self.parse_element(element, &globals)?;
                     self.elements.push(element);
                 }
             }
             Payload::DataSection(reader) => {
                 let globals = self.global_values();
+                let mut bytes = 0u64;
                 for data in reader {
                     let data = data.map_err(invalid)?;
+                    bytes += data.data.len() as u64;
+                    caps.check(Cap::DataBytes, "bytes of data segments", bytes)?;
                     let mode = match data.kind {
                         DataKind::Passive => SegmentMode::Passive,
                         DataKind::Active { memory_index, offset_expr } => {
@@ -220,10 +251,10 @@ impl<'a> Module<'a> {
     /// What the caps say about tables and memories, so far.
     fn check_sizes(&self, caps: &Caps) -> Result<(), Error> {
         let entries = self.tables.iter().fold(0u64, |sum, t| sum.saturating_add(t.min));
-        check_cap("initial table entries", entries, caps.table_entries)?;
-        check_cap("memories", self.memories.len() as u64, ipc::layout::MEMORIES_MAX)?;
+        caps.check(Cap::TableEntries, "initial table entries", entries)?;
+        caps::check("memories", self.memories.len() as u64, ipc::layout::MEMORIES_MAX, NO_ROOM)?;
         let pages = self.memories.iter().fold(0u64, |sum, m| sum.saturating_add(m.min));
-        check_cap("initial memory pages", pages, caps.memory_pages)
+        caps.check(Cap::MemoryPages, "initial memory pages", pages)
     }
 
     fn global_values(&self) -> Vec<Option<Constant>> {
@@ -327,6 +358,20 @@ impl<'a> Module<'a> {
     }
 }
 
+/// Calls `each` with the size of every function body of a code section. What cannot be read is left to the parser.
+fn body_sizes(section: &[u8], mut each: impl FnMut(u64) -> Result<(), Error>) -> Result<(), Error> {
+    let mut reader = BinaryReader::new(section, 0);
+    let Ok(count) = reader.read_var_u32() else { return Ok(()) };
+    for _ in 0..count {
+        let Ok(size) = reader.read_var_u32() else { break };
+        each(size.into())?;
+        if reader.read_bytes(size as usize).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 fn function_type(ty: &CompositeInnerType) -> Result<FuncType, Error> {
     let CompositeInnerType::Func(ty) = ty else {
         return Err(unexpected("a type that is not a function type"));
@@ -347,7 +392,8 @@ pub(super) fn memory(ty: &wasmparser::MemoryType, offset: usize) -> Result<Memor
         return Err(unsupported("shared memory (threads)", offset));
     }
     let room = if ty.memory64 { MEMORY64_PAGES } else { MEMORY32_PAGES };
-    check_cap("initial pages of one memory", ty.initial, room)?;
+    let raise = if ty.memory64 { NO_ROOM } else { Raise::Fixed("32-bit addresses reach no further") };
+    caps::check("initial pages of one memory", ty.initial, room, raise)?;
     let max = ty.maximum.unwrap_or(room).min(room);
     Ok(Memory { min: ty.initial, max, index64: ty.memory64, imported: false })
 }

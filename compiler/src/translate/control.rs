@@ -6,7 +6,7 @@ use cranelift_codegen::ir::{Block, BlockArg, Inst, InstBuilder, JumpTableData, V
 use wasmparser::{BlockType, BrTable, TryTable};
 
 use super::{Failure, Translator, unexpected};
-use crate::error::check_cap;
+use crate::caps::Cap;
 use crate::trap;
 use crate::types::ValType;
 
@@ -253,14 +253,6 @@ impl<'m> Translator<'_, 'm> {
     }
 
     pub(super) fn br_table(&mut self, table: &BrTable<'_>) -> Result<(), Failure> {
-        let caps = self.environment.caps;
-        check_cap("`br_table` targets", table.len().into(), caps.br_table_targets)?;
-        self.br_table_targets += u64::from(table.len());
-        check_cap(
-            "`br_table` targets in one function",
-            self.br_table_targets,
-            caps.function_br_table_targets,
-        )?;
         let index = self.pop()?;
         // With arguments, each distinct target gets a block that jumps there: a table entry without arguments
         // keeps the table's size independent of their number.
@@ -338,8 +330,8 @@ impl<'m> Translator<'_, 'm> {
                 // When the loop ends, the frontend gives each branch an operand for each local that differs: all at once, so
                 // this must be bounded before.
                 self.loop_operands = self.loop_operands.saturating_add(self.locals);
-                let cap = self.environment.caps.function_values.saturating_mul(LOOP_OPERANDS);
-                check_cap("branches to loops times locals in one function", self.loop_operands, cap)?;
+                let (caps, what) = (self.environment.caps, "branches to loops times locals in one function");
+                caps.check_times(Cap::FunctionValues, LOOP_OPERANDS, what, self.loop_operands)?;
                 Ok((*header, *params))
             }
             Some(Frame {

@@ -15,7 +15,7 @@ use wasmparser::Catch;
 
 use super::abi::Builtin;
 use super::{Failure, Translator, unexpected};
-use crate::error::check_cap;
+use crate::caps::Cap;
 use crate::trap;
 
 /// What is called.
@@ -109,8 +109,8 @@ impl Translator<'_, '_> {
             return Ok(self.builder.inst_results(call).to_vec());
         }
         self.handler_edges = self.handler_edges.saturating_add(self.handlers.len() as u64);
-        let cap = self.environment.caps.function_br_table_targets;
-        check_cap("exception handlers of all calls in one function", self.handler_edges, cap)?;
+        let (caps, what) = (self.environment.caps, "exception handlers of all calls in one function");
+        caps.check(Cap::FunctionBrTableTargets, what, self.handler_edges)?;
 
         let next = self.builder.create_block();
         let returns: Vec<_> =

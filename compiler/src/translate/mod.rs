@@ -1,7 +1,8 @@
 //! Translation of one function body to Cranelift IR, one file per family of instructions.
 //!
 //! Every operator is validated immediately before it is translated, so translation may rely on types and indices;
-//! where that is a lookup, a failed one is an error nevertheless, never a panic.
+//! where that is a lookup, a failed one is an error nevertheless, never a panic. What can be counted without translating has
+//! been compared with its cap before ([`crate::codegen::validate_bodies`]).
 //!
 //! The operand stack exists only here: its slots are SSA values. Locals are the frontend's variables. Code after a
 //! terminator is validated but not translated ([`Translator::reachable`]).
@@ -38,7 +39,7 @@ pub(crate) use call::{import_thunk, open_thunk, to_word};
 pub(crate) use instantiate::instantiate;
 
 use crate::Error;
-use crate::error::check_cap;
+use crate::caps::Cap;
 use crate::module::Module;
 use crate::plan::Plan;
 use crate::types::ValType;
@@ -114,8 +115,6 @@ struct Translator<'f, 'm> {
     signatures: HashMap<u32, SigRef>,
     builtins: [Option<SigRef>; abi::BUILTINS],
     rodata: HashMap<u64, GlobalValue>,
-    /// Targets of all `br_table`s so far.
-    br_table_targets: u64,
     /// Parameters and declared locals.
     locals: u64,
     /// Branches to loops so far, times locals.
@@ -144,7 +143,6 @@ pub(crate) fn translate(
     context: &mut FunctionBuilderContext,
 ) -> Result<(), Failure> {
     let start = body.range().start;
-    check_cap("bytes in one function", body.range().len() as u64, environment.caps.function_bytes)?;
     let ty = environment
         .module
         .function_type(index)
@@ -212,7 +210,6 @@ impl<'f, 'm> Translator<'f, 'm> {
             signatures: HashMap::new(),
             builtins: [None; abi::BUILTINS],
             rodata: HashMap::new(),
-            br_table_targets: 0,
             locals: 0,
             loop_operands: 0,
             handlers: Vec::new(),
@@ -246,7 +243,6 @@ impl<'m> Translator<'_, 'm> {
         self.builder.switch_to_block(entry);
         self.builder.seal_block(entry);
         let count = validator.len_locals();
-        check_cap("locals of one function", count.into(), self.environment.caps.locals)?;
         self.locals = count.into();
         for local in 0..count {
             let ty = validator
@@ -275,8 +271,8 @@ impl<'m> Translator<'_, 'm> {
         // Lists have power-of-two sizes, and growing leaves the old one to others: up to four slots for an operand.
         let operands = dfg.value_lists.capacity() / 4;
         let size = dfg.num_values().max(dfg.num_insts()).max(operands) as u64;
-        let cap = self.environment.caps.function_values;
-        check_cap("values, instructions or operands in one function", size, cap)
+        let what = "values, instructions or operands in one function";
+        self.environment.caps.check(Cap::FunctionValues, what, size)
     }
 
     /// Closes the function after its last `end`.

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use supervisor::arguments::ConfigurationArguments;
+use supervisor::configuration::{CONNECTIONS_MAX, JOBS_MAX, SHARDS_MAX};
 use supervisor::daemon::signals::{self, Hangup, Interrupts};
 use supervisor::daemon::{self, Bounds, Listener, Policies};
 use supervisor::{Config, Supervisor};
@@ -14,6 +16,8 @@ use supervisor::{Config, Supervisor};
 #[derive(Debug, Parser)]
 #[command(name = "sandboxd", version)]
 struct Options {
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
     /// Socket to listen on [default: /run/sandboxd/sandboxd.sock for root, else $XDG_RUNTIME_DIR/sandboxd.sock].
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -24,14 +28,18 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     policy_dir: Option<PathBuf>,
     /// Number of shards, each a thread with its own zygotes [default: one per processor].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    shards: Option<u16>,
-    /// Connections at the same time; further ones are refused.
-    #[arg(long, value_name = "N", default_value_t = Bounds::default().connections, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    max_connections: u32,
-    /// Jobs at the same time; further ones wait.
-    #[arg(long, value_name = "N", default_value_t = Bounds::default().jobs, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    max_jobs: u32,
+    #[arg(long, value_name = "N", value_parser = up_to(SHARDS_MAX))]
+    shards: Option<u32>,
+    /// Connections at the same time; further ones are refused [default: 512].
+    #[arg(long, value_name = "N", value_parser = up_to(CONNECTIONS_MAX))]
+    max_connections: Option<u32>,
+    /// Jobs at the same time; further ones wait [default: 256].
+    #[arg(long, value_name = "N", value_parser = up_to(JOBS_MAX))]
+    max_jobs: Option<u32>,
+}
+
+fn up_to(most: u32) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(most))
 }
 
 /// Why the daemon ended.
@@ -49,6 +57,8 @@ enum Error {
     Supervisor(#[from] supervisor::Error),
     #[error(transparent)]
     Policies(#[from] daemon::PolicyErrors),
+    #[error(transparent)]
+    Configuration(#[from] policies::Error),
 }
 
 fn main() -> ExitCode {
@@ -84,16 +94,22 @@ async fn serve(options: Options) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
     let mut interrupts = Interrupts::catch_but_hangup().map_err(Error::Signals)?;
     let hangup = Hangup::catch().map_err(Error::Signals)?;
-    let policies = Policies::load(options.policy_dir, say)?;
-    let path = options.socket.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
+    let given = options.configuration.configuration()?;
+    let policies = Policies::load(options.policy_dir.or_else(|| given.policy_dir.clone()), say)?;
+    let path = options.socket.or_else(|| given.socket.clone());
+    let path = path.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
-    let shards = options
-        .shards
-        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let config = Config { state_dir: daemon::state_dir(options.state_dir), shards, ..Config::default() };
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = options.shards.or(given.shards).map_or_else(processors, |n| n as usize);
+    let state_dir = daemon::state_dir(options.state_dir.or_else(|| given.state_dir.clone()));
+    let config = Config { state_dir, shards, ..given.config() };
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
-    let bounds = Bounds { connections: options.max_connections, jobs: options.max_jobs };
+    let default = Bounds::default();
+    let bounds = Bounds {
+        connections: options.max_connections.or(given.max_connections).unwrap_or(default.connections),
+        jobs: options.max_jobs.or(given.max_jobs).unwrap_or(default.jobs),
+    };
     daemon::serve(listener, supervisor, bounds, policies, hangup, interrupts.arrived()).await;
     Ok(())
 }

@@ -1,14 +1,15 @@
-//! The worker: a child of the compile zygote that compiles one module and ends.
+//! The worker: a child of the compile zygote that serves one request about one module and ends.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use compiler::Diagnostic;
 use ipc::control::Step;
 use zygote::confine;
 use zygote::sys::{self, Errno};
 
-use super::wire::{Answer, Request, status};
+use super::wire::{Answer, Make, PROGRESS_BYTES, Request, status};
 use super::zygote::OWN_PIDFD;
 use crate::module::Image;
 
@@ -16,8 +17,11 @@ use crate::module::Image;
 const INPUT: i32 = 0;
 const OUTPUT: i32 = 1;
 const MESSAGES: i32 = 2;
+/// The number that the rule for `pwrite64` in the filter names.
+const PROGRESS: i32 = 3;
 /// Tells whether the zygote lives; only until the worker is sure to end with it.
-const ZYGOTE: i32 = 3;
+const ZYGOTE: i32 = OWN_PIDFD;
+const _: () = assert!(PROGRESS < ZYGOTE, "moving descriptors would close the zygote's");
 
 /// Threads that all workers of a zygote together may have.
 const THREADS_MAX: u64 = 1024;
@@ -26,19 +30,20 @@ const THREADS_MAX: u64 = 1024;
 const DESCRIPTORS_MAX: u64 = 16;
 
 /// Runs the worker to its end. This process is a copy of the zygote, with one thread, and process 1 of its PID namespace.
-pub(super) fn run(request: &Request, input: OwnedFd, output: OwnedFd, messages: OwnedFd) -> ! {
-    let moved = move_descriptors(&input, &output, &messages);
+/// The descriptors are its input, output, messages and progress.
+pub(super) fn run(request: &Request, descriptors: [OwnedFd; 4]) -> ! {
+    let moved = move_descriptors(&descriptors);
     // SAFETY: descriptor 1 is the output; nothing else owns it.
     let mut output = unsafe { File::from_raw_fd(OUTPUT) };
     if let Err((step, errno)) = moved.and_then(|()| restrict(request)) {
         answer(&mut output, &Answer::Step { step: step as u32, errno })
     }
     // Threads of the compiler that panic make the whole compilation panic.
-    let result = std::panic::catch_unwind(|| compile(request));
+    let result = std::panic::catch_unwind(|| make(request));
     match result {
         Err(_) => exit(status::PANIC),
         Ok(Err(Answered(answered))) => answer(&mut output, &answered),
-        Ok(Ok(artifact)) => write(&mut output, &artifact, status::ARTIFACT),
+        Ok(Ok(made)) => write(&mut output, &made, status::MADE),
     }
 }
 
@@ -59,14 +64,14 @@ fn answer(output: &mut File, answer: &Answer) -> ! {
 }
 
 /// Keeps what the worker needs and closes all others: sockets, and what belongs to other workers.
-fn move_descriptors(input: &OwnedFd, output: &OwnedFd, messages: &OwnedFd) -> Result<(), (Step, i32)> {
+fn move_descriptors([input, output, messages, progress]: &[OwnedFd; 4]) -> Result<(), (Step, i32)> {
     let failed = || (Step::Descriptors, io::Error::last_os_error().raw_os_error().unwrap_or(0));
     // All of them are above the control socket's number, so none is overwritten before it is moved.
     let moves = [
         (input.as_raw_fd(), INPUT),
         (output.as_raw_fd(), OUTPUT),
         (messages.as_raw_fd(), MESSAGES),
-        (OWN_PIDFD, ZYGOTE),
+        (progress.as_raw_fd(), PROGRESS),
     ];
     for (from, to) in moves {
         // SAFETY: takes numbers.
@@ -135,10 +140,10 @@ extern "C" fn aborted(_: libc::c_int) {
     exit(status::ABORT)
 }
 
-/// There is no artifact.
+/// What there is instead of what was asked for.
 struct Answered(Answer);
 
-fn compile(request: &Request) -> Result<Vec<u8>, Answered> {
+fn make(request: &Request) -> Result<Vec<u8>, Answered> {
     #[cfg(test)]
     if let Some(hook) = &request.hook {
         hook.act();
@@ -149,13 +154,29 @@ fn compile(request: &Request) -> Result<Vec<u8>, Answered> {
     let length = usize::try_from(request.input_bytes).unwrap_or(0);
     let image = Image::sealed(input, length);
     let view = image.view().map_err(step)?;
-    let module = view.as_ref();
-    let refused = |error: compiler::Error| {
-        Answered(Answer::Refused { message: crate::daemon::module_error::compile_message(&error) })
+    let refused =
+        |error: &compiler::Error, wasm: &[u8]| Answered(Answer::Refused(Diagnostic::new(error, wasm)));
+    let input = view.as_ref();
+    let parsed;
+    let wasm = if input.starts_with(b"\0asm") {
+        input
+    } else {
+        parsed =
+            compiler::parse_text_with(input, &request.options.caps).map_err(|error| refused(&error, &[]))?;
+        &parsed
     };
-    if module.starts_with(b"\0asm") {
-        return compiler::compile(module, &request.options).map_err(refused);
+    let options = &request.options;
+    match request.make {
+        Make::Nothing => compiler::validate(wasm, options).map(|()| Vec::new()),
+        Make::Artifact => compiler::compile_with_progress(wasm, options, &tell),
+        Make::Listing(listing) => compiler::list(wasm, options, listing, &tell).map(String::into_bytes),
     }
-    let module = compiler::parse_text(module).map_err(refused)?;
-    compiler::compile(&module, &request.options).map_err(refused)
+    .map_err(|error| refused(&error, wasm))
+}
+
+/// Tells how far the compilation is.
+fn tell(done: u64, total: u64) {
+    let words = [done, total];
+    // SAFETY: two words. Nobody depends on them, so a failure is none.
+    unsafe { libc::pwrite(PROGRESS, words.as_ptr().cast(), PROGRESS_BYTES, 0) };
 }

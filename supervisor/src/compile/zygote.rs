@@ -223,14 +223,15 @@ fn report(worker: &Worker) -> bool {
 /// Forks a worker and says so. `None`: there is none.
 fn start(request: &[u8], fds: Vec<OwnedFd>) -> Option<Worker> {
     let fds: [OwnedFd; REQUEST_FDS] = fds.try_into().ok()?;
-    let [input, output, messages, replies] = fds;
+    let [input, output, messages, progress, replies] = fds;
     let refuse = |step: Step, errno: i32| {
         let failed = Reply { kind: reply::FAILED, step: step as u32, errno, ..Reply::default() };
         let _ = ipc::fdpass::send(&replies, failed.as_bytes(), &[]);
         None
     };
-    let Ok(request) = postcard::from_bytes::<Request>(request) else {
-        return refuse(Step::Receive, libc::EBADMSG);
+    let request = match Request::from_packet(request) {
+        Ok(request) => request,
+        Err((step, errno)) => return refuse(step, errno),
     };
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
@@ -239,7 +240,7 @@ fn start(request: &[u8], fds: Vec<OwnedFd>) -> Option<Worker> {
     // SAFETY: as fork. This process has one thread, so no lock is held by another and the allocator is whole in the child.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, &raw mut pidfd, 0, 0) };
     match pid {
-        0 => worker::run(&request, input, output, messages),
+        0 => worker::run(&request, [input, output, messages, progress]),
         1.. => {
             // SAFETY: the kernel has just opened it for this process.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

@@ -178,7 +178,7 @@ impl Connection<'_> {
         report.map_err(|e| {
             let about_module = module_error::concerns_module(&e);
             let kind = if about_module { ErrorKind::Module } else { ErrorKind::Job };
-            ErrorReply::new(kind, module_error::message(&e))
+            ErrorReply::new(kind, e.to_string())
         })
     }
 

@@ -180,7 +180,7 @@ pub(super) async fn load(
     let mut options = shared.supervisor.compile_options();
     options.fuel |= count_fuel;
     let loaded = shared.supervisor.load_with(source, options).await;
-    loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, module_error::message(&e)))
+    loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, e.to_string()))
 }
 
 /// The whole file, from its beginning, wherever its offset is. A file that changes meanwhile gives a mixture,

@@ -13,12 +13,12 @@ use ipc::job::{
 };
 use ipc::ring::{Completion, Indices, SLOTS, Submission};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::error::{Error, errno};
+use crate::error::{Error, errno, system};
 use crate::hostcall::{SharedRegion, copy_shared};
 pub(crate) use crate::module::RawValue;
+use crate::process;
 
 /// One ring, mapped.
 #[derive(Debug)]
@@ -30,9 +30,8 @@ pub(crate) struct SharedMemory {
 impl SharedMemory {
     /// Zeroed shared memory of a size that nobody can change any more.
     pub(crate) fn new() -> Result<Self, Error> {
-        let file = memfd_create(c"ring", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(errno("create a ring's memory file"))?;
-        nix::unistd::ftruncate(&file, RING_BYTES as i64).map_err(errno("size a ring's memory file"))?;
+        let file = process::memory_file(c"ring")?;
+        file.set_len(RING_BYTES as u64).map_err(system("size a ring's memory file"))?;
         // Without the seals a process below could cut the file short and have the supervisor fault.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal a ring's memory file"))?;
@@ -42,7 +41,7 @@ impl SharedMemory {
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }
             .map_err(errno("map a ring"))?
             .cast();
-        Ok(Self { file, start })
+        Ok(Self { file: file.into(), start })
     }
 
     /// The descriptor, for the zygote.

@@ -5,12 +5,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use ipc::control::{Command, Reply};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::{Error, errno, system};
+use crate::process;
 
 /// The supervisor's end of a control socket.
 #[derive(Debug)]
@@ -21,9 +21,7 @@ pub(crate) struct Channel {
 
 /// A pair of connected sockets: this side's end, and the zygote's.
 pub(crate) fn pair(who: &'static str) -> Result<(Channel, OwnedFd), Error> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
-        .map_err(errno("create a control socket"))?;
+    let (ours, theirs) = process::sockets()?;
     nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .map_err(errno("make a control socket non-blocking"))?;
     // SAFETY: the value owns its descriptor and keeps it as long as it is registered.

@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use supervisor::daemon::module_error;
-use supervisor::{Config, ModuleSource, Supervisor};
+use supervisor::arguments::{CodeArguments, ConfigurationArguments};
+use supervisor::terminal::Bar;
+use supervisor::{CompileProgress, Compiler};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -21,46 +22,13 @@ pub struct Options {
     output: PathBuf,
     #[command(flatten)]
     code: CodeArguments,
-}
-
-/// What the compiler makes of the module.
-#[derive(Debug, clap::Args)]
-struct CodeArguments {
-    /// How hard to optimise.
-    #[arg(long, value_name = "LEVEL", default_value = "speed")]
-    opt_level: compiler::OptLevel,
-    /// Which instructions the code may use: baseline (x86-64-v2) or native (what this machine has).
-    #[arg(long, value_name = "CPU", default_value = "native")]
-    target_cpu: compiler::TargetCpu,
-    /// The code counts what it executes, for `sandboxctl run --fuel`.
-    #[arg(long)]
-    fuel: bool,
-    /// Carry the module's DWARF over: debuggers and backtraces name source lines.
-    #[arg(short = 'g', long)]
-    debug_info: bool,
-    /// Every NaN that arithmetic makes is the same one.
-    #[arg(long)]
-    nan_canonicalization: bool,
-    /// Mispredicted bounds checks of tables read null entries.
-    #[arg(long)]
-    spectre_guards: bool,
-}
-
-impl CodeArguments {
-    fn options(&self) -> compiler::Options {
-        compiler::Options {
-            opt_level: self.opt_level,
-            target_cpu: self.target_cpu,
-            fuel: self.fuel,
-            debug_info: self.debug_info,
-            nan_canonicalization: self.nan_canonicalization,
-            spectre_guards: self.spectre_guards,
-            ..compiler::Options::default()
-        }
-    }
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 pub fn compile(options: Options) -> Result<u8, Error> {
+    let mut config = options.configuration.configuration()?.config();
+    options.code.apply(&mut config.compile);
     let path = options.module;
     let module = client::ModuleFile::open(&path)?;
     if module.format == client::ModuleFormat::Artifact {
@@ -68,13 +36,13 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     }
     let bytes = read_module(module.file.into(), &path)?;
     check_form(&bytes, &path)?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let supervisor = Supervisor::start(Config::default())?;
-    let module = runtime
-        .block_on(supervisor.load_with(ModuleSource::Wasm(bytes), options.code.options()))
-        .map_err(|e| Error::Module { path, message: module_error::message(&e) })?;
-    write_whole(&options.output, module.artifact_bytes())
+    let progress = CompileProgress::default();
+    let bar = Bar::start(&progress);
+    let artifact = Compiler::new(&config)
+        .compile(&bytes, &config.compile, &progress)
+        .map_err(|e| Error::Module { path, message: e.to_string() })?;
+    drop(bar);
+    write_whole(&options.output, artifact.bytes())
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
 }

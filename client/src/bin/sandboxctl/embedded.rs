@@ -11,7 +11,10 @@ use ipc::report::Report;
 use policies::Policy;
 use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
-use supervisor::{Config, Entry, Job, JobLimits, ModuleSource, Observed, Preopen, Supervisor, invoke};
+use supervisor::terminal::Bar;
+use supervisor::{
+    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Observed, Preopen, Supervisor, invoke,
+};
 
 use crate::error::Error;
 use crate::run::Plan;
@@ -38,11 +41,10 @@ impl Prepared {
 /// the cache, if it could not.
 pub async fn run(
     plan: Plan,
-    state_dir: Option<PathBuf>,
+    config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
-    let Prepared { supervisor, job, module_path, cache_problem } =
-        prepare(plan, state_dir, interrupts).await?;
+    let Prepared { supervisor, job, module_path, cache_problem } = prepare(plan, config, interrupts).await?;
     let result = supervisor.run_until(job, interrupts.arrived()).await;
     result.map(|report| (report, cache_problem)).map_err(|error| blame(error, &module_path))
 }
@@ -50,17 +52,13 @@ pub async fn run(
 /// An error of the supervisor, with the module's name if it is about the module.
 fn blame(error: supervisor::Error, module_path: &Path) -> Error {
     match module_error::concerns_module(&error) {
-        true => about(module_path, module_error::message(&error)),
+        true => about(module_path, error.to_string()),
         false => error.into(),
     }
 }
 
 /// Starts a supervisor and loads the job's module.
-pub async fn prepare(
-    plan: Plan,
-    state_dir: Option<PathBuf>,
-    interrupts: &mut Interrupts,
-) -> Result<Prepared, Error> {
+pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) -> Result<Prepared, Error> {
     let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
@@ -73,18 +71,21 @@ pub async fn prepare(
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
-    let supervisor = Supervisor::start(Config { state_dir, shards: 1, ..Config::default() })?;
+    let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
-    options.debug_info = plan.debug_info;
+    options.debug_info |= plan.debug_info;
+    let progress = CompileProgress::default();
+    let bar = Bar::start(&progress);
     let module = tokio::select! {
         biased;
-        module = supervisor.load_with(source, options) => {
-            module.map_err(|e| about(&plan.module_path, module_error::message(&e)))?
+        module = supervisor.load_with_progress(source, options, progress.clone()) => {
+            module.map_err(|e| about(&plan.module_path, e.to_string()))?
         }
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
+    drop(bar);
     let cache_problem = module.cache_problem().map(str::to_owned);
     let entry = match plan.entry {
         EntryRequest::Command => Entry::Command,

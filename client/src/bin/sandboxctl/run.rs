@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use client::{Directory, EntryRequest, PolicyRequest};
 use policies::Policy;
+use supervisor::Config;
+use supervisor::arguments::ConfigurationArguments;
 use supervisor::daemon::signals::Interrupts;
 
 use crate::error::Error;
@@ -28,7 +30,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// Socket of the daemon [default: $SANDBOXD_SOCKET, else the usual one if a daemon listens there].
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_daemon", "debug_info"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_daemon", "debug_info", "config", "set"])]
     socket: Option<PathBuf>,
     /// Do not look for a daemon.
     #[arg(long)]
@@ -73,6 +75,8 @@ pub struct JobOptions {
     /// `sandboxctl compile -g` names them with a daemon too.)
     #[arg(short = 'g', long)]
     debug_info: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
     /// The module, and arguments for the guest.
     #[arg(value_names = ["MODULE", "ARGS"], required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     module_and_args: Vec<OsString>,
@@ -108,6 +112,17 @@ impl JobOptions {
     /// The policy as it was given.
     pub fn policy_name(&self) -> &str {
         &self.policy
+    }
+
+    /// How a supervisor of our own is set up for it.
+    pub fn config(&self, state_dir: Option<PathBuf>) -> Result<Config, Error> {
+        let configuration = self.configuration.configuration()?;
+        let state_dir = state_dir.or_else(|| configuration.state_dir.clone());
+        Ok(Config {
+            state_dir: supervisor::daemon::state_dir(state_dir),
+            shards: 1,
+            ..configuration.config()
+        })
     }
 }
 
@@ -152,8 +167,8 @@ enum Where {
 pub fn run(options: Options) -> Result<u8, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let (place, state_dir, json) =
-        (place(&options), supervisor::daemon::state_dir(options.state_dir.clone()), options.json);
+    let (place, json) = (place(&options), options.json);
+    let config = options.job.config(options.state_dir.clone())?;
     let plan = plan(options.job)?;
     let (report, cache_problem) = runtime.block_on(async {
         // Before anything exists that a signal could leave behind.
@@ -166,18 +181,19 @@ pub fn run(options: Options) -> Result<u8, Error> {
             Where::DaemonIfAny(socket) => match daemon::connect(&socket, &mut interrupts).await {
                 Ok(client) => Ok((daemon::run(client, plan, &mut interrupts).await?, None)),
                 Err(Error::Client(client::Error::Connect { .. })) => {
-                    embedded::run(plan, state_dir, &mut interrupts).await
+                    embedded::run(plan, config, &mut interrupts).await
                 }
                 Err(error) => Err(error),
             },
-            Where::Embedded => embedded::run(plan, state_dir, &mut interrupts).await,
+            Where::Embedded => embedded::run(plan, config, &mut interrupts).await,
         }
     })?;
     outcome::tell(&report, cache_problem, json)
 }
 
 fn place(options: &Options) -> Where {
-    if options.no_daemon || options.job.debug_info {
+    // What these say does not reach a daemon.
+    if options.no_daemon || options.job.debug_info || options.job.configuration.are_given() {
         return Where::Embedded;
     }
     let from_environment =

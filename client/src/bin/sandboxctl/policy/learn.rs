@@ -50,11 +50,11 @@ pub fn learn(options: Options) -> Result<u8, Error> {
     let base = Policy::builtin(job.policy_name())?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let state_dir = supervisor::daemon::state_dir(state_dir);
+    let config = job.config(state_dir)?;
     let plan = run::plan(job)?;
     let (report, observed, host_functions, passed_environment) = runtime.block_on(async {
         let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
-        let prepared = embedded::prepare(plan, state_dir, &mut interrupts).await?;
+        let prepared = embedded::prepare(plan, config, &mut interrupts).await?;
         let host_functions: Vec<_> = prepared.job.module.host_functions().collect();
         let environment = !prepared.job.env.is_empty();
         let (report, observed) = prepared.observe(&mut interrupts).await?;

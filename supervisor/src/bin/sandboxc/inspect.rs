@@ -9,9 +9,8 @@ use compiler::{Artifact, Summary};
 use crate::diagnostics::Problem;
 
 /// Prints an artifact's summary.
-pub fn tell(artifact: &Artifact<Vec<u8>>, json: bool) -> Result<(), Problem> {
-    let summary =
-        artifact.summary().map_err(|error| Problem::of_artifact(Path::new("the artifact"), &error))?;
+pub fn tell<B: AsRef<[u8]>>(artifact: &Artifact<B>, path: &Path, json: bool) -> Result<(), Problem> {
+    let summary = artifact.summary().map_err(|error| Problem::of_artifact(path, &error))?;
     let text = if json {
         let failed = |error: serde_json::Error| {
             Problem::io("write", Path::new("standard output"), &std::io::Error::other(error))
@@ -32,7 +31,7 @@ fn describe(summary: &Summary) -> String {
 
 fn write_all(out: &mut String, summary: &Summary) -> std::fmt::Result {
     let options = &summary.options;
-    writeln!(out, "compiler    {}", summary.compiler)?;
+    writeln!(out, "compiler    {}", summary.compiler.escape_debug())?;
     write!(out, "options     opt level {}, {} processor", options.opt_level, options.target_cpu)?;
     for (set, name) in [
         (options.fuel, "fuel"),
@@ -44,9 +43,10 @@ fn write_all(out: &mut String, summary: &Summary) -> std::fmt::Result {
             write!(out, ", {name}")?;
         }
     }
-    writeln!(out, "\ncpu         {}", summary.cpu_features.join(" "))?;
+    writeln!(out, "\ncpu         {}", summary.cpu_features.join(" ").escape_debug())?;
     if !summary.missing_cpu_features.is_empty() {
-        writeln!(out, "not here    this machine's CPU lacks {}", summary.missing_cpu_features.join(" "))?;
+        let missing = summary.missing_cpu_features.join(" ");
+        writeln!(out, "not here    this machine's CPU lacks {}", missing.escape_debug())?;
     }
     writeln!(out, "artifact    {}", summary.hash)?;
     writeln!(out, "module      {}", summary.wasm_hash)?;

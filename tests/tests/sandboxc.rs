@@ -3,8 +3,12 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use nix::sys::signal::Signal;
+use whole_system_tests::instances::compile_zygotes_of;
+use whole_system_tests::{assert_no_orphans, guests, spawn};
+
 fn sandboxc(directory: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sandboxc")).current_dir(directory).args(args).output().unwrap()
+    Command::new(whole_system_tests::sandboxc()).current_dir(directory).args(args).output().unwrap()
 }
 
 fn fails_with(output: &Output, message: &str) {
@@ -147,6 +151,76 @@ fn errors_are_json_for_programs() {
     }
     let text = error(&["wrong.wat", "-o", "a", "--json"]);
     assert_eq!((&text["kind"], &text["offset"]), (&"text".into(), &serde_json::Value::Null));
+    let set = |key: &str| error(&["wrong.wasm", "-o", "a", "--json", "--set", key])["kind"].clone();
+    assert_eq!(set("compile.caps.functions=1"), "cap");
+    assert_eq!(set("compile.caps.unknown=1"), "configuration");
+    std::fs::write(at.join("large.wasm"), guests::large(1, 400_000)).unwrap();
+    let limit = ["--set", r#"compile.limits.memory="64MiB""#];
+    assert_eq!(error(&[&["large.wasm", "-o", "a", "--json"][..], &limit].concat())["kind"], "limit");
     assert_eq!(error(&["none.wasm", "-o", "a", "--json"])["kind"], "io");
     assert_eq!(error(&["inspect", "wrong.wasm", "--json"])["kind"], "artifact");
+}
+
+#[test]
+fn the_directory_does_not_matter() {
+    let [one, two] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let artifacts = [one.path().to_owned(), two.path().join("deeper/down")].map(|directory| {
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("m.wasm"), include_bytes!("../../examples/guests/lines.wasm")).unwrap();
+        let output = sandboxc(&directory, &["m.wasm", "-o", "a", "-g", "--fuel"]);
+        assert!(output.status.success(), "{output:?}");
+        std::fs::read(directory.join("a")).unwrap()
+    });
+    assert!(artifacts[0] == artifacts[1]);
+}
+
+#[test]
+fn a_module_is_compiled_in_a_confined_worker_and_nowhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    std::fs::write(at.join("large.wasm"), guests::large(400, 8000)).unwrap();
+    let arguments = ["large.wasm", "-o", "a", "--threads", "1"];
+    for form in ["image", "asm"] {
+        let mut command = Command::new(whole_system_tests::sandboxc());
+        let process = spawn(command.current_dir(at).args(arguments).args(["--emit", form]));
+        let worker = loop {
+            let zygotes = compile_zygotes_of(process.id());
+            let workers: Vec<_> = zygotes.iter().flat_map(|z| compile_zygotes_of(z.0 as u32)).collect();
+            match workers.into_iter().next() {
+                Some(worker) => break worker,
+                None => std::thread::yield_now(),
+            }
+        };
+        let status = worker.status();
+        let field = |name: &str| status.get(name).map(String::as_str).unwrap_or_default();
+        assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1", "2"));
+        // Its end is the end of the compilation.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.0), Signal::SIGKILL).unwrap();
+        let (status, stderr) = process.wait();
+        assert_eq!(status.code(), Some(125), "{stderr}");
+        assert!(stderr.contains("large.wasm: ") && stderr.contains("was killed (SIGKILL)"), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(!at.join("a").exists());
+    }
+    assert_no_orphans();
+}
+
+#[test]
+fn what_an_artifact_says_of_itself_does_no_harm_to_a_terminal() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let wat = r#"(module (func $n (export "\1b[2J\0a") (result i32) (i32.const 7)))"#;
+    std::fs::write(at.join("m.wat"), wat).unwrap();
+    assert!(sandboxc(at, &["m.wat", "-o", "a"]).status.success());
+    // Where the artifact names its compiler and the processor's features.
+    let mut bytes = std::fs::read(at.join("a")).unwrap();
+    for (from, to) in [(&b"sandboxd-compiler"[..], &b"\x1b[2Jboxd-compiler"[..]), (b"ssse3", b"\x1b[0m3")] {
+        let found: Vec<_> = (0..bytes.len()).filter(|i| bytes[*i..].starts_with(from)).collect();
+        assert!(!found.is_empty());
+        found.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+    }
+    std::fs::write(at.join("a"), bytes).unwrap();
+    let output = sandboxc(at, &["inspect", "a"]);
+    let text = [output.stdout, output.stderr].concat();
+    assert!(text.iter().all(|byte| *byte == b'\n' || !byte.is_ascii_control()), "{:?}", text.escape_ascii());
 }
