@@ -108,6 +108,9 @@ pub mod job_flags {
     pub const KILL_ON_MEMORY_LIMIT: u32 = 1;
     /// No entry point runs: the instance asks for commands, see [`crate::session`].
     pub const SESSION: u32 = 2;
+    /// An instance that has finished submits [`FINISHED`](crate::ring::FINISHED) and waits to be killed, instead of
+    /// exiting: taking an address space apart takes longer than most reports should wait.
+    pub const WAIT_AT_END: u32 = 4;
 }
 
 /// How an instance ended, by its own word. See [`ExitRecord::kind`].

@@ -34,6 +34,10 @@ pub struct Indices {
     pub completion_head: Index,
 }
 
+/// [`Submission::function`] of an instance that has finished and left its [`crate::job::ExitRecord`]; see
+/// [`crate::job::job_flags::WAIT_AT_END`]. No host function has it, and nothing answers it.
+pub const FINISHED: u32 = 0xFFFF_0001;
+
 /// One host call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -1,10 +1,11 @@
 //! From the job to the guest's first instruction, and the ways out.
 
-use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET};
+use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET, job_flags};
 use ipc::layout::{RING_BASE, STACK_TOP};
+use ipc::ring::{FINISHED, Submission};
 use linux_raw_sys::general::__NR_exit_group;
 
-use crate::{arch, fuel, growth, imports, session, state};
+use crate::{arch, fuel, growth, imports, ring_client, session, state};
 
 /// Runs the job to its end. The call gate is gone already: nothing from here on can map, fork or open.
 ///
@@ -17,7 +18,7 @@ pub unsafe fn run(job: &JobHeader) -> ! {
     fuel::start(job.fuel);
     // SAFETY: by the contract; the header tells how many records there are.
     unsafe { imports::apply(job.imports) };
-    if job.flags & ipc::job::job_flags::SESSION != 0 {
+    if job.flags & job_flags::SESSION != 0 {
         // SAFETY: by the contract, which is that of the commands to come too.
         unsafe { session::run() }
     }
@@ -62,6 +63,9 @@ pub(crate) fn finish(kind: u32, code: u32) -> ! {
     unsafe {
         (*record()).code = code;
         (*record()).kind = kind;
+    }
+    if state::with(|s| s.job.flags) & job_flags::WAIT_AT_END != 0 {
+        ring_client::call(&Submission { function: FINISHED, ..Submission::default() });
     }
     end(code)
 }

@@ -22,6 +22,8 @@ pub struct Config {
     pub worker_program: Option<PathBuf>,
     /// Module zygotes that a shard keeps; the least recently used idle one goes first. At least 1.
     pub module_zygotes: usize,
+    /// Instances that each module zygote keeps parked: forked and confined ahead of the jobs that will wake them.
+    pub pool: PoolLimits,
     /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
     /// about twelve times one on the same, and a host call needs two; so this pays wherever jobs make host calls. Without
     /// it the kernel's scheduler spreads the processes as it likes.
@@ -46,7 +48,8 @@ impl Config {
 }
 
 impl Default for Config {
-    /// No cache (and 4 GiB for one that is set), one pinned shard, at most 32 module zygotes, instances of root as user 65534.
+    /// No cache (and 4 GiB for one that is set), one pinned shard, at most 32 module zygotes with up to 8 parked
+    /// instances each, instances of root as user 65534.
     fn default() -> Self {
         Self {
             state_dir: None,
@@ -56,9 +59,26 @@ impl Default for Config {
             compile_limits: CompileLimits::default(),
             worker_program: None,
             module_zygotes: 32,
+            pool: PoolLimits::default(),
             pin_shards: true,
             sandbox_id: 65534,
         }
+    }
+}
+
+/// How many instances one module zygote (one per tenant, module, policy and shard) keeps parked. Between the two numbers it
+/// follows the demand: none before the first job, as many as jobs came at once, fewer again when they are not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// At least, from the first job on. Default 0.
+    pub min: usize,
+    /// At most. Default 8. 0: every job forks on demand.
+    pub max: usize,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self { min: 0, max: 8 }
     }
 }
 

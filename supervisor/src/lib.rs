@@ -19,7 +19,7 @@
 //!
 //! A [`Supervisor`] owns one thread per shard ([`shard`]), each with a single-threaded runtime, a root zygote
 //! and the module zygotes below it ([`zygote`]). A job goes to one shard and stays there: its instance is forked
-//! from a module zygote of that shard, its host calls are served on that thread ([`instance`], [`wasi`]). Shards
+//! from a module zygote of that shard, or was parked by it before ([`parking`]), its host calls are served on that thread ([`instance`], [`wasi`]). Shards
 //! share nothing on the job's path.
 //!
 //! Modules are compiled by confined processes that serve one compilation each ([`compile`]); this process never parses one.
@@ -43,6 +43,7 @@ pub mod invoke;
 mod job;
 mod module;
 mod observed;
+mod parking;
 mod process;
 mod session;
 mod shard;
@@ -53,7 +54,7 @@ mod zygote;
 
 pub use compile::{CompileProgress, Compiler};
 pub use compiler::{FuncType, ValType};
-pub use config::{CompileLimits, Config};
+pub use config::{CompileLimits, Config, PoolLimits};
 pub use configuration::Configuration;
 pub use error::Error;
 pub use host::HostReport;

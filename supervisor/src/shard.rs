@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use ipc::control::{Command, command, layer};
 use ipc::report::{MissingLayer, Report};
@@ -20,7 +21,7 @@ use tokio::task::LocalSet;
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::host;
-use crate::instance::{self, Confined, SessionEnd};
+use crate::instance::{self, Confined, Remains, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
 use crate::observed::Observed;
@@ -70,6 +71,7 @@ impl Shard {
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
                     let state = Rc::new(State::new(config));
+                    tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
                     while let Some(request) = receiver.recv().await {
                         let (state, running) = (Rc::clone(&state), Arc::clone(&running));
                         tokio::task::spawn_local(async move {
@@ -145,12 +147,45 @@ async fn serve(state: &Rc<State>, request: Request) {
             () = report.closed() => {}
         }
     };
+    let mut remains = Remains::default();
     let mut seen = Observed::default();
-    let result = state.run(*job, cancelled, session, observed.is_some().then_some(&mut seen)).await;
+    let watched = observed.is_some().then_some(&mut seen);
+    let result = state.run(*job, cancelled, session, &mut remains, watched).await;
     if let Some(observed) = observed {
         let _ = observed.send(seen);
     }
     let _ = report.send(result);
+    state.after_job(remains);
+}
+
+/// Does between jobs what no job should wait for: gives back what finished jobs used, parks instances, gives up parked
+/// ones that nobody takes.
+async fn housekeeper(state: Rc<State>) {
+    /// How long a parked instance may be of no use.
+    const RELAX: Duration = Duration::from_secs(30);
+    let mut relaxed = Instant::now();
+    let mut parked = false;
+    loop {
+        tokio::select! {
+            () = state.work.notified() => {
+                // First whatever else there is to do here; then whoever waits for the report, who may be on this processor.
+                tokio::task::yield_now().await;
+                thread::yield_now();
+                state.remains.borrow_mut().clear();
+                for zygote in state.zygotes() {
+                    zygote.park().await;
+                }
+                parked = true;
+                // A zygote that parked nothing any more may be idle now.
+                state.ended.notify_waiters();
+            }
+            () = tokio::time::sleep_until((relaxed + RELAX).into()), if parked => {}
+        }
+        if relaxed.elapsed() >= RELAX {
+            relaxed = Instant::now();
+            parked = state.zygotes().iter().fold(false, |left, zygote| zygote.parking().relax() || left);
+        }
+    }
 }
 
 /// What a module zygote is for.
@@ -160,12 +195,9 @@ struct Key {
     artifact: blake3::Hash,
     layers: u64,
     stack: u64,
-    /// The filter program itself: policies that differ elsewhere may share a zygote.
-    filter: Rc<FilterKey>,
+    /// Of the filter program itself: policies that differ elsewhere may share a zygote.
+    filter: blake3::Hash,
 }
-
-/// The instructions of a filter program.
-type FilterKey = Vec<(u16, u8, u8, u32)>;
 
 type Slot<T> = Rc<tokio::sync::Mutex<Option<Rc<T>>>>;
 
@@ -190,6 +222,9 @@ struct State {
     filters: RefCell<Vec<CompiledFilter>>,
     /// A job has ended, so a zygote may have become idle.
     ended: Notify,
+    /// A job has ended, so there is something for the housekeeper to do.
+    work: Notify,
+    remains: RefCell<Vec<Remains>>,
     clock: Cell<u64>,
     next_module: Cell<u64>,
     /// Layers that this host lacks, and what it knows of Landlock; found out at the first job.
@@ -211,7 +246,7 @@ struct CompiledFilter {
     policy: Arc<Policy>,
     memories: u32,
     program: Rc<Vec<libc::sock_filter>>,
-    key: Rc<FilterKey>,
+    hash: blake3::Hash,
 }
 
 impl State {
@@ -224,6 +259,8 @@ impl State {
             modules: RefCell::default(),
             filters: RefCell::default(),
             ended: Notify::new(),
+            work: Notify::new(),
+            remains: RefCell::default(),
             clock: Cell::new(0),
             next_module: Cell::new(1),
             host: tokio::sync::OnceCell::new(),
@@ -235,23 +272,46 @@ impl State {
         job: Job,
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
+        remains: &mut Remains,
         observed: Option<&mut Observed>,
     ) -> Result<Report, Error> {
         match session {
             None => instance::check_entry(&job.module, &job.entry)?,
-            Some(_) => waits_for_commands(&job.policy)?,
+            Some(_) => instance::can_wait(&job.policy).map_err(|syscall| {
+                let policy = job.policy.name().to_owned();
+                Error::SessionSyscall { policy, syscall }
+            })?,
         }
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
-        // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
         let wanted = Wanted::of(&job, layers);
-        let state = Rc::clone(self);
-        let zygote = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
-        let zygote = async { zygote.await.unwrap_or(Err(Error::Stopped)) };
+        let zygote = async {
+            match self.serving(&wanted)? {
+                Some(zygote) => Ok(zygote),
+                // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
+                None => {
+                    let state = Rc::clone(self);
+                    let started = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
+                    started.await.unwrap_or(Err(Error::Stopped))
+                }
+            }
+        };
         let confined = Confined { layers, missing };
-        let report = instance::run(job, &confined, zygote, cancelled, session, observed).await;
+        let report = instance::run(job, &confined, zygote, cancelled, session, remains, observed).await;
         self.ended.notify_waiters();
         report
+    }
+
+    /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].
+    fn after_job(&self, remains: Remains) {
+        /// More than this is not put off.
+        const KEPT: usize = 64;
+        let mut kept = self.remains.borrow_mut();
+        if kept.len() < KEPT {
+            kept.push(remains);
+        }
+        drop(kept);
+        self.work.notify_one();
     }
 
     /// The layers to put in force, and those that the host lacks and the policy can do without.
@@ -277,15 +337,36 @@ impl State {
         Ok((layers, missing))
     }
 
-    async fn module_zygote(&self, wanted: &Wanted) -> Result<Rc<ModuleZygote>, Error> {
+    /// The zygote for a job if it serves already, which is the usual case.
+    fn serving(&self, wanted: &Wanted) -> Result<Option<Rc<ModuleZygote>>, Error> {
+        let (key, _) = self.key(wanted)?;
+        let mut modules = self.modules.borrow_mut();
+        let Some(kept) = modules.get_mut(&key) else { return Ok(None) };
+        let zygote = match kept.zygote.try_lock() {
+            Ok(slot) => slot.as_ref().filter(|z| z.is_alive()).map(Rc::clone),
+            // It is being started.
+            Err(_) => None,
+        };
+        if zygote.is_some() {
+            kept.used = self.clock.replace(self.clock.get() + 1);
+        }
+        Ok(zygote)
+    }
+
+    fn key(&self, wanted: &Wanted) -> Result<(Key, CompiledFilter), Error> {
         let filter = self.filter(&wanted.policy, wanted.memories)?;
         let key = Key {
             tenant: wanted.tenant.clone(),
             artifact: wanted.module.hash(),
             layers: wanted.layers,
             stack: wanted.stack,
-            filter: filter.key,
+            filter: filter.hash,
         };
+        Ok((key, filter))
+    }
+
+    async fn module_zygote(&self, wanted: &Wanted) -> Result<Rc<ModuleZygote>, Error> {
+        let (key, filter) = self.key(wanted)?;
         let slot = self.kept(key).await;
         let mut slot = slot.lock().await;
         // One that died since its last job is replaced; one that dies during this job is the job's error.
@@ -303,7 +384,8 @@ impl State {
             stack_bytes: wanted.stack,
             ..Command::default()
         };
-        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd()).await;
+        let pool = self.config.pool;
+        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), pool).await;
         let zygote = Rc::new(zygote?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
@@ -318,9 +400,14 @@ impl State {
             return Ok(found.clone());
         }
         let program = policy.instance_filter(&FilterContext { memories })?;
-        let key = Rc::new(program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect());
-        let compiled =
-            CompiledFilter { policy: Arc::clone(policy), memories, program: Rc::new(program), key };
+        let mut hasher = blake3::Hasher::new();
+        for instruction in &program {
+            hasher.update(&instruction.code.to_ne_bytes());
+            hasher.update(&[instruction.jt, instruction.jf]);
+            hasher.update(&instruction.k.to_ne_bytes());
+        }
+        let (hash, program) = (hasher.finalize(), Rc::new(program));
+        let compiled = CompiledFilter { policy: Arc::clone(policy), memories, program, hash };
         if filters.len() >= KEPT {
             filters.remove(0);
         }
@@ -386,6 +473,14 @@ impl State {
         Ok(zygote)
     }
 
+    /// The module zygotes that serve.
+    fn zygotes(&self) -> Vec<Rc<ModuleZygote>> {
+        let modules = self.modules.borrow();
+        let serving =
+            modules.values().filter_map(|kept| kept.zygote.try_lock().ok()?.as_ref().map(Rc::clone));
+        serving.filter(|zygote| zygote.is_alive()).collect()
+    }
+
     /// Drops a root zygote under which nothing runs, with the module zygotes below it; if there is none, nothing.
     fn evict_root(&self, roots: &mut HashMap<u64, Slot<RootZygote>>) {
         let mut modules = self.modules.borrow_mut();
@@ -448,16 +543,6 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
         && !policy.allows_imports()
     {
         return Err(Error::ImportsNotGranted { function, policy: policy.name().to_owned() });
-    }
-    Ok(())
-}
-
-/// The instance of a session rings its doorbell and waits on its ring, which a policy for jobs without host calls need not allow.
-fn waits_for_commands(policy: &Policy) -> Result<(), Error> {
-    for (syscall, number) in [("write", libc::SYS_write), ("futex", libc::SYS_futex)] {
-        if !policy.seccomp().allow.iter().any(|rule| i64::from(rule.syscall.id()) == number) {
-            return Err(Error::SessionSyscall { policy: policy.name().to_owned(), syscall });
-        }
     }
     Ok(())
 }

@@ -89,6 +89,11 @@ impl Pid {
         Self(children[0])
     }
 
+    /// Its children.
+    pub fn children(self) -> Vec<Self> {
+        children(self.0).into_iter().map(Self).collect()
+    }
+
     /// Waits until the process has ended, reaped or not.
     #[track_caller]
     pub fn wait_until_dead(self) {

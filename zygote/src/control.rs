@@ -4,8 +4,8 @@ use core::cell::UnsafeCell;
 use core::mem::size_of;
 
 use ipc::control::{CONTROL_FD, Command, FILTER_INSTRUCTION_BYTES, PACKET_MAX, Reply, Step, reply};
-use linux_raw_sys::errno::{EBADMSG, EINTR};
-use linux_raw_sys::general::{__NR_recvmsg, __NR_sendmsg, iovec};
+use linux_raw_sys::errno::{EBADMSG, EINTR, EPIPE, ETOOMANYREFS};
+use linux_raw_sys::general::{__NR_ppoll, __NR_recvmsg, __NR_sendmsg, iovec, pollfd, timespec};
 use linux_raw_sys::net::{MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, msghdr};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -86,9 +86,21 @@ pub fn send(reply: &Reply, fd: i32) -> Result<(), Errno> {
         match unsafe { sys::call(__NR_sendmsg, args) } {
             Ok(_) => return Ok(()),
             Err(Errno(errno)) if errno == EINTR as i32 => continue,
+            // unix(7): this user has too many descriptors on their way. A reply must not get lost: the supervisor would
+            // never hear of the process, or hear of its death only.
+            Err(Errno(errno)) if errno == ETOOMANYREFS as i32 => wait_for_receivers()?,
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// Waits a moment; an error when nobody is left who could receive.
+fn wait_for_receivers() -> Result<(), Errno> {
+    let mut socket = [pollfd { fd: CONTROL_FD, events: 0, revents: 0 }];
+    let moment = timespec { tv_sec: 0, tv_nsec: 50_000 };
+    // SAFETY: one writable entry and a readable time; no signal mask.
+    unsafe { sys::call(__NR_ppoll, [socket.as_mut_ptr() as u64, 1, &raw const moment as u64, 0, 0, 0])? };
+    if socket[0].revents != 0 { Err(Errno(EPIPE as i32)) } else { Ok(()) }
 }
 
 fn message(vector: &mut iovec, data: &mut ControlData, control_bytes: usize) -> msghdr {

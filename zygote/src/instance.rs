@@ -2,9 +2,11 @@
 //!
 //! Everything here runs in the child, through the gate, and neither allocates nor locks.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use ipc::control::Step;
 use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind};
-use ipc::layout::{DOORBELL_FD, RING_BASE};
+use ipc::layout::{CODE_BASE, CONTEXT_BASE, DOORBELL_FD, RING_BASE, STACK_TOP};
 use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA,
 };
@@ -25,7 +27,10 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
         .and_then(|()| sys::close_range(0, DOORBELL_FD as u32 - 1))
         .and_then(|()| sys::close_range(DOORBELL_FD + 1, u32::MAX));
     or_fail(Step::Descriptors, descriptors);
-    wait_for_go();
+    if !has_job() {
+        touch_pages();
+        wait_for_go();
+    }
     // SAFETY: the ring is mapped; the header is plain integers, and the supervisor has finished writing it.
     let job = unsafe { ((RING_BASE as usize + JOB_OFFSET) as *const JobHeader).read_volatile() };
     or_fail(Step::Rlimits, sys::set_limit(RLIMIT_DATA, job.data_limit, job.data_limit));
@@ -38,15 +43,35 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
     unsafe { sandbox_shim::entry::run(&job) }
 }
 
+/// The word that tells of the job.
+fn go() -> &'static AtomicU32 {
+    let go = (RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, go)) as *mut u32;
+    // SAFETY: an aligned word of the ring, which stays mapped as long as this process lives.
+    unsafe { AtomicU32::from_ptr(go) }
+}
+
+fn has_job() -> bool {
+    go().load(Ordering::Acquire) != 0
+}
+
 /// Parks until the supervisor gives the job.
 fn wait_for_go() {
-    let go = (RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, go)) as *const u32;
-    // SAFETY: an aligned word of the mapped ring.
-    let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(go.cast_mut()) };
-    while word.load(core::sync::atomic::Ordering::Acquire) == 0 {
+    while !has_job() {
         // SAFETY: waits on a word of the mapped ring; whatever the result, the loop looks again.
-        let _ = unsafe { sys::call(__NR_futex, [go as u64, u64::from(FUTEX_WAIT), 0, 0, 0, 0]) };
+        let _ = unsafe { sys::call(__NR_futex, [go().as_ptr() as u64, u64::from(FUTEX_WAIT), 0, 0, 0, 0]) };
     }
+}
+
+/// Takes the page faults ahead of the job that every job would take.
+fn touch_pages() {
+    for written in [CONTEXT_BASE, STACK_TOP - 8] {
+        let word = written as *mut u64;
+        // SAFETY: the module zygote mapped context and stack, readable and writable; the word keeps its value.
+        unsafe { word.write_volatile(word.read_volatile()) };
+    }
+    // SAFETY: the code begins here, readable.
+    unsafe { (CODE_BASE as *const u64).read_volatile() };
+    sandbox_shim::state::with(|s| s.job = JobHeader::default());
 }
 
 fn or_fail(step: Step, result: Result<(), Errno>) {

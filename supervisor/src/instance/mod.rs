@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,21 +11,21 @@ use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, job_
 use ipc::layout::STACK_TOP;
 use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
 use policies::Filesystem;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use zerocopy::IntoBytes;
 
-use crate::error::{Error, errno, system};
+use crate::error::{Error, errno};
 use crate::job::{Entry, Job, Preopen};
 use crate::module::{EntryPoint, Module};
 use crate::observed::{Calls, Observed};
 use crate::wasi::{WasiConfig, WasiContext};
-use crate::zygote::module::{ModuleZygote, Spawned};
+use crate::zygote::module::{Death, ModuleZygote};
 
 mod conversation;
 mod outcome;
 mod provided;
+mod seat;
 mod serve;
 mod shared_memory;
 
@@ -35,8 +34,10 @@ use conversation::{Conversation, UnderWay};
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
+pub(crate) use seat::{Parked, kill};
+use seat::{Process, Seat, Used};
 use serve::{Ended, Server};
-use shared_memory::{RawValue, SharedMemory};
+use shared_memory::RawValue;
 
 /// Writable memory of an instance besides what the artifact maps and the guest's stack: the zygote's own image and
 /// room for the kernel's rounding, bytes.
@@ -51,31 +52,6 @@ const BELIEVED_MAX: u64 = 1 << 53;
 
 /// Most fuel that a job can have: what the counter holds. Nothing executes as much.
 const FUEL_MAX: u64 = i64::MAX as u64;
-
-/// Kills the process behind a pidfd.
-pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: takes no memory of ours: the third argument, a siginfo, is null.
-    let killed = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            libc::SIGKILL,
-            std::ptr::null::<u8>(),
-            0,
-        )
-    };
-    if killed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// An instance that is killed when this is dropped.
-struct Alive(OwnedFd);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        // Fails only if it is dead already.
-        let _ = kill(self.0.as_fd());
-    }
-}
 
 /// How a job is confined.
 #[derive(Debug)]
@@ -130,7 +106,15 @@ pub(crate) struct SessionEnd {
     pub(crate) ready: oneshot::Sender<()>,
 }
 
-/// Runs a job in an instance of its own, forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
+/// What is left of an instance after its job. Cleaning up costs microseconds for which no report should wait. Dropping this
+/// kills what still lives.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    seat: Option<Seat>,
+    process: Option<Process>,
+}
+
+/// Runs a job in an instance of its own, parked in or forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
 /// `session` no entry point runs, but what the host app asks for. What an instance was seen to do goes to `observed`.
 pub(crate) async fn run(
     mut job: Job,
@@ -138,6 +122,7 @@ pub(crate) async fn run(
     zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
     cancel: impl Future<Output = ()>,
     session: Option<SessionEnd>,
+    remains: &mut Remains,
     observed: Option<&mut Observed>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
@@ -188,8 +173,22 @@ pub(crate) async fn run(
         monotonic_offset,
     })?;
 
-    let shared = SharedMemory::new()?;
-    let doorbell = doorbell()?;
+    let zygote = tokio::select! {
+        biased;
+        zygote = zygote => zygote?,
+        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+    };
+    let (seat, parked) = match zygote.take_parked() {
+        Some(Parked { seat, process }) => (seat, Some(process)),
+        None => (Seat::new()?, None),
+    };
+    // One that is not metered must die before anybody knows what it used.
+    let waits_at_end = session.is_none()
+        && parked.as_ref().is_some_and(Process::is_metered)
+        && can_wait(&job.policy).is_ok();
+    let Remains { seat: place, process: child } = remains;
+    let seat = &*place.insert(seat);
+    let shared = &seat.shared;
     let (args_bytes, env_bytes) = (strings_bytes(&args), strings_bytes(&env));
     if args_bytes + env_bytes > STRINGS_BYTES
         || !shared.write_strings(args.iter().chain(&env).map(Vec::as_slice))
@@ -203,7 +202,8 @@ pub(crate) async fn run(
     shared.write_job(&JobHeader {
         go: 0,
         flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 }
-            | if session.is_some() { job_flags::SESSION } else { 0 },
+            | if session.is_some() { job_flags::SESSION } else { 0 }
+            | if waits_at_end { job_flags::WAIT_AT_END } else { 0 },
         data_limit: other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA),
         memory_limit: limits.memory,
         fuel,
@@ -228,34 +228,31 @@ pub(crate) async fn run(
         monotonic_offset,
         random_seed: random_seed()?,
     });
-    // Before the fork, so that the child never has to wait.
     shared.go();
-
-    let zygote = tokio::select! {
-        biased;
-        zygote = zygote => zygote?,
-        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
-    };
-    let Spawned { pidfd, mut death } = tokio::select! {
-        biased;
-        spawned = zygote.spawn(shared.file(), doorbell.get_ref().as_fd()) => spawned?,
-        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
-    };
-    let alive = Alive(pidfd);
+    let process = child.insert(match parked {
+        Some(process) => process,
+        // It never has to wait for its job.
+        None => tokio::select! {
+            biased;
+            forked = seat.fork(&zygote) => forked?,
+            ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+        },
+    });
     let calls = Cell::new(0);
     let seen = Calls::new();
     let failure = RefCell::new(None);
     let server = Server {
-        shared: &shared,
-        doorbell: &doorbell,
+        shared,
+        doorbell: &seat.doorbell,
         policy: &job.policy,
         provided: &provided,
         failure: &failure,
+        waits_at_end,
         calls_max: limits.calls,
         calls: &calls,
         seen: &seen,
     };
-    let ending = {
+    let closed = {
         let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
         let under_way = UnderWay::default();
         let explain =
@@ -269,30 +266,32 @@ pub(crate) async fn run(
         let mut serving = pin!(server.run(&mut wasi, conversation));
         tokio::select! {
             biased;
-            dead = &mut death => Ok(dead),
-            ending = &mut interruption => Err(ending),
-            ended = &mut serving => Err(match ended {
-                Ended::Violation(violation) => Ending::Violation(violation),
-                Ended::Limit(limit) => Ending::Limit(limit),
-            }),
+            dead = process.death() => Closed::Dead(dead),
+            ending = &mut interruption => Closed::Ending(ending),
+            ended = &mut serving => match ended {
+                Ended::Violation(violation) => Closed::Ending(Ending::Violation(violation)),
+                Ended::Limit(limit) => Closed::Ending(Ending::Limit(limit)),
+                Ended::Finished => Closed::Finished,
+            },
             // After the serving, which is where operations begin.
-            ending = poll_fn(|context| under_way.poll_interruption(context)) => Err(ending),
+            ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
         }
     };
-    let (ending, dead) = match ending {
-        Ok(dead) => (Ending::None, dead),
-        Err(ending) => {
-            // Fails only if the instance is dead by now, which the zygote tells next.
-            let _ = kill(alive.0.as_fd());
-            (ending, death.await)
+    let record = shared.exit_record();
+    let (ending, dead) = match closed {
+        Closed::Dead(dead) => (Ending::None, dead),
+        Closed::Ending(ending) => {
+            // The instance may be dead by now, which the zygote tells next.
+            process.kill();
+            (ending, process.death().await)
         }
+        Closed::Finished => (Ending::None, finished(process, &record).await),
     };
     let death = dead.map_err(|_| zygote.died())?;
     if let Some(observed) = observed {
         *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
         wasi.observe(observed);
     }
-    let record = shared.exit_record();
     let results = entry.results_from(&shared.values(entry.results.len()));
     let usage = Usage {
         wall_ns: started.elapsed().as_nanos() as u64,
@@ -319,6 +318,41 @@ pub(crate) async fn run(
         results,
     });
     Ok(report(outcome, usage))
+}
+
+/// Why the conversation with an instance is over.
+enum Closed {
+    /// It is dead; an error: its zygote is, too.
+    Dead(Result<Death, RecvError>),
+    /// It must end.
+    Ending(Ending),
+    /// It has finished and waits.
+    Finished,
+}
+
+/// The end of an instance that has finished and waits to be killed: as if it had exited as its record says. What kills it is
+/// its [`Remains`], once the report is on its way.
+async fn finished(process: &mut Process, record: &ExitRecord) -> Result<Death, RecvError> {
+    let status = ((record.code & 0xff) as i32) << 8;
+    if let Some(Used { cpu_us, resident_bytes }) = process.used() {
+        return Ok(Death { status, cpu_us, peak_bytes: resident_bytes });
+    }
+    process.kill();
+    let death = process.death().await?;
+    // Unless it did not wait after all, but ended in a way of its own.
+    let killed = libc::WIFSIGNALED(death.status) && libc::WTERMSIG(death.status) == libc::SIGKILL;
+    Ok(if killed { Death { status, ..death } } else { death })
+}
+
+/// Whether the instance may ring its doorbell and wait on its ring, which a policy for jobs without host calls need not allow.
+/// An error names the system call that is missing.
+pub(crate) fn can_wait(policy: &policies::Policy) -> Result<(), &'static str> {
+    for (name, number) in [("write", libc::SYS_write), ("futex", libc::SYS_futex)] {
+        if !policy.seccomp().allow.iter().any(|rule| i64::from(rule.syscall.id()) == number) {
+            return Err(name);
+        }
+    }
+    Ok(())
 }
 
 /// Fuel that was used, by the word of the instance; `None` when it left no record.
@@ -373,22 +407,6 @@ fn granted_strings(job: &mut Job) -> Result<(Strings, Strings), Error> {
 
 fn strings_bytes(strings: &[Vec<u8>]) -> usize {
     strings.iter().map(|s| s.len() + 1).sum()
-}
-
-/// The eventfd with which an instance calls.
-fn doorbell() -> Result<AsyncFd<OwnedFd>, Error> {
-    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
-    // SAFETY: takes no pointer; the result is checked before it is owned.
-    let fd = unsafe {
-        let fd = libc::eventfd(0, flags);
-        if fd < 0 {
-            return Err(Error::System { what: "create a doorbell", source: io::Error::last_os_error() });
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    // SAFETY: the value owns its descriptor and keeps it as long as it is registered.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-        .map_err(|e| system("watch a doorbell")(e.into()))
 }
 
 fn random_seed() -> Result<[u8; 32], Error> {

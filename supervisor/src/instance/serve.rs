@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use ipc::report::{Limit, LimitReached, Violation};
-use ipc::ring::{Completion, SLOTS, Submission};
+use ipc::ring::{Completion, FINISHED, SLOTS, Submission};
 use tokio::io::unix::AsyncFd;
 
 use super::conversation::Conversation;
@@ -25,6 +25,8 @@ pub(crate) enum Ended {
     Violation(Violation),
     /// A limit was reached.
     Limit(LimitReached),
+    /// The instance has finished, left its exit record, and waits to be killed.
+    Finished,
 }
 
 /// One instance's host calls.
@@ -37,6 +39,8 @@ pub(crate) struct Server<'s> {
     pub(crate) provided: &'s Provided,
     /// Why the last of them failed, if it did.
     pub(crate) failure: &'s std::cell::RefCell<Option<String>>,
+    /// Whether the instance was told to wait when it has finished.
+    pub(crate) waits_at_end: bool,
     /// Calls that may be made.
     pub(crate) calls_max: Option<u64>,
     /// Calls served so far.
@@ -70,6 +74,9 @@ impl Server<'_> {
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
+            if self.waits_at_end && submission.function == FINISHED {
+                return Ended::Finished;
+            }
             if let (Some(session), ipc::session::REPLY) = (&mut session, submission.function) {
                 match session.next(&submission, self.shared).await {
                     Ok(command) => {

@@ -10,7 +10,10 @@ use tokio::sync::oneshot;
 
 use super::channel::Channel;
 use super::root::RootZygote;
+use crate::config::PoolLimits;
 use crate::error::Error;
+use crate::instance::Parked;
+use crate::parking::Parking;
 
 /// How an instance ended, by its zygote's word.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,7 @@ pub(crate) struct ModuleZygote {
     expected: Rc<RefCell<Expected>>,
     next: Cell<u64>,
     reader: tokio::task::JoinHandle<()>,
+    parking: Parking,
 }
 
 impl ModuleZygote {
@@ -65,6 +69,7 @@ impl ModuleZygote {
         command: Command,
         filter: &[libc::sock_filter],
         artifact: &impl AsFd,
+        pool: PoolLimits,
     ) -> Result<Self, Error> {
         let command = Command { filter_len: filter.len() as u32, ..command };
         let (channel, pidfd) = root.spawn_module(&command, filter, artifact).await?;
@@ -81,12 +86,39 @@ impl ModuleZygote {
         let pidfd = Rc::new(pidfd);
         let reader =
             tokio::task::spawn_local(read(Rc::clone(&channel), Rc::clone(&expected), Rc::clone(&pidfd)));
-        Ok(Self { channel, pidfd, _root: root, expected, next: Cell::new(1), reader })
+        Ok(Self {
+            channel,
+            pidfd,
+            _root: root,
+            expected,
+            next: Cell::new(1),
+            reader,
+            parking: Parking::new(pool),
+        })
     }
 
     /// Whether it still serves.
     pub(crate) fn is_alive(&self) -> bool {
         self.expected.borrow().lost.is_none()
+    }
+
+    /// An instance that waits for its job.
+    pub(crate) fn take_parked(&self) -> Option<Parked> {
+        self.parking.take()
+    }
+
+    /// Parks as many instances as are wanted and not there yet.
+    pub(crate) async fn park(&self) {
+        while self.parking.missing() > 0 && self.is_alive() {
+            // What fails here fails again, with its error, for the job that forks on demand.
+            let Ok(parked) = Parked::new(self).await else { return };
+            self.parking.put(parked);
+        }
+    }
+
+    /// The parked instances, to be counted and given up.
+    pub(crate) fn parking(&self) -> &Parking {
+        &self.parking
     }
 
     /// Has an instance forked with this shared memory and doorbell.

@@ -13,7 +13,8 @@ use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
 use supervisor::terminal::Bar;
 use supervisor::{
-    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Observed, Preopen, Supervisor, invoke,
+    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Observed, PoolLimits, Preopen, Supervisor,
+    invoke,
 };
 
 use crate::error::Error;
@@ -71,6 +72,8 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
         }
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
+    // There will be no second job.
+    let config = Config { pool: PoolLimits { min: 0, max: 0 }, ..config };
     let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();

@@ -1,0 +1,67 @@
+//! Parked instances: children that a module zygote has forked ahead of their jobs.
+//!
+//! A parked instance is confined, holds its own shared memory and doorbell, and has run no guest code. A job wakes one instead
+//! of waiting for a fork. How many are kept follows the demand: a job that finds none asks for more, and what nobody took for
+//! a while goes. All of this happens between jobs.
+
+use std::cell::{Cell, RefCell};
+
+use crate::config::PoolLimits;
+use crate::instance::Parked;
+
+/// The parked instances of one module zygote.
+#[derive(Debug)]
+pub(crate) struct Parking {
+    limits: PoolLimits,
+    parked: RefCell<Vec<Parked>>,
+    /// How many are wanted.
+    target: Cell<usize>,
+    /// The fewest that there were since the last [`Self::relax`].
+    fewest: Cell<usize>,
+}
+
+impl Parking {
+    pub(crate) fn new(limits: PoolLimits) -> Self {
+        let target = Cell::new(limits.min.min(limits.max));
+        Self { limits, parked: RefCell::default(), target, fewest: Cell::new(0) }
+    }
+
+    /// The instance that was parked last, whose memory is the most likely to be in the processor's caches.
+    pub(crate) fn take(&self) -> Option<Parked> {
+        let mut parked = self.parked.borrow_mut();
+        while let Some(mut taken) = parked.pop() {
+            self.fewest.set(self.fewest.get().min(parked.len()));
+            if taken.is_alive() {
+                return Some(taken);
+            }
+        }
+        self.fewest.set(0);
+        let more = self.target.get().saturating_mul(2).max(1);
+        self.target.set(more.min(self.limits.max));
+        None
+    }
+
+    /// How many are missing.
+    pub(crate) fn missing(&self) -> usize {
+        self.target.get().saturating_sub(self.parked.borrow().len())
+    }
+
+    pub(crate) fn put(&self, parked: Parked) {
+        self.parked.borrow_mut().push(parked);
+    }
+
+    /// Gives up what nobody has needed since the last time: half of it, so that a short pause costs little. Returns
+    /// whether anything is left that could be given up later.
+    pub(crate) fn relax(&self) -> bool {
+        let mut parked = self.parked.borrow_mut();
+        let unused = self.fewest.get().min(parked.len());
+        let target = self.target.get().saturating_sub(unused.div_ceil(2)).max(self.limits.min);
+        let target = target.min(self.limits.max);
+        self.target.set(target);
+        let surplus = parked.len().saturating_sub(target);
+        // The coldest first.
+        parked.drain(..surplus);
+        self.fewest.set(parked.len());
+        parked.len() > self.limits.min
+    }
+}

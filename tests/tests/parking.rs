@@ -1,0 +1,215 @@
+//! Instances that are forked ahead of their jobs. A program of its own, because it looks at every process below this one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use compiler::Options;
+use ipc::report::{Outcome, Report, Value};
+use policies::Policy;
+use supervisor::{
+    Config, Entry, Error, Extern, HostFunction, Job, Module, ModuleSource, PoolLimits, Supervisor, ValType,
+};
+use whole_system_tests::assert_no_orphans;
+use whole_system_tests::instances::Pid;
+
+/// Counts in linear memory, a global and a table, and returns the sum: 3 in a fresh instance.
+const COUNTER: &str = r#"(module
+    (memory 1)
+    (global $g (mut i32) (i32.const 0))
+    (table $t 2 funcref)
+    (elem declare func $count)
+    (func $count (export "count") (result i32)
+        (i32.store (i32.const 4096) (i32.add (i32.load (i32.const 4096)) (i32.const 1)))
+        (global.set $g (i32.add (global.get $g) (i32.const 1)))
+        (table.set $t (i32.eqz (ref.is_null (table.get $t (i32.const 0)))) (ref.func $count))
+        (i32.add (i32.load (i32.const 4096))
+            (i32.add (global.get $g)
+                (i32.add (i32.eqz (ref.is_null (table.get $t (i32.const 0))))
+                         (i32.eqz (ref.is_null (table.get $t (i32.const 1)))))))))"#;
+
+/// The tests look at all children of this process, so that only one may run.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn supervisor(pool: PoolLimits) -> Supervisor {
+    let compile = Options { open_imports: true, ..Options::default() };
+    Supervisor::start(Config { pool, compile, ..Config::default() }).expect("a supervisor")
+}
+
+async fn load(supervisor: &Supervisor, text: &str) -> Module {
+    supervisor.load(ModuleSource::Wasm(text.into())).await.expect("it loads")
+}
+
+fn default_policy() -> Arc<Policy> {
+    Arc::new(Policy::builtin("default").expect("the default profile"))
+}
+
+async fn call(supervisor: &Supervisor, module: &Module, name: &str) -> Result<Report, Error> {
+    let mut job = Job::command(module.clone(), default_policy());
+    job.entry = Entry::Export { name: name.into(), args: Vec::new() };
+    supervisor.run(job).await
+}
+
+#[track_caller]
+fn assert_returned(report: Result<Report, Error>, value: i32) {
+    match report.expect("a report").outcome {
+        Outcome::Exited { code: 0, results } => assert_eq!(results, [Value::I32(value)]),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The only module zygote below this process.
+fn module_zygote() -> Pid {
+    Pid::only_child_of(Pid::only_child_of(std::process::id()).0 as u32)
+}
+
+/// Waits until the module zygote has so many children, all of them asleep. They are made between jobs.
+async fn parked(count: usize) -> Vec<Pid> {
+    loop {
+        let children = module_zygote().children();
+        let asleep = |pid: &Pid| std::fs::read_to_string(format!("/proc/{}/stat", pid.0));
+        let waits = |pid: &Pid| asleep(pid).is_ok_and(|stat| stat.contains(") S "));
+        if children.len() == count && children.iter().all(waits) {
+            return children;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_wakes_a_parked_instance_and_no_instance_serves_twice() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits { min: 0, max: 1 });
+    let module = load(&supervisor, COUNTER).await;
+    assert_returned(call(&supervisor, &module, "count").await, 3);
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let waiting = parked(1).await[0];
+        assert!(!seen.contains(&waiting), "{waiting:?} was there before");
+        let report = call(&supervisor, &module, "count").await.expect("a report");
+        assert!(report.usage.cpu_us > 0 && report.usage.peak_memory_bytes > 0, "{:?}", report.usage);
+        assert_returned(Ok(report), 3);
+        // It was this one that served: it is killed after its report.
+        waiting.wait_until_dead();
+        seen.push(waiting);
+    }
+}
+
+#[tokio::test]
+async fn the_pool_follows_the_demand_between_its_limits() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits { min: 0, max: 3 });
+    let module = load(&supervisor, COUNTER).await;
+    assert_returned(call(&supervisor, &module, "count").await, 3);
+    parked(1).await;
+    let many: Vec<_> = (0..16).map(|_| call(&supervisor, &module, "count")).collect();
+    for report in futures(many).await {
+        assert_returned(report, 3);
+    }
+    parked(3).await;
+}
+
+/// Runs futures at the same time.
+async fn futures<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pending: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, done) in &mut pending {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *done = Some(value);
+            }
+        }
+        match pending.iter().all(|(_, done)| done.is_some()) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+#[tokio::test]
+async fn with_a_limit_of_zero_nothing_is_parked() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits { min: 0, max: 0 });
+    let module = load(&supervisor, COUNTER).await;
+    for _ in 0..3 {
+        assert_returned(call(&supervisor, &module, "count").await, 3);
+        parked(0).await;
+    }
+}
+
+/// Descriptors on their way between processes are limited per user. A zygote must wait then, and lose no reply.
+#[tokio::test]
+async fn hundreds_of_jobs_at_once() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits::default());
+    let module = load(&supervisor, COUNTER).await;
+    for _ in 0..2 {
+        let many: Vec<_> = (0..300).map(|_| call(&supervisor, &module, "count")).collect();
+        for report in futures(many).await {
+            assert_returned(report, 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_parked_instance_that_was_killed_is_not_used() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits { min: 0, max: 1 });
+    let module = load(&supervisor, COUNTER).await;
+    assert_returned(call(&supervisor, &module, "count").await, 3);
+    let waiting = parked(1).await[0];
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(waiting.0), nix::sys::signal::Signal::SIGKILL).unwrap();
+    waiting.wait_until_dead();
+    parked(0).await;
+    // The supervisor hears of the death from the zygote, on the same thread as of the job.
+    assert_returned(call(&supervisor, &module, "count").await, 3);
+}
+
+/// Every kind of end, in an instance that was parked.
+#[tokio::test]
+async fn parked_instances_end_like_all_others() {
+    let _alone = alone();
+    let supervisor = supervisor(PoolLimits { min: 1, max: 1 });
+    let module = load(
+        &supervisor,
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "host" "f" (func $f (result i32)))
+            (memory 1)
+            (func (export "exit") (call $exit (i32.const 300)))
+            (func (export "trap") (unreachable))
+            (func (export "deep") (call 4))
+            (func (export "call") (result i32) (call $f))
+            (func (export "forever") (loop (br 0))))"#,
+    )
+    .await;
+    let job = |name: &str| {
+        let mut job = Job::command(module.clone(), default_policy());
+        job.entry = Entry::Export { name: name.into(), args: Vec::new() };
+        let function = HostFunction::immediate([], [ValType::I32], |_| Ok(vec![Value::I32(7)]));
+        job.imports.define("host", "f", Extern::Function(function));
+        if name == "forever" {
+            job.limits.wall_time = Some(Duration::from_millis(50));
+        }
+        job
+    };
+    // The first one is forked on demand, and the rest are parked after it.
+    supervisor.run(job("exit")).await.expect("a report");
+    let run = async |name: &str| {
+        parked(1).await;
+        supervisor.run(job(name)).await.expect("a report").outcome
+    };
+
+    assert_eq!(run("exit").await, Outcome::Exited { code: 300, results: Vec::new() });
+    assert!(matches!(run("trap").await, Outcome::Trapped(t) if t.message.contains("unreachable")));
+    assert!(matches!(run("deep").await, Outcome::Trapped(t) if t.message == "call stack exhausted"));
+    assert_eq!(run("call").await, Outcome::Exited { code: 0, results: vec![Value::I32(7)] });
+    assert!(matches!(run("forever").await, Outcome::LimitReached(_)));
+    drop(supervisor);
+    assert_no_orphans();
+}
