@@ -145,7 +145,8 @@ fn read_directory(directory: &Path) -> Result<Texts, Vec<Error>> {
             return Err(vec![Error::TooManyFiles { directory: shown, limit: DIRECTORY_FILES_MAX }]);
         }
         files += 1;
-        let file: Arc<str> = Arc::from(quote(&path.to_string_lossy()));
+        // Within its directory: a whole path could be too long for a message.
+        let file: Arc<str> = Arc::from(quote(&file_name));
         match read_entry(&path, name, &file) {
             Ok(text) => drop(texts.insert(Arc::from(name), (file, text))),
             Err(error) => errors.push(error),
