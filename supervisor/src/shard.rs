@@ -175,7 +175,8 @@ async fn housekeeper(state: Rc<State>) {
         }
         if relaxed.elapsed() >= RELAX {
             relaxed = Instant::now();
-            parked = state.zygotes().iter().fold(false, |left, zygote| zygote.parking().relax() || left);
+            let zygotes = state.zygotes();
+            parked = zygotes.iter().filter(|zygote| zygote.parking().relax()).count() > 0;
         }
     }
 }
@@ -276,12 +277,13 @@ impl State {
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
         let wanted = Wanted::of(&job, layers);
-        let zygote = async {
+        let wanted = Rc::new(wanted);
+        let zygote = async || {
             match self.serving(&wanted)? {
                 Some(zygote) => Ok(zygote),
                 // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
                 None => {
-                    let state = Rc::clone(self);
+                    let (state, wanted) = (Rc::clone(self), Rc::clone(&wanted));
                     let started = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
                     started.await.unwrap_or(Err(Error::Stopped))
                 }
@@ -375,8 +377,7 @@ impl State {
             stack_bytes: wanted.stack,
             ..Command::default()
         };
-        let pool = self.config.pool;
-        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), pool).await;
+        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), &self.config).await;
         let zygote = Rc::new(zygote?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
@@ -458,6 +459,7 @@ impl State {
             landlock: offer.landlock,
             filter: &filter,
             sandbox_id: self.config.sandbox_id,
+            patience: self.config.zygote_patience,
         };
         let zygote = Rc::new(RootZygote::start(&confinement).await?);
         *slot = Some(Rc::clone(&zygote));
