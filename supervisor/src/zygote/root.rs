@@ -79,7 +79,13 @@ impl RootZygote {
         channel.send(&confine, confinement.filter, &[]).await?;
         if confinement.layers & layer::USER_NAMESPACE != 0 {
             expect(channel, reply::UNSHARED).await?;
-            map_ids(pid, confinement.sandbox_id)?;
+            map_ids(pid, confinement.sandbox_id).map_err(|error| {
+                match self.process.get_mut().try_wait() {
+                    Ok(None) => error,
+                    // It has no such files any more.
+                    _ => Error::ZygoteDied { who: WHO, detail: String::from(" while it started") },
+                }
+            })?;
             let mapped = Command { kind: command::MAPPED, filter_len, ..Command::default() };
             channel.send(&mapped, confinement.filter, &[]).await?;
         }
