@@ -63,14 +63,14 @@ struct Held {
 
 impl Held {
     fn now(cache: &Path) -> Self {
-        let below = below(std::process::id() as i32);
+        let Family { roots, modules, .. } = Family::now();
         Self {
             descriptors: fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             mappings: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
-            processes: below.len(),
+            processes: below(std::process::id() as i32).len(),
             cache_files: files(cache),
             resident_kib: resident_kib(std::process::id() as i32),
-            largest_zygote_kib: below.into_iter().map(resident_kib).max().unwrap_or(0),
+            largest_zygote_kib: roots.into_iter().chain(modules).map(resident_kib).max().unwrap_or(0),
             kernel_objects: kernel_objects(),
         }
     }
