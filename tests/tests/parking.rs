@@ -1,5 +1,10 @@
 //! Instances that are forked ahead of their jobs. A program of its own, because it looks at every process below this one.
 
+#![expect(
+    clippy::await_holding_lock,
+    reason = "only one test may run, from its first to its last line; none waits for another"
+)]
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
