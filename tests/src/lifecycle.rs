@@ -33,6 +33,11 @@ pub fn descriptors() -> BTreeMap<String, usize> {
     kinds
 }
 
+/// Whether this process has no more descriptors of any kind than before. Fewer is possible: what an earlier test had may still close.
+pub fn no_more_descriptors_than(before: &BTreeMap<String, usize>) -> bool {
+    descriptors().iter().all(|(kind, count)| before.get(kind).is_some_and(|before| count <= before))
+}
+
 /// Everything that lives below a process, but for its compile zygote.
 pub fn below(pid: u32) -> Vec<Pid> {
     let mut all = Pid(pid as i32).living_children();

@@ -195,6 +195,8 @@ pub(crate) async fn run(
     });
     let mut start = Start::Usual;
     let (ending, death, record, values) = loop {
+        // Whatever the first attempt left must not go on beside the second.
+        remains.process = None;
         let zygote = tokio::select! {
             biased;
             zygote = zygote() => match (zygote, start) {
