@@ -11,6 +11,7 @@ use std::path::Path;
 use ipc::control::layer;
 use serde::Serialize;
 
+mod cgroup;
 mod facilities;
 mod landlock;
 mod namespaces;
@@ -116,7 +117,7 @@ impl HostReport {
             ("futex", facilities::futex()),
             ("executable-memfd", facilities::executable_memfd()),
             ("vdso-clock", facilities::vdso_clock()),
-            ("cgroup-v2", facilities::cgroup_v2()),
+            ("cgroup-v2", cgroup::cgroup_v2()),
             ("unprivileged-user-namespaces", namespaces::unprivileged_user_namespaces()),
         ];
         features.extend(facilities.map(|(name, status)| Feature { name, kind: Kind::Facility, status }));

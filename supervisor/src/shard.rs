@@ -290,12 +290,13 @@ impl State {
         grants(&job.module, &job.policy)?;
         let (layers, missing) = self.layers(&job.policy).await?;
         let wanted = Wanted::of(&job, layers);
-        let zygote = async {
+        let wanted = Rc::new(wanted);
+        let zygote = async || {
             match self.serving(&wanted)? {
                 Some(zygote) => Ok(zygote),
                 // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
                 None => {
-                    let state = Rc::clone(self);
+                    let (state, wanted) = (Rc::clone(self), Rc::clone(&wanted));
                     let started = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
                     started.await.unwrap_or(Err(Error::Stopped))
                 }
@@ -389,8 +390,7 @@ impl State {
             stack_bytes: wanted.stack,
             ..Command::default()
         };
-        let pool = self.config.pool;
-        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), pool).await;
+        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), &self.config).await;
         let zygote = Rc::new(zygote?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
@@ -472,6 +472,7 @@ impl State {
             landlock: offer.landlock,
             filter: &filter,
             sandbox_id: self.config.sandbox_id,
+            patience: self.config.zygote_patience,
         };
         let zygote = Rc::new(RootZygote::start(&confinement).await?);
         *slot = Some(Rc::clone(&zygote));

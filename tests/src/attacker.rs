@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::RawModule;
-use ipc::job::SUBMISSIONS_OFFSET;
+use ipc::job::{INDICES_OFFSET, SUBMISSIONS_OFFSET};
 use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
@@ -88,7 +88,70 @@ fn weapons() -> Vec<Weapon> {
         ],
     ]
     .concat();
+    let ring = [
+        &[
+            0xb8, 0x01, 0x00, 0x00, 0x00, // again: mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ][..],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xeb, 0xe8, // jmp again
+        ],
+    ]
+    .concat();
+    // Fills every slot with function rdi and its first three arguments, then submits one after the other for ever. With the
+    // third one 0 it takes no completion.
+    let flood = [
+        &[0x49, 0x89, 0xcb, 0x41, 0xb8][..], // mov r11, rcx; mov r8d, the first slot
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x41, 0xbc, 0x40, 0x00, 0x00, 0x00, // mov r12d, 64
+            0x49, 0x89, 0x38, // fill: mov [r8], rdi
+            0x49, 0x89, 0x70, 0x08, // mov [r8+8], rsi
+            0x49, 0x89, 0x50, 0x10, // mov [r8+16], rdx
+            0x49, 0x89, 0x48, 0x18, // mov [r8+24], rcx
+            0x49, 0x81, 0xc0, 0x80, 0x00, 0x00, 0x00, // add r8, 128
+            0x41, 0xff, 0xcc, // dec r12d
+            0x75, 0xe5, // jnz fill
+            0x4d, 0x89, 0xdd, // mov r13, r11
+            0x41, 0xb9, // mov r9d, the indices
+        ],
+        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x45, 0x31, 0xd2, // xor r10d, r10d
+            0x41, 0xff, 0xc2, // next: inc r10d
+            0x45, 0x89, 0x11, // mov [r9], r10d
+            0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xf3, 0x90, // wait: pause
+            0x41, 0x8b, 0x41, 0x40, // mov eax, [r9+64] (served)
+            0x44, 0x39, 0xd0, // cmp eax, r10d
+            0x75, 0xf5, // jne wait
+            0x4d, 0x85, 0xed, // test r13, r13
+            0x74, 0xd4, // jz next
+            0x41, 0x8b, 0x81, 0x80, 0x00, 0x00, 0x00, // mov eax, [r9+128] (completed)
+            0x41, 0x89, 0x81, 0xc0, 0x00, 0x00, 0x00, // mov [r9+192], eax (taken)
+            0xeb, 0xc4, // jmp next
+        ],
+    ]
+    .concat();
     vec![
+        Weapon { name: "flood", parameters: 4, code: flood },
+        // jmp $
+        Weapon { name: "spin", parameters: 0, code: vec![0xeb, 0xfe] },
+        // push rax; jmp $-1
+        Weapon { name: "push", parameters: 0, code: vec![0x50, 0xeb, 0xfd] },
+        // Rings the doorbell for ever, without a submission.
+        Weapon { name: "ring", parameters: 0, code: ring },
         Weapon { name: "syscall", parameters: 6, code: syscall },
         Weapon { name: "syscall-through-gate", parameters: 6, code: through_gate },
         Weapon { name: "int80", parameters: 6, code: int80 },
@@ -152,7 +215,8 @@ impl Attacker {
         Self { supervisor: self.supervisor.clone(), module: self.module.clone(), policy: Arc::new(policy) }
     }
 
-    fn job(&self, weapon: &str, args: &[u64]) -> Job {
+    /// A job that runs one weapon.
+    pub fn job(&self, weapon: &str, args: &[u64]) -> Job {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.entry = Entry::Export { name: weapon.to_owned(), args: arguments(weapon, args) };
         job

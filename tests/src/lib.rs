@@ -8,12 +8,13 @@
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
 //! * [`sessions`]: sessions of small guests.
-//! * [`instances`]: running instances as the kernel shows them.
+//! * [`instances`]: running instances as the kernel shows them; [`lifecycle`]: what a crash leaves behind.
 
 pub mod attacker;
 mod daemon;
 pub mod guests;
 pub mod instances;
+pub mod lifecycle;
 mod process;
 mod programs;
 mod scratch;

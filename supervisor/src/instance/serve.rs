@@ -47,13 +47,19 @@ pub(crate) struct Server<'s> {
     pub(crate) calls: &'s std::cell::Cell<u64>,
     /// The same by function.
     pub(crate) seen: &'s Calls,
+    /// Whether the instance has submitted anything.
+    pub(crate) heard: &'s std::cell::Cell<bool>,
 }
 
 impl Server<'_> {
     /// Serves until the instance must be ended. Dropping the future at any point leaves nothing behind.
     ///
     /// In a session the instance gets its commands here too: they are the answers to its replies.
-    pub(crate) async fn run(&self, wasi: &mut WasiContext, mut session: Option<Conversation<'_>>) -> Ended {
+    pub(crate) async fn run(
+        &self,
+        wasi: &mut WasiContext,
+        mut session: Option<&mut Conversation<'_>>,
+    ) -> Ended {
         let indices = self.shared.indices();
         // Private copies of the indices that this side writes: the instance cannot move them.
         let (mut head, mut completed) = (0u32, 0u32);
@@ -71,6 +77,7 @@ impl Server<'_> {
                 }
                 continue;
             }
+            self.heard.set(true);
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
