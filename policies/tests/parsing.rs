@@ -39,7 +39,7 @@ fn the_default_profile() {
     );
     let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit);
     assert_eq!(policy.layers(), all);
-    assert_eq!(policy.required(), all & !layer::SEALED_CODE);
+    assert_eq!(policy.required(), all & !(layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING));
 }
 
 #[test]

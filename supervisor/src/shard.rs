@@ -230,6 +230,8 @@ struct Kept {
 
 struct Offer {
     landlock: [u64; 3],
+    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
+    clocks: [i64; 2],
     missing: Vec<(u64, String)>,
 }
 
@@ -274,8 +276,8 @@ impl State {
             })?,
         }
         grants(&job.module, &job.policy)?;
-        let (layers, missing) = self.layers(&job.policy).await?;
-        let wanted = Wanted::of(&job, layers);
+        let confined = self.confined(&job.policy).await?;
+        let wanted = Wanted::of(&job, confined.layers);
         let zygote = async {
             match self.serving(&wanted)? {
                 Some(zygote) => Ok(zygote),
@@ -287,8 +289,7 @@ impl State {
                 }
             }
         };
-        let report =
-            instance::run(job, &Confined { layers, missing }, zygote, cancelled, session, remains).await;
+        let report = instance::run(job, &confined, zygote, cancelled, session, remains).await;
         self.ended.notify_waiters();
         report
     }
@@ -306,7 +307,7 @@ impl State {
     }
 
     /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn layers(&self, policy: &Policy) -> Result<(u64, Vec<MissingLayer>), Error> {
+    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
         let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
@@ -325,7 +326,8 @@ impl State {
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
             }
         }
-        Ok((layers, missing))
+        let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
+        Ok(Confined { layers, missing, clock_ahead })
     }
 
     /// The zygote for a job if it serves already, which is the usual case.
@@ -456,6 +458,7 @@ impl State {
         let confinement = Confinement {
             layers,
             landlock: offer.landlock,
+            clock_offsets: offer.clocks,
             filter: &filter,
             sandbox_id: self.config.sandbox_id,
         };
@@ -538,26 +541,13 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel has `mseal(2)`: sealing nothing is allowed wherever the call exists.
-fn has_mseal() -> bool {
-    /// The number is the same on every architecture.
-    const SYS_MSEAL: libc::c_long = 462;
-    // SAFETY: an empty range.
-    unsafe { libc::syscall(SYS_MSEAL, 0, 0, 0) == 0 }
-}
-
 impl Offer {
     /// What the zygotes cannot find out by failing: everything else is an error of its step.
     fn of_host() -> Self {
-        let abi = host::landlock_abi();
-        let mut missing = Vec::new();
-        if abi == 0 {
-            let why = "the kernel has no Landlock, or it is not enabled (lsm=landlock,…)";
-            missing.push((layer::LANDLOCK, why.to_owned()));
+        Self {
+            landlock: host::landlock_handled(host::landlock_abi()),
+            clocks: host::clocks_from_now(),
+            missing: host::missing_optional_layers(),
         }
-        if !has_mseal() {
-            missing.push((layer::SEALED_CODE, "mseal(2) needs Linux 6.10".to_owned()));
-        }
-        Self { landlock: host::landlock_handled(abi), missing }
     }
 }
