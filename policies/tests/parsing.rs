@@ -303,6 +303,13 @@ fn widening_needs_a_reason() {
 }
 
 #[test]
+fn the_pid_namespace_cannot_be_switched_off() {
+    let message = refused(&format!("{DANGEROUS}[namespaces]\npid = false"));
+    assert!(message.starts_with("policy my.toml:5:"), "{message}");
+    assert!(message.contains("namespaces.pid") && message.contains("outlives its zygote"), "{message}");
+}
+
+#[test]
 fn a_layer_that_is_off_cannot_be_required() {
     let head = "version = 1\nallow_dangerous = true\ndangerous_reason = \"the test wants it\"\n[namespaces]\nnet = false\n";
     let policy = parse(head).unwrap();
