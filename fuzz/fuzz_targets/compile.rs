@@ -28,11 +28,17 @@ fuzz_target!(|data: &[u8]| {
         wasm
     };
     let options = Options {
-        opt_level: if mode & 4 == 0 { OptLevel::Speed } else { OptLevel::None },
+        opt_level: match mode & 3 << 2 {
+            0 => OptLevel::None,
+            4 => OptLevel::SpeedAndSize,
+            _ => OptLevel::Speed,
+        },
         target_cpu: TargetCpu::Baseline,
-        fuel: mode & 8 != 0,
-        nan_canonicalization: mode & 16 != 0,
-        spectre_guards: mode & 32 != 0,
+        fuel: mode & 16 != 0,
+        nan_canonicalization: mode & 32 != 0,
+        spectre_guards: mode & 64 != 0,
+        debug_info: mode & 128 != 0,
+        open_imports: mode & 128 != 0,
         threads: 1,
         caps: Caps {
             function_values: 100_000,
@@ -41,7 +47,6 @@ fuzz_target!(|data: &[u8]| {
             image_bytes: 64 << 20,
             ..Caps::default()
         },
-        ..Options::default()
     };
     let valid = compiler::validate(&wasm, &options).is_ok();
     if let Ok(artifact) = compiler::compile(&wasm, &options) {

@@ -2,9 +2,10 @@
 
 use compiler::metadata::{ExportItem, GlobalValue};
 use compiler::{Artifact, ValType};
-use ipc::context::BUILTINS;
+use ipc::context::{BUILTINS, FUEL as FUEL_ADDRESS};
 
 use crate::loader::{self, Call as Step, Outcome};
+use crate::mode::FUEL;
 use crate::seen::{Call, Ended, Exported, Seen, Value};
 
 /// What to read after a call, for one export.
@@ -12,13 +13,14 @@ enum Probe<'a> {
     Global(&'a str, ValType, GlobalValue),
     Memory(&'a str),
     Table(&'a str),
+    Fuel,
 }
 
 /// What is seen after the start and after each of `calls` in a fresh instance.
 pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<Seen>) {
     let metadata = artifact.metadata();
     if let Some(trap) = metadata.start_trap {
-        return (Some(Seen { ended: Ended::Trapped(trap), state: Vec::new() }), Vec::new());
+        return (Some(Seen { ended: Ended::Trapped(trap), state: Vec::new(), fuel: None }), Vec::new());
     }
     let mut probes = Vec::new();
     let mut reads = Vec::new();
@@ -48,6 +50,11 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<S
         }
     }
 
+    if metadata.options.fuel {
+        reads.push(Step::Read(FUEL_ADDRESS));
+        probes.push(Probe::Fuel);
+    }
+
     let slots: Vec<Vec<u128>> =
         calls.iter().map(|call| call.arguments.iter().map(|value| value.slot()).collect()).collect();
     let mut steps = Vec::new();
@@ -60,20 +67,26 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call]) -> (Option<Seen>, Vec<S
         steps.push(Step::Function(*entry, slots));
         steps.extend(&reads);
     }
-    let mut outcomes = loader::run(artifact, &steps).into_iter();
+    let fueled = loader::with_fuel(artifact, FUEL);
+    let mut outcomes = loader::run(&fueled, &steps).into_iter();
 
     let started = match metadata.start {
         Some(_) => ended(outcomes.next(), &[]),
         None => Ended::Returned(Vec::new()),
     };
     let failed = !matches!(started, Ended::Returned(_));
-    let state = state(&probes, &mut outcomes);
-    let started = Seen { ended: started, state: if failed { Vec::new() } else { state } };
+    let (state, mut left) = state(&probes, &mut outcomes);
+    let started = Seen { ended: started, state: if failed { Vec::new() } else { state }, fuel: None };
     let mut seen = Vec::new();
     for call in calls {
         let Some(ExportItem::Function { results, .. }) = artifact.export(&call.export) else { break };
         let ended = ended(outcomes.next(), results);
-        seen.push(Seen { ended, state: self::state(&probes, &mut outcomes) });
+        let before = left;
+        let state;
+        (state, left) = self::state(&probes, &mut outcomes);
+        let used = before.zip(left).map(|(before, left)| before.wrapping_sub(left));
+        let fuel = used.filter(|_| matches!(ended, Ended::Returned(_)));
+        seen.push(Seen { ended, state, fuel });
     }
     (Some(started), seen)
 }
@@ -88,21 +101,31 @@ fn ended(outcome: Option<Outcome>, results: &[ValType]) -> Ended {
     }
 }
 
-fn state(probes: &[Probe<'_>], outcomes: &mut impl Iterator<Item = Outcome>) -> Vec<(String, Exported)> {
+/// The exports' state, and the fuel that is left.
+fn state(
+    probes: &[Probe<'_>],
+    outcomes: &mut impl Iterator<Item = Outcome>,
+) -> (Vec<(String, Exported)>, Option<u64>) {
     let mut slot = || match outcomes.next() {
         Some(Outcome::Returned(slots)) => slots.first().copied().unwrap_or(0),
         _ => u128::MAX,
     };
-    probes
-        .iter()
-        .map(|probe| match probe {
+    let (mut state, mut fuel) = (Vec::new(), None);
+    for probe in probes {
+        let (name, exported) = match probe {
             Probe::Global(name, ty, value) => {
                 let read = slot();
                 let bits = if let GlobalValue::Constant(bits) = value { *bits } else { read };
-                ((*name).to_owned(), Exported::Global(Value::of_slot(bits, *ty)))
+                (name, Exported::Global(Value::of_slot(bits, *ty)))
             }
-            Probe::Memory(name) => ((*name).to_owned(), Exported::Memory(slot() as u64, slot() as u64)),
-            Probe::Table(name) => ((*name).to_owned(), Exported::Table(slot() as u64)),
-        })
-        .collect()
+            Probe::Memory(name) => (name, Exported::Memory(slot() as u64, slot() as u64)),
+            Probe::Table(name) => (name, Exported::Table(slot() as u64)),
+            Probe::Fuel => {
+                fuel = Some(slot() as u64);
+                continue;
+            }
+        };
+        state.push(((*name).to_owned(), exported));
+    }
+    (state, fuel)
 }

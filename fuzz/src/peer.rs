@@ -2,30 +2,81 @@
 
 use compiler::TrapKind;
 use wasmtime::{
-    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OptLevel, Ref, Store, ThrownException,
-    Trap, Val, ValType,
+    Config, Engine, Extern, ExternRef, HeapType, Instance, Module, OperatorCost, OptLevel, Ref, Store,
+    ThrownException, Trap, Val, ValType,
 };
 
 use crate::loader::hash;
+use crate::mode::{FUEL, Mode};
 use crate::seen::{Call, Ended, Exported, Run, Seen, Value};
 
 /// Instances of one module at most. After a trap by `unreachable` there is a new one: it may mean that the fuel is used up.
 const INSTANCES: usize = 8;
 
-/// An engine that optimises or does not.
-pub fn engine(optimise: bool) -> wasmtime::Result<Engine> {
+/// How often each function is called, with other arguments each time.
+const ROUNDS: u64 = 4;
+
+/// Wasmtime, set up in every way that a [`Mode`] can ask for.
+pub struct Engines([Engine; 8]);
+
+impl Engines {
+    /// Sets them up.
+    pub fn new() -> wasmtime::Result<Self> {
+        let engines =
+            (0..8).map(|i| engine(i & 1 != 0, i & 2 != 0, i & 4 != 0)).collect::<Result<Vec<_>, _>>()?;
+        engines.try_into().map(Self).map_err(|_| wasmtime::Error::msg("there are eight"))
+    }
+
+    /// The engine for a mode.
+    pub fn of(&self, mode: Mode) -> &Engine {
+        let bit = |value: bool, bit: usize| if value { bit } else { 0 };
+        let [optimises, fuel, nan] = [mode.peer_optimises, mode.fuel, mode.nan_canonicalization];
+        &self.0[bit(optimises, 1) | bit(fuel, 2) | bit(nan, 4)]
+    }
+}
+
+fn engine(optimise: bool, fuel: bool, nan_canonicalization: bool) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .cranelift_opt_level(if optimise { OptLevel::Speed } else { OptLevel::None })
+        .cranelift_nan_canonicalization(nan_canonicalization)
+        .consume_fuel(fuel)
+        .operator_cost(costs())
         .max_wasm_stack(1 << 20)
         .memory_init_cow(false)
         .wasm_reference_types(true)
+        .wasm_function_references(true)
         .wasm_exceptions(true)
         .wasm_tail_call(true)
         .wasm_multi_memory(true)
         .wasm_memory64(true)
+        .wasm_threads(true)
+        .wasm_relaxed_simd(true)
         .wasm_wide_arithmetic(true);
+    // What a relaxed operator does is up to the implementation. We do what x86 does at the cost of one instruction, and so does
+    // Wasmtime but for multiplying and adding, which it rounds once on a processor that can.
+    // SAFETY: an instruction less to be used.
+    unsafe { config.cranelift_flag_set("has_fma", "false") };
     Engine::new(&config)
+}
+
+/// Wasmtime's default but for what a bulk operation's length costs, which is nothing on our side.
+fn costs() -> OperatorCost {
+    let mut costs = OperatorCost::new();
+    let variable = &mut costs.variable;
+    for cost in [
+        &mut variable.memory_copy_per_byte,
+        &mut variable.memory_fill_per_byte,
+        &mut variable.memory_init_per_byte,
+        &mut variable.memory_grow_per_page,
+        &mut variable.table_copy_per_element,
+        &mut variable.table_fill_per_element,
+        &mut variable.table_init_per_element,
+        &mut variable.table_grow_per_element,
+    ] {
+        *cost = 0;
+    }
+    costs
 }
 
 /// Runs every exported function with a few arguments, made of `seed`. An error: the module does not compile, or says
@@ -33,7 +84,7 @@ pub fn engine(optimise: bool) -> wasmtime::Result<Engine> {
 pub fn run(engine: &Engine, wasm: &[u8], seed: u64) -> wasmtime::Result<Vec<Run>> {
     let module = Module::new(engine, wasm)?;
     let mut calls = Vec::new();
-    for round in 0..2 {
+    for round in 0..ROUNDS {
         for (position, export) in module.exports().enumerate() {
             if let Some(function) = export.ty().func() {
                 let random = crate::generate::bytes(seed ^ (position as u64) << 32 ^ round, 8 * 64);
@@ -50,18 +101,20 @@ pub fn run(engine: &Engine, wasm: &[u8], seed: u64) -> wasmtime::Result<Vec<Run>
     let mut runs = Vec::new();
     while runs.len() < INSTANCES && (runs.is_empty() || calls.peek().is_some()) {
         let mut store = Store::new(engine, ());
+        // An error: it is not counted.
+        let _ = store.set_fuel(FUEL as u64);
         let mut run = Run::default();
         let instance = match Instance::new(&mut store, &module, &[]) {
             Ok(instance) => instance,
             Err(error) => {
                 let ended = failed(&mut store, &error);
-                run.started = Some(Seen { ended, state: Vec::new() });
+                run.started = Some(Seen { ended, state: Vec::new(), fuel: None });
                 runs.push(run);
                 break;
             }
         };
         let state = state(&mut store, &instance, &module)?;
-        run.started = Some(Seen { ended: Ended::Returned(Vec::new()), state });
+        run.started = Some(Seen { ended: Ended::Returned(Vec::new()), state, fuel: None });
         for call in calls.by_ref() {
             let seen = make(&mut store, &instance, &module, &call)?;
             let stop = matches!(seen.ended, Ended::Trapped(TrapKind::Unreachable | TrapKind::StackExhausted));
@@ -82,13 +135,16 @@ fn make(store: &mut Store<()>, instance: &Instance, module: &Module, call: &Call
     let arguments = ty.params().zip(&call.arguments).map(|(ty, value)| to_val(store, &ty, *value));
     let arguments = arguments.collect::<wasmtime::Result<Vec<_>>>()?;
     let mut results = vec![Val::I32(0); ty.results().len()];
+    let before = store.get_fuel().ok();
     let ended = match function.call(&mut *store, &arguments, &mut results) {
         Ok(()) => Ended::Returned(
             results.iter().map(|value| of_val(store, value)).collect::<wasmtime::Result<_>>()?,
         ),
         Err(error) => failed(store, &error),
     };
-    Ok(Seen { ended, state: state(store, instance, module)? })
+    let used = before.zip(store.get_fuel().ok()).map(|(before, after)| before - after);
+    let fuel = used.filter(|_| matches!(ended, Ended::Returned(_)));
+    Ok(Seen { ended, state: state(store, instance, module)?, fuel })
 }
 
 fn state(
@@ -129,7 +185,9 @@ fn failed(store: &mut Store<()>, error: &wasmtime::Error) -> Ended {
         Some(Trap::BadSignature) => TrapKind::IndirectCallTypeMismatch,
         Some(Trap::IndirectCallToNull) => TrapKind::UninitializedElement,
         Some(Trap::TableOutOfBounds) => TrapKind::TableOutOfBounds,
-        Some(Trap::NullReference) => TrapKind::NullException,
+        Some(Trap::NullReference) => TrapKind::NullReference,
+        Some(Trap::HeapMisaligned) => TrapKind::UnalignedAtomic,
+        Some(Trap::AtomicWaitNonSharedMemory) => TrapKind::ExpectedSharedMemory,
         Some(Trap::StackOverflow) => TrapKind::StackExhausted,
         _ => return Ended::Broken(format!("{error:?}")),
     };

@@ -71,6 +71,8 @@ pub struct Seen {
     pub ended: Ended,
     /// Exported globals, memories and tables, in the module's order.
     pub state: Vec<(String, Exported)>,
+    /// The fuel that a call used which returned, where it is counted and can be read.
+    pub fuel: Option<u64>,
 }
 
 /// A call of an export.

@@ -9,10 +9,11 @@ use compiler::{Cap, Caps, OptLevel, Options, TargetCpu, Unit};
 use policies::document::{self, Source, Table};
 use policies::{DocumentKind, Error};
 
-use crate::config::{CompileLimits, Config};
+use crate::config::{CompileLimits, Config, PoolLimits};
 
-const TOP: &[&str] = &["daemon", "cache", "compile"];
+const TOP: &[&str] = &["daemon", "pool", "cache", "compile"];
 const DAEMON: &[&str] = &["socket", "shards", "max_connections", "max_jobs"];
+const POOL: &[&str] = &["min", "max"];
 const CACHE: &[&str] = &["state_dir", "bytes"];
 const COMPILE: &[&str] = &[
     "opt_level",
@@ -33,6 +34,8 @@ pub const SHARDS_MAX: u32 = 1024;
 pub const CONNECTIONS_MAX: u32 = 65_536;
 /// Jobs that a daemon can have at the same time.
 pub const JOBS_MAX: u32 = 4096;
+/// Instances that one module zygote can keep parked.
+pub const PARKED_MAX: u32 = 1024;
 /// Threads of one compilation.
 const THREADS_MAX: u64 = 256;
 /// Memory of a worker: what it takes to start one, and more than any machine has.
@@ -49,6 +52,8 @@ pub struct Configuration {
     pub max_connections: Option<u32>,
     /// `daemon.max_jobs`.
     pub max_jobs: Option<u32>,
+    /// `[pool]`.
+    pub pool: PoolLimits,
     /// `cache.state_dir`.
     pub state_dir: Option<PathBuf>,
     /// `cache.bytes`.
@@ -79,6 +84,9 @@ impl Configuration {
             number(&table, "max_connections", CONNECTIONS_MAX, &mut self.max_connections)?;
             number(&table, "max_jobs", JOBS_MAX, &mut self.max_jobs)?;
         }
+        if let Some(table) = root.section("pool")? {
+            pool(&table, &mut self.pool)?;
+        }
         if let Some(table) = root.section("cache")? {
             table.only(CACHE)?;
             path(&table, "state_dir", &mut self.state_dir)?;
@@ -98,13 +106,15 @@ impl Configuration {
         Ok(())
     }
 
-    /// A supervisor's configuration: what the file says about caches and compilations, the rest as by default.
+    /// A supervisor's configuration: what the file says about parked instances, caches and compilations, the rest as by
+    /// default.
     pub fn config(&self) -> Config {
         let default = Config::default();
         Config {
             cache_bytes: self.cache_bytes.unwrap_or(default.cache_bytes),
             compile: self.compile,
             compile_limits: self.compile_limits,
+            pool: self.pool,
             ..default
         }
     }
@@ -123,6 +133,16 @@ fn path(table: &Table<'_>, key: &str, slot: &mut Option<PathBuf>) -> Result<(), 
 fn number(table: &Table<'_>, key: &str, most: u32, slot: &mut Option<u32>) -> Result<(), Error> {
     if let Some(value) = table.get(key) {
         *slot = u32::try_from(value.count_in(1..=most.into())?).ok();
+    }
+    Ok(())
+}
+
+fn pool(table: &Table<'_>, limits: &mut PoolLimits) -> Result<(), Error> {
+    table.only(POOL)?;
+    for (key, slot) in [("min", &mut limits.min), ("max", &mut limits.max)] {
+        if let Some(value) = table.get(key) {
+            *slot = usize::try_from(value.count_in(0..=PARKED_MAX.into())?).unwrap_or(0);
+        }
     }
     Ok(())
 }
@@ -304,6 +324,8 @@ mod tests {
             ("[compile.limits]\nwall_time = \"0s\"", "more than 0"),
             ("[daemon]\nshards = 0", "daemon.shards = 0 is out of range; it must be 1 to 1024"),
             ("[daemon]\nsocket = \"\"", "daemon.socket"),
+            ("[pool]\nmax = 1025", "pool.max = 1025 is out of range; it must be 0 to 1024"),
+            ("[pool]\nmost = 1", "pool"),
             ("[cache]\nbytes = -1", "cache.bytes = -1 is out of range"),
             ("[cache", "configuration c.toml:1:"),
         ] {
@@ -319,9 +341,13 @@ mod tests {
     #[test]
     fn the_references_have_every_key() {
         let reference = include_str!("../../docs/configuration.md");
-        for (section, keys) in
-            [("daemon", DAEMON), ("cache", CACHE), ("compile", &COMPILE[..7]), ("compile.limits", LIMITS)]
-        {
+        for (section, keys) in [
+            ("daemon", DAEMON),
+            ("pool", POOL),
+            ("cache", CACHE),
+            ("compile", &COMPILE[..7]),
+            ("compile.limits", LIMITS),
+        ] {
             let (_, text) =
                 reference.split_once(&format!("\n## `[{section}]`")).unwrap_or_else(|| panic!("[{section}]"));
             let text = text.split("\n## ").next().expect("a section");

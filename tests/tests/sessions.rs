@@ -507,19 +507,20 @@ async fn forged_replies_and_indices_hurt_only_the_session_that_forges_them() {
             other => panic!("tail {tail}: {other:?}"),
         }
     }
+    // An index of its own: it takes commands from slots that nobody wrote, and ends by what it finds there, unless the
+    // supervisor sees the index first. Either way it has only harmed itself.
     let mut session = attacker.session().await;
-    match weapon(&mut session, "poke", &[COMPLETION_HEAD, 1000]).await {
+    let assert_ended = |outcome: &CallOutcome| match outcome {
         CallOutcome::Ended(Outcome::Violated(Violation::Ring { rule })) => {
             assert!(rule.contains("completions not taken"), "{rule}");
         }
-        // The reply to the poke is served before the index is looked at.
-        CallOutcome::Returned(_) => match weapon(&mut session, "peek", &[CODE_BASE]).await {
-            CallOutcome::Ended(Outcome::Violated(Violation::Ring { rule })) => {
-                assert!(rule.contains("completions not taken"), "{rule}");
-            }
-            other => panic!("{other:?}"),
-        },
+        CallOutcome::Ended(Outcome::Exited { code: 0, .. }) => {}
         other => panic!("{other:?}"),
+    };
+    match weapon(&mut session, "poke", &[COMPLETION_HEAD, 1000]).await {
+        // The reply to the poke is served before the index is looked at.
+        CallOutcome::Returned(_) => assert_ended(&weapon(&mut session, "peek", &[CODE_BASE]).await),
+        ended => assert_ended(&ended),
     }
     // A fault that the instance makes up, with counts beyond every array.
     let mut session = attacker.session().await;

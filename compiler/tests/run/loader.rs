@@ -8,8 +8,8 @@ use std::ptr::{addr_of, addr_of_mut, null_mut};
 
 use compiler::metadata::Entry;
 use compiler::{Artifact, TrapKind};
-use ipc::context::{BUILTINS, Builtins, MemoryDescriptor, TableDescriptor};
-use ipc::layout::{PAGE, STACK_GUARD, STACK_TOP, WASM_PAGE};
+use ipc::context::{BUILTINS, Builtins, FUEL, MemoryDescriptor, TableDescriptor};
+use ipc::layout::{CONTEXT_BASE, PAGE, STACK_GUARD, STACK_TOP, WASM_PAGE};
 use object::elf::{FileHeader64, ProgramHeader64};
 use object::endian::LittleEndian;
 use object::pod::{from_bytes, slice_from_bytes};
@@ -69,6 +69,18 @@ struct Record {
     values: [[u64; 2]; VALUES],
 }
 
+/// The same artifact with `fuel` for an instance to begin with, which in an instance the shim writes.
+pub fn with_fuel(artifact: &Artifact<Vec<u8>>, fuel: i64) -> Artifact<Vec<u8>> {
+    let mut file = artifact.bytes().to_vec();
+    let (header, rest) = from_bytes::<FileHeader64<LittleEndian>>(&file).unwrap();
+    let count = header.e_phnum.get(LittleEndian).into();
+    let (segments, _) = slice_from_bytes::<ProgramHeader64<LittleEndian>>(rest, count).unwrap();
+    let context = segments.iter().find(|s| s.p_vaddr.get(LittleEndian) == CONTEXT_BASE).unwrap();
+    let at = (context.p_offset.get(LittleEndian) + FUEL - CONTEXT_BASE) as usize;
+    file[at..at + 8].copy_from_slice(&fuel.to_le_bytes());
+    Artifact::parse(file).unwrap()
+}
+
 /// Makes `calls` in a fresh child that has `artifact` mapped.
 pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
     let bytes = calls.len().max(1) * size_of::<Record>();
@@ -117,8 +129,14 @@ pub fn run(artifact: &Artifact<Vec<u8>>, calls: &[Call<'_>]) -> Vec<Outcome> {
         }
     }
     let mut status = 0;
-    // SAFETY: waits for our own child.
-    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    loop {
+        // SAFETY: waits for our own child.
+        match unsafe { libc::waitpid(child, &mut status, 0) } {
+            // A fuzzer has a timer that interrupts.
+            -1 if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
+            waited => break assert_eq!(waited, child),
+        }
+    }
     let ended = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
     assert_eq!(ended, Some(0), "the child ended with status {status:#x}");
     let outcomes = records.iter().map(|record| outcome(artifact, record)).collect();

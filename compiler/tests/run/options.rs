@@ -2,10 +2,6 @@
 
 use compiler::{Artifact, CodeOptions, OptLevel, Options, TargetCpu, TrapKind};
 use ipc::context::FUEL;
-use ipc::layout::CONTEXT_BASE;
-use object::elf::{FileHeader64, ProgramHeader64};
-use object::endian::LittleEndian;
-use object::pod::{from_bytes, slice_from_bytes};
 
 use super::loader::{self, Call, Outcome};
 use super::own::{build, call, entry, result};
@@ -42,24 +38,11 @@ const COUNTED: &str = r#"(module
 
 /// What a call leaves of the fuel, and how it ended. `fuel` is what there is at first.
 fn burn(artifact: &Artifact<Vec<u8>>, fuel: i64, name: &str, arguments: &[u128]) -> (Outcome, i64) {
-    let artifact = Artifact::parse(with_fuel(artifact.bytes().to_vec(), fuel)).unwrap();
+    let artifact = loader::with_fuel(artifact, fuel);
     let calls = [Call::Function(entry(&artifact, name), arguments), Call::Read(FUEL)];
     let mut outcomes = loader::run(&artifact, &calls);
     let left = result(&outcomes.remove(1)) as i64;
     (outcomes.remove(0), left)
-}
-
-/// Changes an artifact's initial fuel, as the shim does in an instance.
-fn with_fuel(mut file: Vec<u8>, fuel: i64) -> Vec<u8> {
-    let at = {
-        let (header, rest) = from_bytes::<FileHeader64<LittleEndian>>(&file).unwrap();
-        let count = header.e_phnum.get(LittleEndian).into();
-        let (segments, _) = slice_from_bytes::<ProgramHeader64<LittleEndian>>(rest, count).unwrap();
-        let context = segments.iter().find(|s| s.p_vaddr.get(LittleEndian) == CONTEXT_BASE).unwrap();
-        (context.p_offset.get(LittleEndian) + FUEL - CONTEXT_BASE) as usize
-    };
-    file[at..at + 8].copy_from_slice(&fuel.to_le_bytes());
-    file
 }
 
 #[test]

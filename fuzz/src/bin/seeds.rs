@@ -14,7 +14,8 @@ use sandboxd_fuzz::generate;
 const MODULES: u64 = 60;
 /// Larger artifacts than this only make fuzzing slow.
 const ARTIFACT_MAX: usize = 96 << 10;
-/// What the first byte says in `fuzz-compile`: the rest is a module; the rest makes a module; it makes a changed one.
+/// What the first byte's lowest bits say in `fuzz-compile`: the rest is a module; the rest makes a module; it makes a changed
+/// one. The others are options.
 const MODES: [u8; 3] = [0, 1, 3];
 
 /// Modules written by hand, for what the generator seldom makes.
@@ -45,11 +46,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for seed in 0..MODULES {
         let random = generate::bytes(seed, 256 << (seed % 5));
         fs::write(differential.join(format!("seed-{seed}")), &random)?;
-        for mode in MODES.into_iter().skip(1) {
+        for mode in MODES.into_iter().skip(1).map(|mode| mode | (seed as u8) << 2) {
             let input = [&[mode], random.as_slice()].concat();
             fs::write(compile.join(format!("seed-{seed}-{mode}")), input)?;
         }
-        if let Ok(wasm) = generate::terminating(&mut Unstructured::new(&random)) {
+        if let Ok(wasm) = generate::terminating(&mut Unstructured::new(&random), true) {
             modules.push(wasm);
         }
     }
