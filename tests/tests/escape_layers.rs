@@ -359,6 +359,7 @@ fn a_keyring_of_its_own_has_no_keys_of_the_supervisor() {
             let (kind, name) = (native.put_string("user").await, native.put_string(&name).await);
             let found = native.syscall(libc::SYS_request_key, &[kind, name, 0, 0]).await;
             if found < 0 {
+                native.end().await;
                 return Err(found);
             }
             let buffer = native.put(&[0; 16]).await;

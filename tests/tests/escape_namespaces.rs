@@ -75,7 +75,9 @@ async fn a_pid_namespace_leaves_nobody_to_see() {
     let mut victim = neighbour();
     let exists = async |layers: u64| {
         let mut native = Native::under(&attacker, layers).await;
-        native.syscall(libc::SYS_getsid, &[u64::from(victim.id())]).await
+        let answer = native.syscall(libc::SYS_getsid, &[u64::from(victim.id())]).await;
+        native.end().await;
+        answer
     };
     assert!(exists(USER).await > 0, "the neighbour can be seen");
     assert_eq!(exists(USER | layer::PID_NAMESPACE).await, -i64::from(libc::ESRCH));
@@ -152,10 +154,12 @@ async fn an_ipc_namespace_has_no_memory_of_others() {
     };
     let steal = async |layers: u64| {
         let mut native = Native::under(&attacker, layers).await;
-        match native.syscall(libc::SYS_shmat, &[id as u64, 0, libc::SHM_RDONLY as u64]).await {
+        let found = match native.syscall(libc::SYS_shmat, &[id as u64, 0, libc::SHM_RDONLY as u64]).await {
             error @ -4095..0 => Err(-error as i32),
             memory => Ok(native.call("peek", &[memory as u64]).await as u64),
-        }
+        };
+        native.end().await;
+        found
     };
     let results = [
         steal(USER).await,
@@ -177,6 +181,7 @@ async fn a_uts_namespace_does_not_tell_the_host_s_name() {
         assert_eq!(native.syscall(libc::SYS_uname, &[names]).await, 0);
         let node = names + std::mem::offset_of!(libc::utsname, nodename) as u64;
         let name = native.get(node, 65).await;
+        native.end().await;
         String::from_utf8(name.split(|byte| *byte == 0).next().unwrap().to_vec()).unwrap()
     };
     let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
@@ -196,7 +201,9 @@ async fn a_cgroup_namespace_does_not_tell_the_host_s_cgroups() {
     };
     let cgroups = async |layers: u64| {
         let mut native = Native::under(&attacker, layers).await;
-        paths(&native.read_file("/proc/self/cgroup").await.unwrap())
+        let text = native.read_file("/proc/self/cgroup").await.unwrap();
+        native.end().await;
+        paths(&text)
     };
     if paths(&own).iter().all(|path| path == "/") {
         println!(
@@ -295,6 +302,7 @@ async fn a_mount_namespace_keeps_mounts_to_itself() {
         let answer = native.syscall(libc::SYS_mount, &[kind, place, kind, 0, 0]).await;
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(scratch.path().to_str().unwrap()), "the host sees it");
+        native.end().await;
         answer
     };
     // With every capability of its user namespace.
