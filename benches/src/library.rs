@@ -1,9 +1,12 @@
 //! Jobs through the library, with a supervisor in this process.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use policies::Policy;
-use supervisor::{Config, Job, Module, ModuleSource, Supervisor};
+use supervisor::{Config, Job, LocalShard, Module, ModuleSource, Supervisor};
 
 use crate::{Failure, Runner, check};
 
@@ -21,6 +24,33 @@ impl Library {
         let supervisor = Supervisor::start(Config { shards, ..Config::default() })?;
         let module = supervisor.load(ModuleSource::Wasm(wasm)).await?;
         Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?) })
+    }
+}
+
+/// Jobs on this thread.
+#[derive(Clone)]
+pub struct Local {
+    library: Library,
+    shard: Rc<LocalShard>,
+}
+
+impl Local {
+    /// Starts a supervisor, loads the module, and keeps this thread on a processor, by default the one that it is on. Needs
+    /// a `LocalSet`.
+    pub async fn new(wasm: Vec<u8>, processor: Option<usize>) -> Result<Self, Failure> {
+        let library = Library::new(wasm, 1).await?;
+        let shard = Rc::new(library.supervisor.local_shard());
+        let mut only = CpuSet::new();
+        only.set(processor.map_or_else(sched_getcpu, Ok)?)?;
+        sched_setaffinity(Pid::from_raw(0), &only)?;
+        Ok(Self { library, shard })
+    }
+}
+
+impl Runner for Local {
+    async fn run_one(&mut self) -> Result<(), Failure> {
+        let job = Job::command(self.library.module.clone(), Arc::clone(&self.library.policy));
+        check(&self.shard.run(job).await?)
     }
 }
 

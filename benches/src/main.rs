@@ -1,8 +1,8 @@
 //! `jobs`: what one job costs, and how many a host does per second.
 //!
 //! ```text
-//! jobs latency    [--count N] [--gap-us N] [--module FILE] [--socket PATH | --in-process-wasmtime]
-//! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--socket PATH]
+//! jobs latency    [--count N] [--gap-us N] [--module FILE] [--local | --socket PATH | --in-process-wasmtime]
+//! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--local | --socket PATH]
 //! ```
 //!
 //! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
@@ -60,6 +60,9 @@ struct Latency {
     /// Jobs that are measured; a tenth as many run before, unmeasured.
     #[arg(long, default_value_t = 2000)]
     count: usize,
+    /// On the thread that asks, instead of a shard's own.
+    #[arg(long, conflicts_with = "socket")]
+    local: bool,
     /// Pause between jobs, microseconds.
     #[arg(long, default_value_t = 1000)]
     gap_us: u64,
@@ -82,6 +85,9 @@ struct Throughput {
     /// Shards of the supervisor in this process. A daemon has its own.
     #[arg(long, default_value_t = 2)]
     shards: usize,
+    /// Each shard on a thread that asks for its jobs itself.
+    #[arg(long, conflicts_with = "socket")]
+    local: bool,
 }
 
 /// Whatever runs jobs.
@@ -103,6 +109,26 @@ fn module_bytes(target: &Target) -> Result<Vec<u8>, Failure> {
         Some(path) => std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()).into()),
         None => Ok(wat::parse_str(NOTHING)?),
     }
+}
+
+/// Jobs per second of threads that each have a shard of their own.
+fn local_throughput(options: &Throughput, wasm: &[u8]) -> Result<f64, Failure> {
+    let shards = options.shards.max(1);
+    let (count, in_flight) = (options.count / shards, options.in_flight.div_ceil(shards));
+    let thread = |processor: usize| -> Result<f64, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let tasks = tokio::task::LocalSet::new();
+        let rate = async {
+            let local = library::Local::new(wasm.to_vec(), Some(processor)).await?;
+            flat_out(vec![local; in_flight], count).await
+        };
+        tasks.block_on(&runtime.map_err(|e| e.to_string())?, rate).map_err(|e| e.to_string())
+    };
+    let rates: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..shards).map(|i| scope.spawn(move || thread(i))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a panic".to_owned()))).collect()
+    });
+    Ok(rates.into_iter().collect::<Result<Vec<_>, _>>()?.iter().sum())
 }
 
 /// Times of `count` jobs, one after the other, `gap` apart.
@@ -170,11 +196,19 @@ async fn latency(options: &Latency) -> Result<Value, Failure> {
     let (what, times) = match &options.target.socket {
         Some(socket) => {
             let mut runner = daemon::Connection::new(socket, &wasm).await?;
-            ("daemon, on demand", one_by_one(&mut runner, count, gap).await?)
+            ("daemon", one_by_one(&mut runner, count, gap).await?)
+        }
+        None if options.local => {
+            let tasks = tokio::task::LocalSet::new();
+            let measured = tasks.run_until(async {
+                let mut runner = library::Local::new(wasm, None).await?;
+                one_by_one(&mut runner, count, gap).await
+            });
+            ("library, on this thread", measured.await?)
         }
         None => {
             let mut runner = library::Library::new(wasm, 1).await?;
-            ("library, on demand", one_by_one(&mut runner, count, gap).await?)
+            ("library", one_by_one(&mut runner, count, gap).await?)
         }
     };
     Ok(json!({ "what": what, "gap_us": options.gap_us, "latency": Summary::of(times) }))
@@ -190,6 +224,7 @@ async fn throughput(options: &Throughput) -> Result<Value, Failure> {
             }
             ("daemon", flat_out(runners, options.count).await?)
         }
+        None if options.local => ("library, on its threads", local_throughput(options, &wasm)?),
         None => {
             let library = library::Library::new(wasm, options.shards).await?;
             ("library", flat_out(vec![library; options.in_flight], options.count).await?)

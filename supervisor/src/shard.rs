@@ -152,7 +152,7 @@ async fn serve(state: &Rc<State>, request: Request) {
 
 /// Does between jobs what no job should wait for: gives back what finished jobs used, parks instances, gives up parked
 /// ones that nobody takes.
-async fn housekeeper(state: Rc<State>) {
+pub(crate) async fn housekeeper(state: Rc<State>) {
     /// How long a parked instance may be of no use.
     const RELAX: Duration = Duration::from_secs(30);
     let mut relaxed = Instant::now();
@@ -175,7 +175,9 @@ async fn housekeeper(state: Rc<State>) {
         }
         if relaxed.elapsed() >= RELAX {
             relaxed = Instant::now();
-            parked = state.zygotes().iter().fold(false, |left, zygote| zygote.parking().relax() || left);
+            // Each of them, not only up to the first that has some left.
+            let left: Vec<bool> = state.zygotes().iter().map(|zygote| zygote.parking().relax()).collect();
+            parked = left.contains(&true);
         }
     }
 }
@@ -203,7 +205,8 @@ const ROOTS_MAX: usize = 2;
 /// Layers that the module zygote puts in force by itself; one root serves with and without them.
 const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE;
 
-struct State {
+#[derive(Debug)]
+pub(crate) struct State {
     config: Config,
     /// Module zygotes that this shard may have.
     modules_max: usize,
@@ -223,11 +226,13 @@ struct State {
     host: tokio::sync::OnceCell<Offer>,
 }
 
+#[derive(Debug)]
 struct Kept {
     zygote: Slot<ModuleZygote>,
     used: u64,
 }
 
+#[derive(Debug)]
 struct Offer {
     landlock: [u64; 3],
     /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
@@ -235,7 +240,7 @@ struct Offer {
     missing: Vec<(u64, String)>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct CompiledFilter {
     policy: Arc<Policy>,
     memories: u32,
@@ -244,7 +249,7 @@ struct CompiledFilter {
 }
 
 impl State {
-    fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         let filters = (FILTERS_MAX / config.shards.max(1)).max(ROOTS_MAX + 1);
         Self {
             modules_max: config.module_zygotes.clamp(1, filters - ROOTS_MAX),
@@ -261,7 +266,7 @@ impl State {
         }
     }
 
-    async fn run(
+    pub(crate) async fn run(
         self: &Rc<Self>,
         job: Job,
         cancelled: impl Future<Output = ()>,
@@ -295,7 +300,7 @@ impl State {
     }
 
     /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].
-    fn after_job(&self, remains: Remains) {
+    pub(crate) fn after_job(&self, remains: Remains) {
         /// More than this is not put off.
         const KEPT: usize = 64;
         let mut kept = self.remains.borrow_mut();

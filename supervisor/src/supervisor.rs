@@ -215,6 +215,12 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+}
+
 impl Inner {
     /// The shard with the fewest jobs; among equals, each in turn.
     fn least_loaded(&self) -> Result<&Shard, Error> {

@@ -1,6 +1,6 @@
 //! Instances that are forked ahead of their jobs. A program of its own, because it looks at every process below this one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::Options;
@@ -11,6 +11,7 @@ use policies::Policy;
 use supervisor::{
     Config, Entry, Error, Extern, HostFunction, Job, Module, ModuleSource, PoolLimits, Supervisor, ValType,
 };
+use tokio::sync::{Mutex, MutexGuard};
 use whole_system_tests::assert_no_orphans;
 use whole_system_tests::attacker::Attacker;
 use whole_system_tests::instances::Pid;
@@ -21,6 +22,7 @@ const COUNTER: &str = r#"(module
     (global $g (mut i32) (i32.const 0))
     (table $t 2 funcref)
     (elem declare func $count)
+    (func (export "endless") (loop (br 0)))
     (func $count (export "count") (result i32)
         (i32.store (i32.const 4096) (i32.add (i32.load (i32.const 4096)) (i32.const 1)))
         (global.set $g (i32.add (global.get $g) (i32.const 1)))
@@ -31,9 +33,9 @@ const COUNTER: &str = r#"(module
                          (i32.eqz (ref.is_null (table.get $t (i32.const 1)))))))))"#;
 
 /// The tests look at all children of this process, so that only one may run.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
 }
 
 fn supervisor(pool: PoolLimits) -> Supervisor {
@@ -83,7 +85,7 @@ async fn parked(count: usize) -> Vec<Pid> {
 
 #[tokio::test]
 async fn a_job_wakes_a_parked_instance_and_no_instance_serves_twice() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits { min: 0, max: 1 });
     let module = load(&supervisor, COUNTER).await;
     assert_returned(call(&supervisor, &module, "count").await, 3);
@@ -102,7 +104,7 @@ async fn a_job_wakes_a_parked_instance_and_no_instance_serves_twice() {
 
 #[tokio::test]
 async fn the_pool_follows_the_demand_between_its_limits() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits { min: 0, max: 3 });
     let module = load(&supervisor, COUNTER).await;
     assert_returned(call(&supervisor, &module, "count").await, 3);
@@ -136,7 +138,7 @@ async fn futures<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 
 #[tokio::test]
 async fn with_a_limit_of_zero_nothing_is_parked() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits { min: 0, max: 0 });
     let module = load(&supervisor, COUNTER).await;
     for _ in 0..3 {
@@ -145,10 +147,67 @@ async fn with_a_limit_of_zero_nothing_is_parked() {
     }
 }
 
+/// A shard on the host app's own thread does all of the above.
+#[tokio::test]
+async fn a_local_shard_runs_jobs_on_the_calling_thread() {
+    let _alone = alone().await;
+    let supervisor = supervisor(PoolLimits { min: 0, max: 2 });
+    let module = load(&supervisor, COUNTER).await;
+    let tasks = tokio::task::LocalSet::new();
+    tasks
+        .run_until(async {
+            let shard = supervisor.local_shard();
+            let run = |limit: Option<Duration>, name: &str| {
+                let mut job = Job::command(module.clone(), default_policy());
+                job.entry = Entry::Export { name: name.into(), args: Vec::new() };
+                job.limits.wall_time = limit;
+                shard.run(job)
+            };
+            assert_returned(run(None, "count").await, 3);
+            let waiting = parked(1).await[0];
+            assert_returned(run(None, "count").await, 3);
+            // It is killed by a task of this thread.
+            while module_zygote().children().contains(&waiting) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for report in futures((0..32).map(|_| run(None, "count")).collect()).await {
+                assert_returned(report, 3);
+            }
+            // Whoever no longer waits for a job ends it.
+            let mut endless = Box::pin(run(None, "endless"));
+            let running = async {
+                // Ten ticks of user time: no instance that is being parked needs that.
+                let busy = |pid: &Pid| {
+                    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)).unwrap_or_default();
+                    let time = stat.rsplit_once(')').and_then(|(_, rest)| rest.split(' ').nth(12));
+                    time.is_some_and(|ticks| ticks.parse::<u64>().is_ok_and(|ticks| ticks >= 10))
+                };
+                loop {
+                    if let Some(pid) = module_zygote().children().into_iter().find(|pid| busy(pid)) {
+                        return pid;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let pid = tokio::select! {
+                report = &mut endless => panic!("{report:?}"),
+                pid = running => pid,
+            };
+            drop(endless);
+            pid.wait_until_dead();
+            let limited = run(Some(Duration::from_millis(20)), "endless").await.expect("a report");
+            assert!(matches!(limited.outcome, Outcome::LimitReached(_)), "{:?}", limited.outcome);
+            assert_returned(run(None, "count").await, 3);
+        })
+        .await;
+    drop(tasks);
+    assert_no_orphans();
+}
+
 /// Descriptors on their way between processes are limited per user. A zygote must wait then, and lose no reply.
 #[tokio::test]
 async fn hundreds_of_jobs_at_once() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits::default());
     let module = load(&supervisor, COUNTER).await;
     for _ in 0..2 {
@@ -161,7 +220,7 @@ async fn hundreds_of_jobs_at_once() {
 
 #[tokio::test]
 async fn a_parked_instance_that_was_killed_is_not_used() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits { min: 0, max: 1 });
     let module = load(&supervisor, COUNTER).await;
     assert_returned(call(&supervisor, &module, "count").await, 3);
@@ -176,7 +235,7 @@ async fn a_parked_instance_that_was_killed_is_not_used() {
 /// Every kind of end, in an instance that was parked.
 #[tokio::test]
 async fn parked_instances_end_like_all_others() {
-    let _alone = alone();
+    let _alone = alone().await;
     let supervisor = supervisor(PoolLimits { min: 1, max: 1 });
     let module = load(
         &supervisor,

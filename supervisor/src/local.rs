@@ -1,0 +1,63 @@
+//! A shard on the thread of the host app.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+
+use ipc::report::Report;
+use tokio::task::JoinHandle;
+
+use crate::error::Error;
+use crate::instance::Remains;
+use crate::job::Job;
+use crate::shard::{State, block_size_signal, housekeeper};
+use crate::supervisor::Supervisor;
+
+/// Runs jobs on the calling thread: no message to another thread, and no wake-up of one, stands between the host app and its
+/// instance. For host apps with an event loop per thread.
+///
+/// It has zygotes of its own, which end with it or with its thread. Modules come from [`Supervisor::load`]. Its methods must be
+/// called inside of a [`tokio::task::LocalSet`] on the thread that made it. Wake-ups are the fastest where the host app keeps
+/// that thread on one processor: its instances stay there too. A task of that `LocalSet` cleans up after jobs, which includes
+/// killing the instances that have finished: a thread that is blocked delays that.
+#[derive(Debug)]
+pub struct LocalShard {
+    state: Rc<State>,
+    housekeeper: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// A shard on this thread, in addition to the supervisor's own; started with the first job. Blocks SIGXFSZ in this thread,
+    /// as guests' writes are made here.
+    ///
+    /// # Panics
+    /// Outside of a [`tokio::task::LocalSet`].
+    pub fn local_shard(&self) -> LocalShard {
+        block_size_signal();
+        let state = Rc::new(State::new(self.config().clone()));
+        let housekeeper = tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
+        LocalShard { state, housekeeper }
+    }
+}
+
+impl LocalShard {
+    /// As [`Supervisor::run`].
+    pub async fn run(&self, job: Job) -> Result<Report, Error> {
+        self.run_until(job, std::future::pending()).await
+    }
+
+    /// As [`Supervisor::run_until`].
+    pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        let mut remains = Remains::default();
+        let report = self.state.run(job, pin!(cancel), None, &mut remains).await;
+        self.state.after_job(remains);
+        report
+    }
+}
+
+impl Drop for LocalShard {
+    fn drop(&mut self) {
+        // It holds the zygotes too.
+        self.housekeeper.abort();
+    }
+}
