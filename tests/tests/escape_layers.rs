@@ -12,7 +12,7 @@ use ipc::layout::{CODE_BASE, GATE_PAGE, MEMORY_BASE, PAGE, RING_BASE};
 use ipc::report::{Outcome, Value, Violation};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use policies::Policy;
-use supervisor::CallOutcome;
+use supervisor::{CallOutcome, PoolLimits};
 use whole_system_tests::Scratch;
 use whole_system_tests::attacker::Attacker;
 use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert_reported, only};
@@ -20,8 +20,9 @@ use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert
 const USER: u64 = layer::USER_NAMESPACE;
 const EPERM: i64 = -(libc::EPERM as i64);
 
+/// Parks nothing: without a PID namespace an instance that is being forked when its supervisor ends would stay.
 async fn attacker() -> Attacker {
-    Attacker::under(Policy::builtin("default").unwrap()).await
+    Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await
 }
 
 fn is_root() -> bool {

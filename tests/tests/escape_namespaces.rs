@@ -14,6 +14,7 @@ use std::process::{Child, Command};
 
 use ipc::control::layer;
 use policies::Policy;
+use supervisor::PoolLimits;
 use whole_system_tests::Scratch;
 use whole_system_tests::attacker::Attacker;
 use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert_reported};
@@ -21,8 +22,9 @@ use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert
 /// Without it no other namespace can be made.
 const USER: u64 = layer::USER_NAMESPACE;
 
+/// Parks nothing: without a PID namespace an instance that is being forked when its supervisor ends would stay.
 async fn attacker() -> Attacker {
-    Attacker::under(Policy::builtin("default").unwrap()).await
+    Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await
 }
 
 /// Whether this kernel's Landlock denies what version `abi` brought.
