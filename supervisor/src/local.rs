@@ -49,7 +49,7 @@ impl LocalShard {
     /// As [`Supervisor::run_until`].
     pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
         let mut remains = Remains::default();
-        let report = self.state.run(job, pin!(cancel), None, &mut remains).await;
+        let report = self.state.run(job, pin!(cancel), None, &mut remains, None).await;
         self.state.after_job(remains);
         report
     }

@@ -24,6 +24,7 @@ use crate::host;
 use crate::instance::{self, Confined, Remains, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
+use crate::observed::Observed;
 use crate::zygote::module::ModuleZygote;
 use crate::zygote::root::{Confinement, RootZygote};
 
@@ -36,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) cancel: oneshot::Receiver<()>,
     /// For a session; the job's entry means nothing then.
     pub(crate) session: Option<SessionEnd>,
+    /// Where it goes what the job was seen to do, before its report.
+    pub(crate) observed: Option<oneshot::Sender<Observed>>,
 }
 
 /// A running shard. Dropping it ends its jobs, its zygotes and its thread.
@@ -136,7 +139,7 @@ impl Drop for Shard {
 }
 
 async fn serve(state: &Rc<State>, request: Request) {
-    let Request { job, mut report, cancel, session } = request;
+    let Request { job, mut report, cancel, session, observed } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
         tokio::select! {
@@ -145,7 +148,12 @@ async fn serve(state: &Rc<State>, request: Request) {
         }
     };
     let mut remains = Remains::default();
-    let result = state.run(*job, cancelled, session, &mut remains).await;
+    let mut seen = Observed::default();
+    let watched = observed.is_some().then_some(&mut seen);
+    let result = state.run(*job, cancelled, session, &mut remains, watched).await;
+    if let Some(observed) = observed {
+        let _ = observed.send(seen);
+    }
     let _ = report.send(result);
     state.after_job(remains);
 }
@@ -272,6 +280,7 @@ impl State {
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
         remains: &mut Remains,
+        observed: Option<&mut Observed>,
     ) -> Result<Report, Error> {
         match session {
             None => instance::check_entry(&job.module, &job.entry)?,
@@ -294,7 +303,7 @@ impl State {
                 }
             }
         };
-        let report = instance::run(job, &confined, zygote, cancelled, session, remains).await;
+        let report = instance::run(job, &confined, zygote, cancelled, session, remains, observed).await;
         self.ended.notify_waiters();
         report
     }

@@ -15,6 +15,7 @@ use crate::error::{Error, system};
 use crate::instance::SessionEnd;
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
+use crate::observed::Observed;
 use crate::session::{Connection, Session};
 use crate::shard::{Request, Shard, block_size_signal, processors};
 
@@ -176,6 +177,26 @@ impl Supervisor {
 
     /// Runs a job until it ends or `cancel` is ready; then its outcome is [`ipc::report::Outcome::Cancelled`].
     pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        self.submit(job, cancel, None).await
+    }
+
+    /// Like [`Self::run_until`]; also tells what the job was seen to do.
+    pub async fn observe(
+        &self,
+        job: Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<(Report, Observed), Error> {
+        let (sender, observed) = oneshot::channel();
+        let report = self.submit(job, cancel, Some(sender)).await?;
+        Ok((report, observed.await.map_err(|_| Error::Stopped)?))
+    }
+
+    async fn submit(
+        &self,
+        job: Job,
+        cancel: impl Future<Output = ()>,
+        observed: Option<oneshot::Sender<Observed>>,
+    ) -> Result<Report, Error> {
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
         self.0.least_loaded()?.submit(Request {
@@ -183,6 +204,7 @@ impl Supervisor {
             report,
             cancel: cancelled,
             session: None,
+            observed,
         })?;
         let mut cancel = pin!(cancel);
         tokio::select! {
@@ -209,6 +231,7 @@ impl Supervisor {
             report,
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
+            observed: None,
         })?;
         let connection = Connection { requests, report: Some(reported), _canceller: canceller };
         Session::connect(module, memory_limit, connection, is_ready).await

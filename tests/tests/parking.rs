@@ -201,6 +201,7 @@ async fn a_local_shard_runs_jobs_on_the_calling_thread() {
         })
         .await;
     drop(tasks);
+    drop(supervisor);
     assert_no_orphans();
 }
 

@@ -9,7 +9,7 @@ use std::{io, mem};
 
 use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, job_flags};
 use ipc::layout::STACK_TOP;
-use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
+use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
 use policies::Filesystem;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +18,7 @@ use zerocopy::IntoBytes;
 use crate::error::{Error, errno};
 use crate::job::{Entry, Job, Preopen};
 use crate::module::{EntryPoint, Module};
+use crate::observed::{Calls, Observed};
 use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{Death, ModuleZygote};
 
@@ -116,7 +117,7 @@ pub(crate) struct Remains {
 }
 
 /// Runs a job in an instance of its own, parked in or forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
-/// `session` no entry point runs, but what the host app asks for.
+/// `session` no entry point runs, but what the host app asks for. What an instance was seen to do goes to `observed`.
 pub(crate) async fn run(
     mut job: Job,
     confined: &Confined,
@@ -124,6 +125,7 @@ pub(crate) async fn run(
     cancel: impl Future<Output = ()>,
     session: Option<SessionEnd>,
     remains: &mut Remains,
+    observed: Option<&mut Observed>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let limits = Limits::of(&job);
@@ -139,10 +141,12 @@ pub(crate) async fn run(
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let provided = Provided::new(metadata, &job.imports)?;
     let policy = job.policy.name().to_owned();
+    let dangers: Vec<PolicyDanger> = job.policy.dangers().iter().map(danger).collect();
     let report = |outcome, usage| Report {
         outcome,
         usage,
         policy: policy.clone(),
+        dangers: dangers.clone(),
         layers: layer_names(confined.layers),
         missing_layers: confined.missing.clone(),
     };
@@ -239,6 +243,7 @@ pub(crate) async fn run(
         },
     });
     let calls = Cell::new(0);
+    let seen = Calls::new();
     let failure = RefCell::new(None);
     let server = Server {
         shared,
@@ -249,6 +254,7 @@ pub(crate) async fn run(
         waits_at_end,
         calls_max: limits.calls,
         calls: &calls,
+        seen: &seen,
     };
     let closed = {
         let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
@@ -286,6 +292,10 @@ pub(crate) async fn run(
         Closed::Finished => (Ending::None, finished(process, &record).await),
     };
     let death = dead.map_err(|_| zygote.died())?;
+    if let Some(observed) = observed {
+        *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
+        wasi.observe(observed);
+    }
     let results = entry.results_from(&shared.values(entry.results.len()));
     let usage = Usage {
         wall_ns: started.elapsed().as_nanos() as u64,
@@ -362,6 +372,10 @@ async fn sleep(limit: Option<Duration>, started: Instant) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn danger(danger: &policies::Danger) -> PolicyDanger {
+    PolicyDanger { policy: danger.policy.to_string(), reason: danger.reason.clone() }
 }
 
 fn layer_names(layers: u64) -> Vec<String> {

@@ -12,6 +12,7 @@ use super::conversation::Conversation;
 use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
+use crate::observed::Calls;
 use crate::wasi::WasiContext;
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
@@ -44,6 +45,8 @@ pub(crate) struct Server<'s> {
     pub(crate) calls_max: Option<u64>,
     /// Calls served so far.
     pub(crate) calls: &'s std::cell::Cell<u64>,
+    /// The same by function.
+    pub(crate) seen: &'s Calls,
 }
 
 impl Server<'_> {
@@ -112,6 +115,7 @@ impl Server<'_> {
             if let Some(limit) = self.count() {
                 return Ended::Limit(limit);
             }
+            self.seen.count(call.function);
             let (errno, written) = match wasi.call(&call).await {
                 Answer::Done { errno, written } => (errno, written),
                 Answer::Limit(limit) => return Ended::Limit(limit),
@@ -137,6 +141,7 @@ impl Server<'_> {
         if let Some(limit) = self.count() {
             return Err(Ended::Limit(limit));
         }
+        self.seen.imports.set(self.seen.imports.get().saturating_add(1));
         let result = call.serve().await;
         let errno = u32::from(result.is_err());
         *self.failure.borrow_mut() = result.err();

@@ -36,6 +36,12 @@ impl Descriptors {
         Self { slots: Vec::new(), free: BTreeSet::new(), max }
     }
 
+    /// The most that were in use at one time.
+    pub fn most(&self) -> u32 {
+        // A new slot is made only when all are in use; there are never more than `max`.
+        self.slots.len() as u32
+    }
+
     /// Fails if [`insert`](Self::insert) would: for operations that must not happen in vain.
     pub fn check_room(&self) -> Result<(), Errno> {
         // There are never more slots than `max`, so both lengths fit.

@@ -1,4 +1,4 @@
-//! `sandboxctl`: runs WebAssembly confined, compiles it ahead of time, and tells what a host offers.
+//! `sandboxctl`: runs WebAssembly confined, compiles it ahead of time, works on policies, and tells what a host offers.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ mod doctor;
 mod embedded;
 mod error;
 mod outcome;
+mod policy;
 mod run;
 mod version;
 
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Options>),
     Compile(compile::Options),
+    Policy(policy::Options),
     Doctor(doctor::Options),
     Version(version::Options),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let result = result.and_then(|()| match cli.command {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
+        Command::Policy(options) => policy::policy(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),
     });
