@@ -193,6 +193,11 @@ pub const SECTIONS: &[Section] = &[
             key("uts", BOOLEAN, "Layer `uts-namespace`."),
             key("cgroup", BOOLEAN, "Layer `cgroup-namespace`."),
             key(
+                "time",
+                BOOLEAN,
+                "Layer `time-namespace`: clocks since boot that do not tell how long the host is up.",
+            ),
+            key(
                 "empty_root",
                 BOOLEAN,
                 "Layer `empty-root`: the root directory is an empty read-only file system.",

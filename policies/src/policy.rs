@@ -253,6 +253,16 @@ impl Policy {
         self.sections.required
     }
 
+    /// The same policy without these layers ([`ipc::control::layer`]), whatever a policy file may switch off: what an attack
+    /// is tried against, to show which layer stops it.
+    #[cfg(feature = "weakened")]
+    #[must_use]
+    pub fn without_layers(mut self, layers: u64) -> Self {
+        self.sections.layers &= !layers;
+        self.sections.required &= !layers;
+        self
+    }
+
     /// Whether the guest may make this host call: `[host_calls]` lists it and `[wasi]` does not withhold it. A module
     /// that imports another one is refused before it runs.
     pub fn allows_host_call(&self, function: FunctionId) -> bool {

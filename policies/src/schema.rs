@@ -115,6 +115,11 @@ pub(crate) fn apply(
                 "true: the other walls are put up with the rights that it gives",
             ),
             (
+                "pid",
+                off(layer::PID_NAMESPACE),
+                "true: by it no instance outlives its zygote, nor its supervisor",
+            ),
+            (
                 "mount",
                 off(layer::MOUNT_NAMESPACE) && !off(layer::EMPTY_ROOT),
                 "true, or empty_root = false too: the empty root is mounted in it",

@@ -39,7 +39,7 @@ fn the_default_profile() {
     );
     let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit);
     assert_eq!(policy.layers(), all);
-    assert_eq!(policy.required(), all & !layer::SEALED_CODE);
+    assert_eq!(policy.required(), all & !(layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING));
 }
 
 #[test]
@@ -300,6 +300,13 @@ fn widening_needs_a_reason() {
             .contains("dangerous_reason is empty")
     );
     assert!(refused("version = 1\ndangerous_reason = \"x\"").contains("without allow_dangerous = true"));
+}
+
+#[test]
+fn the_pid_namespace_cannot_be_switched_off() {
+    let message = refused(&format!("{DANGEROUS}[namespaces]\npid = false"));
+    assert!(message.starts_with("policy my.toml:5:"), "{message}");
+    assert!(message.contains("namespaces.pid") && message.contains("outlives its zygote"), "{message}");
 }
 
 #[test]

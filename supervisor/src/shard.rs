@@ -243,6 +243,8 @@ struct Kept {
 #[derive(Debug)]
 struct Offer {
     landlock: [u64; 3],
+    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
+    clocks: [i64; 2],
     missing: Vec<(u64, String)>,
 }
 
@@ -288,9 +290,8 @@ impl State {
             })?,
         }
         grants(&job.module, &job.policy)?;
-        let (layers, missing) = self.layers(&job.policy).await?;
-        let wanted = Wanted::of(&job, layers);
-        let wanted = Rc::new(wanted);
+        let confined = self.confined(&job.policy).await?;
+        let wanted = Rc::new(Wanted::of(&job, confined.layers));
         let zygote = async || {
             match self.serving(&wanted)? {
                 Some(zygote) => Ok(zygote),
@@ -302,7 +303,6 @@ impl State {
                 }
             }
         };
-        let confined = Confined { layers, missing };
         let report = instance::run(job, &confined, zygote, cancelled, session, remains, observed).await;
         self.ended.notify_waiters();
         report
@@ -321,7 +321,7 @@ impl State {
     }
 
     /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn layers(&self, policy: &Policy) -> Result<(u64, Vec<MissingLayer>), Error> {
+    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
         let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
@@ -340,7 +340,8 @@ impl State {
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
             }
         }
-        Ok((layers, missing))
+        let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
+        Ok(Confined { layers, missing, clock_ahead })
     }
 
     /// The zygote for a job if it serves already, which is the usual case.
@@ -470,6 +471,7 @@ impl State {
         let confinement = Confinement {
             layers,
             landlock: offer.landlock,
+            clock_offsets: offer.clocks,
             filter: &filter,
             sandbox_id: self.config.sandbox_id,
             patience: self.config.zygote_patience,
@@ -553,26 +555,13 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel has `mseal(2)`: sealing nothing is allowed wherever the call exists.
-fn has_mseal() -> bool {
-    /// The number is the same on every architecture.
-    const SYS_MSEAL: libc::c_long = 462;
-    // SAFETY: an empty range.
-    unsafe { libc::syscall(SYS_MSEAL, 0, 0, 0) == 0 }
-}
-
 impl Offer {
     /// What the zygotes cannot find out by failing: everything else is an error of its step.
     fn of_host() -> Self {
-        let abi = host::landlock_abi();
-        let mut missing = Vec::new();
-        if abi == 0 {
-            let why = "the kernel has no Landlock, or it is not enabled (lsm=landlock,…)";
-            missing.push((layer::LANDLOCK, why.to_owned()));
+        Self {
+            landlock: host::landlock_handled(host::landlock_abi()),
+            clocks: host::clocks_from_now(),
+            missing: host::missing_optional_layers(),
         }
-        if !has_mseal() {
-            missing.push((layer::SEALED_CODE, "mseal(2) needs Linux 6.10".to_owned()));
-        }
-        Self { landlock: host::landlock_handled(abi), missing }
     }
 }

@@ -98,6 +98,21 @@ pub(super) fn executable_memfd() -> Status {
     )
 }
 
+pub(super) fn keyring() -> Status {
+    const KEYCTL_GET_KEYRING_ID: libc::c_long = 0;
+    const KEY_SPEC_USER_KEYRING: libc::c_long = -4;
+    // SAFETY: takes no pointer; asks which keyring this user has and creates none.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 0) };
+    let error = OsError::last_os_error();
+    if result >= 0 || error.raw_os_error() == Some(libc::ENOKEY) {
+        return Status::available();
+    }
+    Status::missing(
+        format!("keyctl(2): {error}"),
+        "a kernel with CONFIG_KEYS=y; in a container, let its seccomp profile allow keyctl(2)",
+    )
+}
+
 pub(super) fn vdso_clock() -> Status {
     /// Clock sources that the kernel's vDSO reads without a system call on x86-64 (enum vdso_clock_mode).
     const IN_VDSO: [&str; 3] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];

@@ -61,6 +61,8 @@ pub(crate) struct Confined {
     pub(crate) layers: u64,
     /// Layers that are not.
     pub(crate) missing: Vec<MissingLayer>,
+    /// Seconds by which its monotonic clock is ahead of the host's; less than zero in a time namespace.
+    pub(crate) clock_ahead: i64,
 }
 
 /// Ends when the job must end whatever it does: cancelled, or out of time since `started`.
@@ -186,7 +188,9 @@ pub(crate) async fn run(
         env_count: env.len() as u32,
         env_bytes: env_bytes as u32,
         clock_resolution: clock_resolution_ns,
-        monotonic_offset,
+        // The same reading from a clock that is ahead.
+        monotonic_offset: monotonic_offset
+            .wrapping_sub(confined.clock_ahead.wrapping_mul(1_000_000_000) as u64),
         random_seed: random_seed()?,
     };
     let explain =

@@ -35,6 +35,8 @@ pub(crate) struct Confinement<'c> {
     pub(crate) layers: u64,
     /// Access rights that Landlock handles.
     pub(crate) landlock: [u64; 3],
+    /// Seconds by which the clocks of its time namespace are ahead of the host's: monotonic, since boot.
+    pub(crate) clock_offsets: [i64; 2],
     /// The base filter.
     pub(crate) filter: &'c [libc::sock_filter],
     /// Host user and group id of everything below, when this process may choose.
@@ -73,6 +75,7 @@ impl RootZygote {
             landlock: confinement.landlock,
             uid: INSIDE_ID,
             gid: INSIDE_ID,
+            clock_offsets: confinement.clock_offsets,
             filter_len,
             ..Command::default()
         };
