@@ -1,8 +1,9 @@
-//! `jobs`: what one job costs, and how many a host does per second.
+//! `jobs`: what one job costs, how many a host does per second, and whether they leave anything behind.
 //!
 //! ```text
 //! jobs latency    [--count N] [--gap-us N] [--module FILE] [--local | --socket PATH | --in-process-wasmtime]
 //! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--local | --socket PATH]
+//! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE]
 //! ```
 //!
 //! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
@@ -10,6 +11,7 @@
 
 mod daemon;
 mod library;
+mod soak;
 mod stats;
 #[cfg(feature = "peers")]
 mod wasmtime_peer;
@@ -41,6 +43,8 @@ enum Measurement {
     Latency(Latency),
     /// As many as possible.
     Throughput(Throughput),
+    /// Many jobs, and many parked instances that are killed together; an error if anything leaks.
+    Soak(soak::Soak),
 }
 
 #[derive(Args)]
@@ -246,6 +250,7 @@ fn main() -> ExitCode {
         match &cli.measurement {
             Measurement::Latency(options) => latency(options).await,
             Measurement::Throughput(options) => throughput(options).await,
+            Measurement::Soak(options) => soak::soak(options).await,
         }
     });
     match result {

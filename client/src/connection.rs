@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
 use ipc::protocol::{
-    ClientHello, Descriptor, ModuleId, ModuleSource, Request, Response, ServerHello, Status, decode,
+    ClientHello, Descriptor, ModuleId, ModuleSource, PolicyInfo, Reloaded, Request, Response, ServerHello,
+    Status, decode,
 };
 use ipc::report::Report;
 use tokio::net::UnixStream;
@@ -132,6 +133,25 @@ impl Client {
     pub async fn doctor(&mut self) -> Result<String, Error> {
         match self.ask(&Request::Doctor, &[]).await? {
             Response::Doctor(json) => Ok(json),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// The policies that have names there.
+    pub async fn policies(&mut self) -> Result<Vec<PolicyInfo>, Error> {
+        match self.ask(&Request::Policies, &[]).await? {
+            Response::Policies(policies) => Ok(policies),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// Has the daemon read its directory of policies anew. Only its own user and root may ask.
+    ///
+    /// # Errors
+    /// [`Error::Daemon`] with the reason when nothing has changed, a mistake in one of the files among others.
+    pub async fn reload_policies(&mut self) -> Result<Reloaded, Error> {
+        match self.ask(&Request::ReloadPolicies, &[]).await? {
+            Response::Reloaded(reloaded) => Ok(reloaded),
             _ => Err(Error::Unexpected),
         }
     }

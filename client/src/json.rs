@@ -38,6 +38,7 @@ pub fn report_json(report: &Report) -> Json {
     put("output_bytes", json!(usage.output_bytes));
     put("fuel", json!(usage.fuel));
     put("policy", json!(report.policy));
+    put("policy_dangers", json!(report.dangers));
     put("layers", json!(report.layers));
     put("missing_layers", json!(report.missing_layers));
     Json::Object(object)
@@ -90,7 +91,14 @@ mod tests {
     fn json_of(outcome: Outcome) -> Json {
         let usage = Usage { wall_ns: 5, host_calls: 7, ..Usage::default() };
         let layers = vec![String::from("seccomp")];
-        report_json(&Report { outcome, usage, policy: "default".into(), layers, missing_layers: vec![] })
+        report_json(&Report {
+            outcome,
+            usage,
+            policy: "default".into(),
+            dangers: vec![],
+            layers,
+            missing_layers: vec![],
+        })
     }
 
     #[test]

@@ -22,8 +22,8 @@ mod json;
 pub use connection::Client;
 pub use error::Error;
 pub use ipc::protocol::{
-    EntryRequest, ErrorKind, ErrorReply, LimitsRequest, ModuleFormat, ModuleId, PolicyRequest, Status,
-    default_socket,
+    EntryRequest, ErrorKind, ErrorReply, LimitsRequest, ModuleFormat, ModuleId, PolicyInfo, PolicyRequest,
+    Reloaded, Status, default_socket,
 };
 pub use ipc::report::Report;
 pub use job::{Directory, JobRequest, Module, ModuleFile};

@@ -48,6 +48,8 @@ pub struct Command {
     pub gid: u32,
     /// `SPAWN_MODULE`: bytes of guest stack, a multiple of the page size.
     pub stack_bytes: u64,
+    /// `CONFINE`: whole seconds that the clocks of the time namespace are ahead of the host's: monotonic, since boot.
+    pub clock_offsets: [i64; 2],
 }
 
 /// [`Reply::kind`]: what a zygote says.
@@ -126,6 +128,14 @@ pub mod layer {
     pub const UNDUMPABLE: u64 = 1 << 13;
     /// Code and read-only data are sealed with `mseal(2)` (Linux 6.10).
     pub const SEALED_CODE: u64 = 1 << 14;
+    /// Own clocks since boot: they do not tell how long the host is up.
+    pub const TIME_NAMESPACE: u64 = 1 << 15;
+    /// Own, empty session keyring.
+    pub const OWN_KEYRING: u64 = 1 << 16;
+
+    /// Layers that a host may lack although it runs jobs. Every other layer that is asked for is tried, and its failure is an
+    /// error.
+    pub const OPTIONAL: u64 = LANDLOCK | SEALED_CODE | TIME_NAMESPACE | OWN_KEYRING;
 
     /// Bit and name of every layer, in the order in which reports list them.
     pub const ALL: &[(u64, &str)] = &[
@@ -136,6 +146,7 @@ pub mod layer {
         (IPC_NAMESPACE, "ipc-namespace"),
         (UTS_NAMESPACE, "uts-namespace"),
         (CGROUP_NAMESPACE, "cgroup-namespace"),
+        (TIME_NAMESPACE, "time-namespace"),
         (EMPTY_ROOT, "empty-root"),
         (LANDLOCK, "landlock"),
         (NO_NEW_PRIVS, "no-new-privs"),
@@ -144,6 +155,7 @@ pub mod layer {
         (RLIMITS, "rlimits"),
         (UNDUMPABLE, "undumpable"),
         (SEALED_CODE, "sealed-code"),
+        (OWN_KEYRING, "own-keyring"),
     ];
 }
 
@@ -226,6 +238,12 @@ steps! {
     DeathSignal = 22, 0, "ask for a signal at the parent's death";
     /// Unmapping the gate.
     DropGate = 23, layer::SECCOMP, "drop the call gate";
+    /// `unshare(CLONE_NEWTIME)`.
+    UnshareTime = 29, layer::TIME_NAMESPACE, "create a time namespace";
+    /// Writing `/proc/self/timens_offsets`.
+    ClockOffsets = 30, layer::TIME_NAMESPACE, "set the clocks of its time namespace (is /proc mounted?)";
+    /// `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`.
+    Keyring = 31, layer::OWN_KEYRING, "join an empty session keyring";
     /// Reading a request of another version.
     OtherVersion = 28, 0, "read a request of another version of sandboxd";
 }

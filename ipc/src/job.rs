@@ -2,7 +2,7 @@
 //! it leaves behind when it ends ([`ExitRecord`]). The queues are in [`crate::ring`].
 //!
 //! The instance can write every byte of this memory at any time. The supervisor writes the header once before
-//! it sets [`JobHeader::go`] and never reads it back; it copies the exit record once, after the instance is
+//! it sets [`JobHeader::go`] and reads nothing back but that word; it copies the exit record once, after the instance is
 //! dead, and believes nothing in it that matters for safety.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -46,11 +46,11 @@ const _: () = {
     assert!(RING_BASE + RING_BYTES as u64 <= RING_END);
 };
 
-/// What the supervisor tells an instance. Written before [`go`](Self::go) becomes 1.
+/// What the supervisor tells an instance. Written before [`go`](Self::go) becomes [`go::GIVEN`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct JobHeader {
-    /// 0: parked; 1: run. The instance waits on this word with `futex(2)`.
+    /// One of [`go`]. A parked instance waits on this word with `futex(2)`.
     pub go: u32,
     /// Bits of [`job_flags`].
     pub flags: u32,
@@ -100,6 +100,16 @@ pub struct JobHeader {
     pub monotonic_offset: u64,
     /// Seed of the instance's random generator.
     pub random_seed: [u8; 32],
+}
+
+/// [`JobHeader::go`].
+pub mod go {
+    /// There is no job yet.
+    pub const PARKED: u32 = 0;
+    /// There is one; written by the supervisor.
+    pub const GIVEN: u32 = 1;
+    /// The instance has taken it; written by the instance, before anything of the job happens.
+    pub const TAKEN: u32 = 2;
 }
 
 /// Bits of [`JobHeader::flags`].

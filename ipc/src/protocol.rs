@@ -23,9 +23,9 @@ use crate::report::{Report, Value};
 /// First bytes of both hellos.
 pub const MAGIC: [u8; 8] = *b"sandboxd";
 /// Oldest version of the protocol that this build speaks.
-pub const VERSION_MIN: u16 = 2;
+pub const VERSION_MIN: u16 = 3;
 /// Newest version of the protocol that this build speaks.
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 /// Bytes of the largest frame, its length not counted: the strings of a job (1 MiB), a policy, and room.
 pub const FRAME_MAX: usize = 2 << 20;
 /// Bytes of the length before each frame.
@@ -322,6 +322,11 @@ pub enum Request {
     Status,
     /// What the daemon's host offers. Answered by [`Response::Doctor`].
     Doctor,
+    /// Which policies have names. Answered by [`Response::Policies`].
+    Policies,
+    /// Read the directory of policies anew. Only for the daemon's own user and root. Answered by [`Response::Reloaded`], or by
+    /// an error of kind [`ErrorKind::Policy`] when nothing has changed.
+    ReloadPolicies,
 }
 
 /// A module, loaded through the same connection.
@@ -457,6 +462,38 @@ pub enum Response {
     Status(Status),
     /// What the host offers, as a JSON object.
     Doctor(String),
+    /// The policies that have names.
+    Policies(Vec<PolicyInfo>),
+    /// The policies were read anew.
+    Reloaded(Reloaded),
+}
+
+/// A policy that has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyInfo {
+    /// Its name.
+    pub name: String,
+    /// Its file; `None` for a built-in one.
+    pub file: Option<String>,
+    /// What it extends.
+    pub extends: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether it, or what it extends, may give more than a built-in policy.
+    pub dangerous: bool,
+}
+
+/// What a reload has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// How many policies have names now, the built-in ones included.
+    pub policies: u32,
+    /// Names that are new.
+    pub added: Vec<String>,
+    /// Names of which the policy is another one now.
+    pub changed: Vec<String>,
+    /// Names that are gone.
+    pub removed: Vec<String>,
 }
 
 /// Why a request was not carried out.
@@ -665,6 +702,7 @@ mod tests {
                 outcome,
                 usage: Usage { wall_ns: 1, ..Usage::default() },
                 policy: "default".into(),
+                dangers: vec![crate::report::PolicyDanger { policy: "p".into(), reason: "r".into() }],
                 layers: vec!["seccomp".into()],
                 missing_layers: vec![MissingLayer { layer: "l".into(), reason: "r".into() }],
             }));
@@ -694,6 +732,8 @@ mod tests {
         assert_eq!(encode(&Request::Cancel).expect("encode"), [1, 0, 0, 0, 1]);
         assert_eq!(encode(&Request::Unload(ModuleId(5))).expect("encode"), [2, 0, 0, 0, 3, 5]);
         assert_eq!(encode(&Request::Status).expect("encode"), [1, 0, 0, 0, 4]);
+        assert_eq!(encode(&Request::Policies).expect("encode"), [1, 0, 0, 0, 6]);
+        assert_eq!(encode(&Request::ReloadPolicies).expect("encode"), [1, 0, 0, 0, 7]);
         let wire = encode(&run_request()).expect("encode");
         let expected: &[u8] = &[
             0, // Run

@@ -166,10 +166,21 @@ pub struct Report {
     pub usage: Usage,
     /// The policy's name.
     pub policy: String,
+    /// Where the policy, or one that it extends, may give more than a built-in policy: `allow_dangerous` and its reasons.
+    pub dangers: Vec<PolicyDanger>,
     /// Names of the layers that were in force, see [`crate::control::layer::ALL`].
     pub layers: Vec<String>,
     /// Names of layers that were not, with the reason.
     pub missing_layers: Vec<MissingLayer>,
+}
+
+/// A policy that may give more than the one it extends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDanger {
+    /// Its name.
+    pub policy: String,
+    /// Its reason.
+    pub reason: String,
 }
 
 /// A layer that was not in force.

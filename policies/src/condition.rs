@@ -17,6 +17,9 @@ use crate::error::hint;
 use crate::filter::FilterContext;
 use crate::units::parse_size;
 
+/// Parts of one value, joined by `|`.
+const TERMS_MAX: usize = 16;
+
 /// What a name in a condition stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Meaning {
@@ -29,31 +32,30 @@ const fn fixed(value: u64) -> Meaning {
     Meaning::Fixed(value)
 }
 
-/// Names that conditions can use.
-const CONSTANTS: &[(&str, Meaning)] = &[
-    ("RING_BASE", fixed(layout::RING_BASE)),
-    ("RING_END", fixed(layout::RING_END)),
-    ("MEMORY_BASE", fixed(layout::MEMORY_BASE)),
-    ("GROWTH_END", Meaning::GrowthEnd),
-    ("GATE_PAGE", fixed(layout::GATE_PAGE)),
-    ("PAGE", fixed(layout::PAGE)),
-    ("CONTROL_FD", fixed(ipc::control::CONTROL_FD as u64)),
-    ("DOORBELL_FD", fixed(layout::DOORBELL_FD as u64)),
-    ("PROT_READ", fixed(libc::PROT_READ as u64)),
-    ("PROT_WRITE", fixed(libc::PROT_WRITE as u64)),
-    ("PROT_EXEC", fixed(libc::PROT_EXEC as u64)),
-    ("FUTEX_WAIT", fixed(libc::FUTEX_WAIT as u64)),
-    ("CLONE_PIDFD", fixed(libc::CLONE_PIDFD as u64)),
-    ("CLONE_NEWPID", fixed(libc::CLONE_NEWPID as u64)),
-    ("SIGCHLD", fixed(libc::SIGCHLD as u64)),
-    ("PR_SET_PDEATHSIG", fixed(libc::PR_SET_PDEATHSIG as u64)),
-    ("SECCOMP_SET_MODE_FILTER", fixed(libc::SECCOMP_SET_MODE_FILTER as u64)),
+/// Names that conditions can use, and what they are, for the reference.
+const CONSTANTS: &[(&str, Meaning, &str)] = &[
+    ("RING_BASE", fixed(layout::RING_BASE), "start of the shared-memory ring"),
+    ("RING_END", fixed(layout::RING_END), "end of the region for the ring"),
+    ("MEMORY_BASE", fixed(layout::MEMORY_BASE), "start of linear memory 0"),
+    ("GROWTH_END", Meaning::GrowthEnd, "end of the 8 GiB of the module's last linear memory"),
+    ("GATE_PAGE", fixed(layout::GATE_PAGE), "the call gate's page"),
+    ("PAGE", fixed(layout::PAGE), "4096"),
+    ("CONTROL_FD", fixed(ipc::control::CONTROL_FD as u64), "the zygotes' control socket"),
+    ("DOORBELL_FD", fixed(layout::DOORBELL_FD as u64), "an instance's doorbell"),
+    ("PROT_READ", fixed(libc::PROT_READ as u64), "mmap(2), mprotect(2)"),
+    ("PROT_WRITE", fixed(libc::PROT_WRITE as u64), "mmap(2), mprotect(2)"),
+    ("PROT_EXEC", fixed(libc::PROT_EXEC as u64), "mmap(2), mprotect(2)"),
+    ("FUTEX_WAIT", fixed(libc::FUTEX_WAIT as u64), "futex(2)"),
+    ("CLONE_PIDFD", fixed(libc::CLONE_PIDFD as u64), "clone(2)"),
+    ("CLONE_NEWPID", fixed(libc::CLONE_NEWPID as u64), "clone(2)"),
+    ("SIGCHLD", fixed(libc::SIGCHLD as u64), "signal(7)"),
+    ("PR_SET_PDEATHSIG", fixed(libc::PR_SET_PDEATHSIG as u64), "prctl(2)"),
+    ("SECCOMP_SET_MODE_FILTER", fixed(libc::SECCOMP_SET_MODE_FILTER as u64), "seccomp(2)"),
 ];
 
-/// The names that conditions can use.
-#[cfg(test)]
-pub(crate) fn constants() -> impl Iterator<Item = &'static str> {
-    CONSTANTS.iter().map(|(name, _)| *name)
+/// The names that conditions can use, and what they stand for.
+pub(crate) fn constants() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CONSTANTS.iter().map(|(name, _, text)| (*name, *text))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,19 +84,33 @@ impl Value {
         if self.complement { !value } else { value }
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Parses a value as conditions have it: a number, a size, a constant, or several joined by `|`, perhaps after `~`.
+    pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let (complement, text) = match text.strip_prefix('~') {
             Some(rest) => (true, rest.trim_start()),
             None => (false, text),
         };
-        let terms = text.split('|').map(|term| parse_term(term.trim())).collect::<Result<_, _>>()?;
-        Ok(Self { complement, terms })
+        if text.split('|').count() > TERMS_MAX {
+            return Err(format!("a value has at most {TERMS_MAX} parts"));
+        }
+        let terms: Vec<Term> =
+            text.split('|').map(|term| parse_term(term.trim())).collect::<Result<_, _>>()?;
+        let value = Self { complement, terms };
+        if value.varies() && (complement || value.terms.len() > 1) {
+            return Err("GROWTH_END stands alone, without | and ~".to_owned());
+        }
+        Ok(value)
+    }
+
+    /// Whether it depends on how many memories the module has.
+    fn varies(&self) -> bool {
+        self.terms.iter().any(|term| term.meaning == Meaning::GrowthEnd)
     }
 }
 
 fn parse_term(text: &str) -> Result<Term, String> {
-    if let Some((name, meaning)) = CONSTANTS.iter().find(|(name, _)| *name == text) {
+    if let Some((name, meaning, _)) = CONSTANTS.iter().find(|(name, ..)| *name == text) {
         return Ok(Term { name: Some(name), meaning: *meaning });
     }
     let number = match text.strip_prefix("0x") {
@@ -108,9 +124,10 @@ fn parse_term(text: &str) -> Result<Term, String> {
         None if text.starts_with(|c: char| c.is_ascii_digit()) => {
             Err(format!("{text:?} is not a number of 64 bits"))
         }
-        None => {
-            Err(format!("unknown constant {text:?}; {}", hint(text, CONSTANTS.iter().map(|(name, _)| *name))))
-        }
+        None => Err(format!(
+            "unknown constant {text:?}; {}",
+            hint(text, CONSTANTS.iter().map(|(name, ..)| *name))
+        )),
     }
 }
 
@@ -149,6 +166,16 @@ pub enum Comparison {
     Below,
     /// Equal in the bits of the mask.
     MaskedEqual(Value),
+}
+
+/// The values that meet a condition.
+enum Values {
+    /// No value.
+    None,
+    /// From the first to the second, both included.
+    Range(u64, u64),
+    /// Those with these bits under the mask.
+    Masked { mask: u64, value: u64 },
 }
 
 /// A condition on one argument of a system call.
@@ -191,20 +218,48 @@ impl Condition {
         Ok(Self { argument, comparison, value })
     }
 
-    /// Whether two conditions mean the same, however their values are written.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        // Names that depend on the context are equal only to themselves, or in both of these.
-        [FilterContext::default(), FilterContext { memories: 1 }].iter().all(|context| {
-            let comparison = match (&self.comparison, &other.comparison) {
-                (Comparison::MaskedEqual(a), Comparison::MaskedEqual(b)) => {
-                    a.resolve(context) == b.resolve(context)
+    /// Whether every argument that meets this condition meets `other` too, however many memories the module has. May be
+    /// false where it is so; is never true where it is not.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        // What depends on the number of memories grows with it, and stands alone: a relation between two bounds that holds
+        // for the fewest and the most memories holds for all. Of masks that cannot be said.
+        let varies = self.varies() || other.varies();
+        let contexts = [FilterContext { memories: 0 }, FilterContext::default()];
+        self.argument == other.argument
+            && contexts.iter().all(|context| match (self.values(context), other.values(context)) {
+                (Values::None, _) => true,
+                (Values::Range(low, high), Values::Range(from, to)) => from <= low && high <= to,
+                (Values::Range(low, high), _) if low == high && !varies => other.holds(low, context),
+                (Values::Masked { mask, value }, Values::Masked { mask: less, value: wanted }) if !varies => {
+                    less & !mask == 0 && value & less == wanted
                 }
-                (a, b) => a == b,
-            };
-            comparison
-                && self.argument == other.argument
-                && self.value.resolve(context) == other.value.resolve(context)
-        })
+                _ => self == other,
+            })
+    }
+
+    fn varies(&self) -> bool {
+        let mask_varies = matches!(&self.comparison, Comparison::MaskedEqual(mask) if mask.varies());
+        self.value.varies() || mask_varies
+    }
+
+    /// The values that meet the condition.
+    fn values(&self, context: &FilterContext) -> Values {
+        let value = self.value.resolve(context);
+        let range = |low: Option<u64>, high: Option<u64>| match (low, high) {
+            (Some(low), Some(high)) => Values::Range(low, high),
+            _ => Values::None,
+        };
+        match &self.comparison {
+            Comparison::Equal => Values::Range(value, value),
+            Comparison::AtLeast => Values::Range(value, u64::MAX),
+            Comparison::Above => range(value.checked_add(1), Some(u64::MAX)),
+            Comparison::AtMost => Values::Range(0, value),
+            Comparison::Below => range(Some(0), value.checked_sub(1)),
+            Comparison::MaskedEqual(mask) => {
+                let mask = mask.resolve(context);
+                Values::Masked { mask, value: value & mask }
+            }
+        }
     }
 
     /// Whether an argument with this value meets the condition.
@@ -263,6 +318,56 @@ mod tests {
     }
 
     #[test]
+    fn implications_hold_for_every_value_and_number_of_memories() {
+        let texts = [
+            "arg0 == 3",
+            "arg0 == DOORBELL_FD",
+            "arg0 >= 3",
+            "arg0 > 2",
+            "arg0 > 3",
+            "arg0 <= 3",
+            "arg0 < 4",
+            "arg0 < 0",
+            "arg0 & 1 == 1",
+            "arg0 & 3 == 3",
+            "arg0 & 0 == 0",
+            "arg0 & 1 == 3",
+            "arg0 & ~1 == 2",
+            "arg0 < GROWTH_END",
+            "arg0 <= GROWTH_END",
+            "arg0 == GROWTH_END",
+            "arg0 >= GROWTH_END",
+            "arg0 < MEMORY_BASE",
+            "arg0 >= MEMORY_BASE",
+            "arg0 & PAGE == GROWTH_END",
+            "arg0 & GROWTH_END == 0",
+            "arg0 < 0x100000000000",
+            "arg0 >= 0",
+        ];
+        let conditions: Vec<Condition> = texts.iter().map(|text| Condition::parse(text).unwrap()).collect();
+        let contexts = [0, 1, 2, 40, 64].map(|memories| FilterContext { memories });
+        let mut implied = 0;
+        for a in &conditions {
+            assert!(a.implies(a), "{a}");
+            for b in &conditions {
+                for context in &contexts {
+                    let values = conditions.iter().map(|c| c.value.resolve(context));
+                    for value in values.flat_map(|v| [v, v.wrapping_sub(1), v.wrapping_add(1), v | 1 << 40]) {
+                        let broken = a.implies(b) && a.holds(value, context) && !b.holds(value, context);
+                        assert!(!broken, "{a} does not imply {b}: {value:#x}");
+                    }
+                }
+                implied += usize::from(a.implies(b));
+            }
+        }
+        assert!(implied > 3 * conditions.len(), "{implied}");
+        let implies = |a: &str, b: &str| Condition::parse(a).unwrap().implies(&Condition::parse(b).unwrap());
+        assert!(implies("arg0 == 3", "arg0 & 1 == 1") && implies("arg0 < MEMORY_BASE", "arg0 < GROWTH_END"));
+        assert!(implies("arg0 & 3 == 3", "arg0 & 1 == 1") && !implies("arg0 & 1 == 1", "arg0 & 3 == 3"));
+        assert!(!implies("arg0 < GROWTH_END", "arg0 < MEMORY_BASE") && !implies("arg0 == 3", "arg1 == 3"));
+    }
+
+    #[test]
     fn mistakes_in_conditions_are_named() {
         for (text, problem) in [
             ("arg0", "no comparison"),
@@ -279,6 +384,9 @@ mod tests {
             ("arg0 == 0x+1", "not a number"),
             ("arg0 == 99999999999999999999", "not a number of 64 bits"),
             ("arg0 == -1", "unknown constant"),
+            ("arg0 == GROWTH_END|1", "stands alone"),
+            ("arg0 & ~GROWTH_END == 0", "stands alone"),
+            ("arg0 == 1|1|1|1|1|1|1|1|1|1|1|1|1|1|1|1|1", "at most 16 parts"),
         ] {
             let error = Condition::parse(text).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");

@@ -11,12 +11,16 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::error::{DocumentKind, Error, Position, hint};
+use crate::error::{DocumentKind, Error, hint};
 use crate::policy::FILE_BYTES_MAX;
+use crate::position::Position;
+use crate::rule::Place;
 use crate::units::{DURATION_FORM, SIZE_FORM, format_size, parse_duration, parse_size};
 
 /// Longest piece of the text that an error quotes, in characters.
 const QUOTE_MAX: usize = 60;
+/// Longest reason or description, in characters: reports carry them.
+const REASON_MAX: usize = 1000;
 /// Largest duration: a thousand years, so that additions to a clock never overflow.
 const DURATION_MAX: Duration = Duration::from_secs(1000 * 366 * 86_400);
 
@@ -32,15 +36,20 @@ pub struct Source<'t> {
 pub fn read_file(path: &Path, kind: DocumentKind) -> Result<String, Error> {
     let file: Arc<str> = Arc::from(quote(&path.to_string_lossy()));
     let failed = |error: std::io::Error| Error::Read { kind, file: file.clone(), reason: error.to_string() };
-    let opened = std::fs::File::open(path).map_err(failed)?;
+    read_text(std::fs::File::open(path).map_err(failed)?, kind, &file)
+}
+
+/// The text of an open file that may be a document.
+pub(crate) fn read_text(opened: std::fs::File, kind: DocumentKind, file: &Arc<str>) -> Result<String, Error> {
+    let failed = |error: std::io::Error| Error::Read { kind, file: file.clone(), reason: error.to_string() };
     let mut bytes = Vec::new();
     opened.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > FILE_BYTES_MAX {
-        return Err(Error::TooLarge { kind, file, limit: FILE_BYTES_MAX });
+        return Err(Error::TooLarge { kind, file: file.clone(), limit: FILE_BYTES_MAX });
     }
     String::from_utf8(bytes).map_err(|error| Error::NotText {
         kind,
-        file,
+        file: file.clone(),
         offset: error.utf8_error().valid_up_to(),
     })
 }
@@ -59,16 +68,14 @@ impl<'t> Source<'t> {
         Ok(Self { kind, text, file })
     }
 
-    /// Line and column of a byte offset. Both fit: a document has at most [`crate::FILE_BYTES_MAX`] bytes.
-    pub(crate) fn position(&self, offset: usize) -> Position {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Position {
-            kind: self.kind,
-            file: self.file.clone(),
-            line: before.matches('\n').count() as u32 + 1,
-            column: before.get(line_start..).map_or(0, |line| line.chars().count()) as u32 + 1,
-        }
+    /// The place of some bytes.
+    pub(crate) fn position(&self, span: Range<usize>) -> Position {
+        Position::new(self.kind, &self.file, self.text, span)
+    }
+
+    /// The line of a byte offset, from 1.
+    fn line(&self, offset: usize) -> u32 {
+        self.text.get(..offset).unwrap_or(self.text).matches('\n').count() as u32 + 1
     }
 }
 
@@ -84,7 +91,7 @@ pub(crate) fn quote(text: &str) -> String {
 /// Parses the text as TOML.
 pub fn parse<'t>(source: &Source<'t>) -> Result<Spanned<DeTable<'t>>, Error> {
     DeTable::parse(source.text).map_err(|error| Error::Syntax {
-        at: source.position(error.span().map_or(0, |span| span.start)),
+        at: source.position(error.span().unwrap_or(0..0)),
         message: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
     })
 }
@@ -121,7 +128,12 @@ impl<'d> Table<'d> {
 
     /// Where the table begins.
     pub(crate) fn at(&self) -> Position {
-        self.source.position(self.span.start)
+        self.source.position(self.span.clone())
+    }
+
+    /// File and line where it begins.
+    pub(crate) fn place(&self) -> Place {
+        Place { file: self.source.file.clone(), line: self.source.line(self.span.start) }
     }
 
     /// Refuses keys that are not in `valid`.
@@ -135,7 +147,7 @@ impl<'d> Table<'d> {
         match unknown {
             None => Ok(()),
             Some(key) => Err(Error::UnknownKey {
-                at: self.source.position(key.span().start),
+                at: self.source.position(key.span()),
                 key: quote(key.get_ref()),
                 section: self.name.clone().into_owned(),
                 hint: hint(key.get_ref(), valid.iter().copied()),
@@ -177,7 +189,7 @@ impl<'d> Table<'d> {
 impl<'d> Value<'d> {
     /// Where the value stands.
     pub(crate) fn at(&self) -> Position {
-        self.source.position(self.span.start)
+        self.source.position(self.span.clone())
     }
 
     /// The value as it was written.
@@ -304,6 +316,9 @@ impl<'d> Value<'d> {
         let reason = self.string()?.split_whitespace().collect::<Vec<_>>().join(" ");
         if reason.is_empty() {
             return Err(Error::EmptyReason { at: self.at(), key: self.key.clone(), what });
+        }
+        if reason.chars().count() > REASON_MAX {
+            return Err(self.out_of_range(format!("a text of at most {REASON_MAX} characters")));
         }
         Ok(reason)
     }

@@ -6,7 +6,7 @@ use ipc::control::layer;
 use ipc::interface::FUNCTIONS;
 
 use crate::filter::DefaultAction;
-use crate::policy::{Origin, Policy};
+use crate::policy::{Danger, Origin, Policy, Widening};
 use crate::schema::filesystem_name;
 use crate::sections::{MemoryExceeded, all_host_functions};
 use crate::units::{format_duration, format_size};
@@ -33,14 +33,20 @@ impl Policy {
         if let Some(description) = self.description() {
             writeln!(out, "  {description}")?;
         }
-        if let Some(reason) = self.dangerous_reason() {
-            writeln!(out, "  MAY WIDEN its profile: {reason}")?;
+        for Danger { policy, reason, widened } in self.dangers() {
+            writeln!(out, "  MAY WIDEN what it extends ({policy}): {reason}")?;
+            for Widening { key, value, was } in widened {
+                writeln!(out, "    {key} = {value}, instead of {was}")?;
+            }
+            if widened.is_empty() {
+                writeln!(out, "    it widens nothing; remove allow_dangerous and dangerous_reason")?;
+            }
         }
 
         let seccomp = self.seccomp();
         writeln!(out, "\nsystem calls that an instance may make")?;
         for rule in &seccomp.allow {
-            writeln!(out, "  {rule}\n      {}", rule.why)?;
+            writeln!(out, "  {rule}\n      {} ({})", rule.why, rule.at)?;
         }
         let refused = match seccomp.default_action {
             DefaultAction::Trap => "is refused: the instance dies of SIGSYS and the report names the call",

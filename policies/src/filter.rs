@@ -314,6 +314,24 @@ mod tests {
         }
     }
 
+    /// The test above would find what it looks for, also a rule that only others together make redundant.
+    #[test]
+    fn a_planted_redundant_rule_is_found() {
+        let rule = |when: &[&str]| Rule {
+            syscall: syscalls::x86_64::Sysno::write,
+            when: when.iter().map(|text| Condition::parse(text).unwrap()).collect(),
+            why: "It is a planted rule.".into(),
+            at: crate::rule::Place { file: "planted".into(), line: 1 },
+        };
+        let redundant = [rule(&["arg0 >= 4"]), rule(&["arg0 <= 8"]), rule(&["arg0 == 6"])];
+        assert_eq!(difference(libc::SYS_write as i32, &redundant, &redundant[..2]), None);
+        assert!(difference(libc::SYS_write as i32, &redundant, &redundant[1..]).is_some());
+        let text = "version = 1\n[seccomp]\ndeny = [\"write\"]\n[[seccomp.allow]]\nsyscall = \"write\"\n\
+            when = [\"arg0 == DOORBELL_FD\", \"arg2 == 8\"]\n";
+        let error = Policy::parse(text, "planted.toml").unwrap_err().to_string();
+        assert!(error.contains("lacks the key \"why\""), "{error}");
+    }
+
     #[test]
     fn no_condition_is_redundant() {
         for (name, rules) in lists() {
@@ -360,6 +378,7 @@ mod tests {
                 syscall: syscalls::x86_64::Sysno::write,
                 when: conditions(n),
                 why: String::new(),
+                at: crate::rule::Place { file: "long".into(), line: 1 },
             })
             .collect();
         let error = gated("long", &[], &rules, DefaultAction::Trap, &CONTEXT).unwrap_err();

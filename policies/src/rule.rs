@@ -1,16 +1,34 @@
 //! Seccomp rules: which system call, with which arguments, and why.
 
 use std::fmt;
+use std::sync::Arc;
 
 use syscalls::x86_64::Sysno;
 
 use crate::condition::Condition;
 use crate::document::{Table, Value, quote};
 use crate::error::Error;
+use crate::filter::FilterContext;
+use crate::keys;
 
 /// Conditions that one rule may have, and rules that one list may have. Together they bound the filter's length.
 const CONDITIONS_MAX: usize = 16;
 const RULES_MAX: usize = 128;
+
+/// Where a rule stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Name of the file, or of the built-in profile.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
 
 /// One rule of an allow-list: the call is allowed if all conditions hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,12 +39,23 @@ pub struct Rule {
     pub when: Vec<Condition>,
     /// Why the rule is there.
     pub why: String,
+    /// Where it stands: for an inherited rule, in the policy that it is inherited from.
+    pub at: Place,
 }
 
 impl Rule {
-    /// Whether each of this rule's conditions is one of `other`'s, so that `other` allows nothing more.
-    fn covers(&self, other: &Self) -> bool {
-        self.when.iter().all(|condition| other.when.iter().any(|its| condition.is_same(its)))
+    /// Whether this rule allows every call that `other` allows. May be false where it does; is never true where it does not.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        self.syscall == other.syscall
+            && self.when.iter().all(|condition| other.when.iter().any(|its| its.implies(condition)))
+    }
+
+    /// The conditions that do not hold for these arguments.
+    pub fn unmet(&self, args: &[u64; 6], context: &FilterContext) -> Vec<&Condition> {
+        let holds = |condition: &&Condition| {
+            args.get(usize::from(condition.argument)).is_some_and(|arg| condition.holds(*arg, context))
+        };
+        self.when.iter().filter(|condition| !holds(condition)).collect()
     }
 }
 
@@ -79,7 +108,7 @@ pub(crate) fn rules(
 }
 
 fn rule<'d>(table: &Table<'d>) -> Result<(Value<'d>, Rule), Error> {
-    table.only(&["syscall", "when", "why"])?;
+    table.only(&keys::names(keys::RULE))?;
     let call = table.need("syscall", "it names the system call that the rule allows")?;
     let number = syscall(&call)?;
     let why = table.need("why", "every rule must say why it is there")?.reason("why the rule is there")?;
@@ -98,5 +127,5 @@ fn rule<'d>(table: &Table<'d>) -> Result<(Value<'d>, Rule), Error> {
             when.push(condition);
         }
     }
-    Ok((call, Rule { syscall: number, when, why }))
+    Ok((call, Rule { syscall: number, when, why, at: table.place() }))
 }

@@ -1,8 +1,9 @@
-//! The schema: which keys there are, what they take, and which values widen what was there before.
-//!
-//! docs/policy.md describes the same keys; a test compares the two.
+//! The schema: what the values of the keys mean, and which of them widen what was there before. Which keys there are says
+//! `keys`.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::control::layer;
@@ -12,6 +13,8 @@ use ipc::layout;
 use crate::document::{Table, Value};
 use crate::error::Error;
 use crate::filter::DefaultAction;
+use crate::keys;
+use crate::policy::Widening;
 use crate::rule::{self, Rule};
 use crate::sections::{
     Filesystem, MemoryExceeded, NAMESPACES, Sections, SpeculationControl, all_host_functions,
@@ -26,63 +29,40 @@ const MEMORY_MAX: u64 = layout::MEMORIES_MAX << 32;
 /// Largest number of descriptors of a guest.
 const OPEN_FILES_MAX: u32 = 1 << 16;
 
-pub(crate) const TOP: &[&str] = &[
-    "version",
-    "extends",
-    "description",
-    "allow_dangerous",
-    "dangerous_reason",
-    "seccomp",
-    "namespaces",
-    "landlock",
-    "speculation",
-    "limits",
-    "wasi",
-    "host_calls",
-    "instance",
-    "require",
-];
-pub(crate) const SECCOMP: &[&str] = &["default_action", "deny", "allow"];
-pub(crate) const LANDLOCK: &[&str] = &["enabled"];
-pub(crate) const SPECULATION: &[&str] =
-    &["indirect_branch", "store_bypass", "core_scheduling", "timestamp_counter", "code_sharing"];
-pub(crate) const LIMITS: &[&str] = &[
-    "memory",
-    "memory_exceeded",
-    "wall_time",
-    "cpu_time",
-    "stack",
-    "output",
-    "host_calls",
-    "fuel",
-    "open_files",
-];
-pub(crate) const WASI: &[&str] =
-    &["filesystem", "clocks", "clock_resolution", "random", "stdio", "args", "env"];
-pub(crate) const HOST_CALLS: &[&str] = &["allow", "deny", "imports"];
-pub(crate) const INSTANCE: &[&str] = &["init", "args", "env"];
-pub(crate) const REQUIRE: &[&str] = &["layers"];
+/// The keys of a policy's top: the sections among them.
+pub(crate) fn top() -> Vec<&'static str> {
+    keys::names(keys::TOP).into_iter().chain(keys::SECTIONS.iter().map(|section| section.name)).collect()
+}
 
 /// Decides whether a value may take the place of the one before.
 pub(crate) struct Guard {
-    /// The profile that is extended; `None` for a profile that stands alone and may set anything.
-    pub(crate) base: Option<&'static str>,
+    /// The policy that is extended; `None` for a profile that stands alone and may set anything.
+    base: Option<Arc<str>>,
     /// Whether the policy may give more than its base.
-    pub(crate) may_widen: bool,
+    may_widen: bool,
+    /// Where it did.
+    widened: RefCell<Vec<Widening>>,
 }
 
 impl Guard {
+    pub(crate) fn new(base: Option<Arc<str>>, may_widen: bool) -> Self {
+        Self { base, may_widen, widened: RefCell::default() }
+    }
+
+    /// What has been widened.
+    pub(crate) fn widened(self) -> Vec<Widening> {
+        self.widened.into_inner()
+    }
+
     fn check(&self, value: &Value<'_>, wider: bool, was: impl FnOnce() -> String) -> Result<(), Error> {
-        match self.base {
-            Some(base) if wider && !self.may_widen => Err(Error::Widens {
-                at: value.at(),
-                key: value.key.clone(),
-                value: value.written(),
-                base,
-                was: was(),
-            }),
-            _ => Ok(()),
+        let Some(base) = self.base.as_ref().filter(|_| wider) else { return Ok(()) };
+        let (key, written, was) = (value.key.clone(), value.written(), was());
+        if !self.may_widen {
+            let (at, base, was) = (value.at(), base.clone(), was.into());
+            return Err(Error::Widens { at, key, value: written, base, was });
         }
+        self.widened.borrow_mut().push(Widening { key, value: written, was });
+        Ok(())
     }
 
     /// A grant: true gives more than false.
@@ -106,6 +86,11 @@ impl Guard {
     }
 }
 
+/// Refuses keys that the section does not have.
+fn only(table: &Table<'_>, section: &str) -> Result<(), Error> {
+    table.only(&keys::names(keys::of(section)))
+}
+
 /// Applies every section of the document to `sections`.
 pub(crate) fn apply(
     root: &Table<'_>,
@@ -117,8 +102,7 @@ pub(crate) fn apply(
         seccomp(&table, guard, base, sections)?;
     }
     if let Some(table) = root.section("namespaces")? {
-        let keys: Vec<&str> = NAMESPACES.iter().map(|(key, _)| *key).collect();
-        table.only(&keys)?;
+        only(&table, "namespaces")?;
         for (key, bit) in NAMESPACES {
             guard.wall(&table, key, &mut sections.layers, *bit)?;
         }
@@ -129,6 +113,11 @@ pub(crate) fn apply(
                 "user",
                 off(layer::USER_NAMESPACE),
                 "true: the other walls are put up with the rights that it gives",
+            ),
+            (
+                "pid",
+                off(layer::PID_NAMESPACE),
+                "true: by it no instance outlives its zygote, nor its supervisor",
             ),
             (
                 "mount",
@@ -144,7 +133,7 @@ pub(crate) fn apply(
         }
     }
     if let Some(table) = root.section("landlock")? {
-        table.only(LANDLOCK)?;
+        only(&table, "landlock")?;
         guard.wall(&table, "enabled", &mut sections.layers, layer::LANDLOCK)?;
     }
     if let Some(table) = root.section("speculation")? {
@@ -204,11 +193,12 @@ const FORBIDDEN: &[(&[&str], &str)] = &[
 ];
 
 fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Sections) -> Result<(), Error> {
-    table.only(SECCOMP)?;
+    only(table, "seccomp")?;
     if let Some(value) = table.get("default_action") {
         sections.seccomp.default_action =
             value.one_of(&[("trap", DefaultAction::Trap), ("kill", DefaultAction::Kill)])?;
     }
+    let inherited = sections.seccomp.allow.clone();
     let rules = &mut sections.seccomp.allow;
     if let Some(list) = table.get("deny") {
         for value in list.array()? {
@@ -217,7 +207,7 @@ fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Secti
                 return Err(Error::NothingToDeny {
                     at: value.at(),
                     syscall: syscall.name().to_owned(),
-                    base: guard.base.unwrap_or("(none)"),
+                    base: guard.base.clone().unwrap_or_else(|| Arc::from("(none)")),
                 });
             }
             rules.retain(|rule| rule.syscall != syscall);
@@ -226,10 +216,11 @@ fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Secti
     if let Some(list) = table.get("allow") {
         rule::rules(&list, rules, |call, rule| {
             let name = rule.syscall.name();
-            guard.check(call, true, || format!("no such rule for {name}"))?;
-            if guard.base.is_none() {
+            // A rule that an inherited one covers gives nothing new, even if `deny` has taken that one away before.
+            if guard.base.is_none() || inherited.iter().any(|old| old.covers(rule)) {
                 return Ok(());
             }
+            guard.check(call, true, || format!("no rule that allows as much of {name}"))?;
             if let Some((_, consequence)) = FORBIDDEN.iter().find(|(names, _)| names.contains(&name)) {
                 return Err(Error::Forbidden { at: call.at(), syscall: name.to_owned(), consequence });
             }
@@ -243,7 +234,7 @@ fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Secti
 }
 
 fn speculation(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
-    table.only(SPECULATION)?;
+    only(table, "speculation")?;
     for (key, slot) in [
         ("indirect_branch", &mut sections.speculation.indirect_branch),
         ("store_bypass", &mut sections.speculation.store_bypass),
@@ -277,7 +268,7 @@ fn enforced(value: &Value<'_>, enforced: bool, instead: &'static str) -> Result<
 }
 
 fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
-    table.only(LIMITS)?;
+    only(table, "limits")?;
     let limits = &mut sections.limits;
     if let Some(value) = table.get("memory") {
         let new = value.size()?;
@@ -364,7 +355,7 @@ fn unless_unlimited<'d, T>(
 }
 
 fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
-    table.only(WASI)?;
+    only(table, "wasi")?;
     let wasi = &mut sections.wasi;
     if let Some(value) = table.get("filesystem") {
         let new = value.one_of(&FILESYSTEM)?;
@@ -418,7 +409,7 @@ fn host_function(value: &Value<'_>) -> Result<FunctionId, Error> {
 }
 
 fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
-    table.only(HOST_CALLS)?;
+    only(table, "host_calls")?;
     let allowed = &mut sections.host_calls;
     if let Some(list) = table.get("allow") {
         let mut new = BTreeSet::new();
@@ -449,14 +440,11 @@ fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Resu
 }
 
 fn instance(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
-    table.only(INSTANCE)?;
+    only(table, "instance")?;
     let instance = &mut sections.instance;
     if let Some(value) = table.get("init") {
-        let name = value.string()?;
-        if name.is_empty() {
-            return Err(value.malformed("the name of an export"));
-        }
-        instance.init = Some(name.to_owned());
+        // Without a name there is none, whatever the extended policy says.
+        instance.init = Some(value.string()?.to_owned()).filter(|name| !name.is_empty());
     }
     for (key, slot) in [("args", &mut instance.args), ("env", &mut instance.env)] {
         let Some(list) = table.get(key) else { continue };
@@ -477,7 +465,7 @@ fn instance(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
 }
 
 fn require(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
-    table.only(REQUIRE)?;
+    only(table, "require")?;
     let Some(list) = table.get("layers") else {
         sections.required &= sections.layers;
         return Ok(());
@@ -507,20 +495,7 @@ fn require(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
-        vec![
-            ("seccomp", SECCOMP.to_vec()),
-            ("namespaces", NAMESPACES.iter().map(|(key, _)| *key).collect()),
-            ("landlock", LANDLOCK.to_vec()),
-            ("speculation", SPECULATION.to_vec()),
-            ("limits", LIMITS.to_vec()),
-            ("wasi", WASI.to_vec()),
-            ("host_calls", HOST_CALLS.to_vec()),
-            ("instance", INSTANCE.to_vec()),
-            ("require", REQUIRE.to_vec()),
-        ]
-    }
+    use crate::policy::Policy;
 
     /// A profile that extends nothing starts from closed values, which are no use to anybody: it must set every key.
     #[test]
@@ -529,34 +504,44 @@ mod tests {
         let document = toml::de::DeTable::parse(text).unwrap();
         let root = document.get_ref();
         // How instances begin depends on the module; no profile says it.
-        for (section, keys) in sections().into_iter().filter(|(section, _)| *section != "instance") {
-            let table = root[section].get_ref().as_table().unwrap();
-            for key in keys.into_iter().filter(|key| *key != "deny") {
-                assert!(table.contains_key(key), "[{section}] {key}");
+        for section in keys::SECTIONS.iter().filter(|section| section.name != "instance") {
+            let table = root[section.name].get_ref().as_table().unwrap();
+            for key in keys::names(section.keys).into_iter().filter(|key| *key != "deny") {
+                assert!(table.contains_key(key), "[{}] {key}", section.name);
             }
         }
     }
 
-    /// Every section and key has its place in the reference, and every constant of conditions.
+    /// A key that is declared and not read would be ignored silently: a value of a type that no key takes must be an error.
     #[test]
-    fn the_reference_has_every_key() {
-        let reference = include_str!("../../docs/policy.md");
-        for key in TOP.iter().filter(|key| !sections().iter().any(|(section, _)| section == *key)) {
-            assert!(reference.contains(&format!("| `{key}` |")), "{key}");
+    fn every_declared_key_is_read() {
+        let refused = |text: &str, key: &str| {
+            let error = Policy::parse(text, "my.toml").expect_err(key).to_string();
+            assert!(error.contains(&format!("{key} must be ")), "{error}");
+        };
+        for key in keys::names(keys::TOP) {
+            let version = match key {
+                "version" => "",
+                "dangerous_reason" => "version = 1\nallow_dangerous = true\n",
+                _ => "version = 1\n",
+            };
+            refused(&format!("{version}{key} = 1979-05-27"), key);
         }
-        for (section, keys) in sections() {
-            let (_, text) =
-                reference.split_once(&format!("\n## `[{section}]`")).unwrap_or_else(|| panic!("[{section}]"));
-            let text = text.split("\n## ").next().unwrap();
-            for key in keys {
-                assert!(text.contains(&format!("| `{key}` |")), "[{section}] {key}");
+        for section in keys::SECTIONS {
+            refused(&format!("version = 1\n{} = 1979-05-27", section.name), section.name);
+            for key in keys::names(section.keys) {
+                let name = format!("{}.{key}", section.name);
+                refused(&format!("version = 1\n[{}]\n{key} = 1979-05-27", section.name), &name);
             }
         }
-        for name in crate::condition::constants() {
-            assert!(reference.contains(&format!("| `{name}` |")), "{name}");
-        }
-        for (_, name) in layer::ALL {
-            assert!(reference.contains(&format!("`{name}`")), "{name}");
+        for key in keys::names(keys::RULE) {
+            let others = keys::RULE.iter().filter(|other| other.name != key).map(|other| match other.name {
+                "syscall" => "syscall = \"write\"\n",
+                "when" => "when = []\n",
+                _ => "why = \"because\"\n",
+            });
+            let rule: String = others.collect();
+            refused(&format!("version = 1\n[[seccomp.allow]]\n{rule}{key} = 1979-05-27"), key);
         }
     }
 
@@ -571,8 +556,8 @@ mod tests {
             (&["a".to_owned(), String::new()][..], &["A=b=c".to_owned()][..])
         );
         assert_eq!(crate::Policy::builtin("default").unwrap().instance().init, None);
+        assert_eq!(parse("init = \"\"").unwrap().instance().init, None);
         for wrong in [
-            "init = \"\"",
             "init = 1",
             "args = \"a\"",
             "args = [\"\\u0000\"]",

@@ -138,6 +138,7 @@ pub(crate) const NAMESPACES: &[(&str, u64)] = &[
     ("ipc", layer::IPC_NAMESPACE),
     ("uts", layer::UTS_NAMESPACE),
     ("cgroup", layer::CGROUP_NAMESPACE),
+    ("time", layer::TIME_NAMESPACE),
     ("empty_root", layer::EMPTY_ROOT),
 ];
 

@@ -39,7 +39,7 @@ fn the_default_profile() {
     );
     let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit);
     assert_eq!(policy.layers(), all);
-    assert_eq!(policy.required(), all & !layer::SEALED_CODE);
+    assert_eq!(policy.required(), all & !(layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING));
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn mistakes_are_told_with_their_place_on_one_line() {
         ),
         (
             "version = 1\nextends = \"zygote\"",
-            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are default, compute, wasi",
+            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are compute, default, wasi",
         ),
         (
             "version = 1\n[wasi]\nfilesystem = \"readonly\"",
@@ -209,7 +209,7 @@ fn mistakes_are_told_with_their_place_on_one_line() {
         ),
         (
             "version = 1\n[seccomp]\ndeny = [\"read\"]",
-            "policy my.toml:3:9: deny names read, which profile \"default\" does not allow; remove it",
+            "policy my.toml:3:9: deny names read, which the policy \"default\" does not allow; remove it",
         ),
         (
             "version = 1\n[speculation]\nstore_bypass = \"disable\"",
@@ -267,7 +267,7 @@ fn widening_needs_a_reason() {
         ),
     ] {
         let message = refused(&format!("version = 1\n{line}\n"));
-        assert!(message.contains(key) && message.contains("widens the profile \"default\""), "{message}");
+        assert!(message.contains(key) && message.contains("widens the policy \"default\""), "{message}");
         assert!(message.starts_with("policy my.toml:3:"), "{message}");
         let dangerous = format!(
             "version = 1\nallow_dangerous = true\ndangerous_reason = \"the test wants it\"\n{line}\n"
@@ -282,7 +282,7 @@ fn widening_needs_a_reason() {
         ("[host_calls]\nallow = [\"proc_exit\", \"fd_write\"]", "host_calls.allow = \"fd_write\""),
     ] {
         let message = refused(&format!("version = 1\nextends = \"compute\"\n{line}\n"));
-        assert!(message.contains(key) && message.contains("widens the profile \"compute\""), "{message}");
+        assert!(message.contains(key) && message.contains("widens the policy \"compute\""), "{message}");
     }
     // What is as narrow as the profile is no widening.
     parse(
@@ -300,6 +300,13 @@ fn widening_needs_a_reason() {
             .contains("dangerous_reason is empty")
     );
     assert!(refused("version = 1\ndangerous_reason = \"x\"").contains("without allow_dangerous = true"));
+}
+
+#[test]
+fn the_pid_namespace_cannot_be_switched_off() {
+    let message = refused(&format!("{DANGEROUS}[namespaces]\npid = false"));
+    assert!(message.starts_with("policy my.toml:5:"), "{message}");
+    assert!(message.contains("namespaces.pid") && message.contains("outlives its zygote"), "{message}");
 }
 
 #[test]
@@ -374,6 +381,122 @@ fn rules_say_what_and_why() {
     assert!(long.contains("at most 16 conditions"), "{long}");
 }
 
+/// A rule that allows nothing more than an inherited one narrows, in whatever form it says so.
+#[test]
+fn rules_can_be_narrowed() {
+    let write = |when: &str| {
+        let rule = format!("[[seccomp.allow]]\nsyscall = \"write\"\nwhen = [{when}]\nwhy = \"x\"");
+        parse(&format!("version = 1\n[seccomp]\ndeny = [\"write\"]\n{rule}"))
+    };
+    for narrower in [
+        "'arg0 == DOORBELL_FD', 'arg2 == 8'",
+        "'arg2 == 8', 'arg0 == 3', 'arg1 >= RING_BASE'",
+        "'arg0 == 3', 'arg2 == 8', 'arg1 & ~0xfff == 0'",
+    ] {
+        let policy = write(narrower).unwrap();
+        assert_eq!(policy.seccomp().allow.len(), 4);
+        assert!(policy.dangers().is_empty());
+    }
+    for wider in [
+        "",
+        "'arg0 == 3'",
+        "'arg0 >= 3', 'arg2 == 8'",
+        "'arg0 & 3 == 3', 'arg2 == 8'",
+        "'arg0 == 3', 'arg2 <= 8'",
+    ] {
+        let error = write(wider).unwrap_err().to_string();
+        assert!(
+            error.contains("widens the policy \"default\", which has no rule that allows as much of write"),
+            "{error}"
+        );
+    }
+    // Also a call that no policy could add: this one has it.
+    let grow = "'arg0 >= MEMORY_BASE', 'arg0 < GROWTH_END', 'arg0 < 0x40010000', 'arg1 <= 1MiB', 'arg2 == PROT_READ|PROT_WRITE'";
+    let text = format!(
+        "version = 1\n[seccomp]\ndeny = [\"mprotect\"]\n[[seccomp.allow]]\nsyscall = \"mprotect\"\nwhen = [{grow}]\nwhy = \"x\""
+    );
+    assert!(parse(&text).is_ok());
+}
+
+#[test]
+fn what_is_widened_is_remembered() {
+    let policy =
+        parse(&format!("{DANGEROUS}[limits]\nmemory = \"5GiB\"\noutput = 5\n[namespaces]\nnet = false"))
+            .unwrap();
+    let [danger] = policy.dangers() else { panic!("{:?}", policy.dangers()) };
+    assert_eq!((&*danger.policy, &*danger.reason), ("my.toml", "the test wants it"));
+    let widened: Vec<_> = danger.widened.iter().map(|w| (&*w.key, &*w.value, &*w.was)).collect();
+    assert_eq!(widened, [("namespaces.net", "false", "true"), ("limits.memory", "\"5GiB\"", "4GiB")]);
+    let text = policy.explain();
+    for line in [
+        "MAY WIDEN what it extends (my.toml): the test wants it",
+        "limits.memory = \"5GiB\", instead of 4GiB",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(parse(DANGEROUS).unwrap().explain().contains("it widens nothing"));
+    assert!(
+        refused(&format!("version = 1\ndescription = \"{}\"", "x".repeat(1001)))
+            .contains("at most 1000 characters")
+    );
+}
+
+#[test]
+fn a_policy_survives_the_way_to_text_and_back() {
+    let default = Policy::builtin("default").unwrap();
+    let compute = Policy::builtin("compute").unwrap();
+    let begun =
+        parse("version = 1\n[instance]\ninit = \"start\"\nargs = [\"a\\nb\", \"'\"]\nenv = [\"A=\\\"\"]")
+            .unwrap();
+    for (policy, base) in
+        [(&compute, &default), (&default, &default), (&compute, &compute), (&begun, &default)]
+    {
+        let again = parse(&policy.to_toml(base)).unwrap();
+        assert_eq!(again.settings(), policy.settings());
+        assert_eq!(policy.differences(&again).unwrap(), []);
+    }
+    assert_eq!(default.to_toml(&default).lines().count(), 3);
+    assert!(default.to_toml(&begun).contains("[instance]\ninit = \"\"\nargs = []\nenv = []\n"));
+    // It gives nothing more: the initialisation runs under the policy that names it.
+    for (from, to) in [(&default, &begun), (&begun, &default)] {
+        let told: Vec<_> = from.differences(to).unwrap().into_iter().map(|d| (d.key, d.direction)).collect();
+        let keys = ["instance.init", "instance.args", "instance.env"];
+        assert_eq!(told, keys.map(|key| (key.to_owned(), policies::Direction::Narrower)));
+    }
+}
+
+#[test]
+fn differences_say_what_is_narrower() {
+    let narrow = parse("version = 1\n[limits]\nmemory = \"1MiB\"\n[seccomp]\ndeny = [\"futex\"]").unwrap();
+    let default = Policy::builtin("default").unwrap();
+    let told = |a: &Policy, b: &Policy| -> Vec<_> {
+        let all = a.differences(b).unwrap().into_iter();
+        all.map(|d| (d.key, d.from.is_some(), d.to.is_some(), d.direction)).collect()
+    };
+    use policies::Direction::{Narrower, Wider};
+    assert_eq!(
+        told(&default, &narrow),
+        [("limits.memory".into(), true, true, Narrower), ("seccomp.allow".into(), true, false, Narrower)]
+    );
+    assert_eq!(
+        told(&narrow, &default),
+        [("limits.memory".into(), true, true, Wider), ("seccomp.allow".into(), false, true, Wider)]
+    );
+}
+
+#[test]
+fn a_mistake_carries_its_text_and_its_help() {
+    let error = parse("version = 1\n[limits]\nmemroy = \"1MiB\"\n").unwrap_err();
+    let at = error.position().unwrap();
+    assert_eq!((at.line, at.column, at.offending_text()), (3, 1, Some("memroy")));
+    assert_eq!(error.headline(), "unknown key \"memroy\" in [limits]");
+    assert_eq!(error.help().unwrap(), "did you mean \"memory\"?");
+    assert_eq!(
+        Policy::builtin("wasi-direct").unwrap_err().to_string().split(':').next().unwrap(),
+        "this version has no policy \"wasi-direct\""
+    );
+}
+
 #[test]
 fn no_reason_makes_some_rules_acceptable() {
     for call in
@@ -401,7 +524,7 @@ fn policies_are_loaded_by_name_or_path() {
     assert_eq!(Policy::load("compute").unwrap(), Policy::builtin("compute").unwrap());
     assert_eq!(
         Policy::load("defaul").unwrap_err().to_string(),
-        "no built-in policy is named \"defaul\"; did you mean \"default\"? (a policy file is given by a path with '/' or ending in .toml)"
+        "no policy is named \"defaul\"; did you mean \"default\"? (a policy file is given by a path with '/' or ending in .toml)"
     );
     let good = path("good", b"version = 1\n[limits]\nmemory = 65536");
     assert_eq!(Policy::load(&good).unwrap().limits().memory, 65536);

@@ -24,6 +24,10 @@ pub struct Config {
     pub module_zygotes: usize,
     /// Instances that each module zygote keeps parked: forked and confined ahead of the jobs that will wake them.
     pub pool: PoolLimits,
+    /// How long a zygote may say nothing while it owes an answer, such as to fork, which takes it less than a millisecond. Then
+    /// it is given up with its instances, and their jobs end with [`crate::Error::ZygoteSilent`]. Default 10 s; what counts is
+    /// twice this at most.
+    pub zygote_patience: Duration,
     /// Whether each shard, its zygotes and its instances stay on one processor. A wake-up across processors costs
     /// about twelve times one on the same, and a host call needs two; so this pays wherever jobs make host calls. Without
     /// it the kernel's scheduler spreads the processes as it likes.
@@ -60,6 +64,7 @@ impl Default for Config {
             worker_program: None,
             module_zygotes: 32,
             pool: PoolLimits::default(),
+            zygote_patience: Duration::from_secs(10),
             pin_shards: true,
             sandbox_id: 65534,
         }

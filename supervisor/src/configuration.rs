@@ -12,7 +12,7 @@ use policies::{DocumentKind, Error};
 use crate::config::{CompileLimits, Config, PoolLimits};
 
 const TOP: &[&str] = &["daemon", "pool", "cache", "compile"];
-const DAEMON: &[&str] = &["socket", "shards", "max_connections", "max_jobs"];
+const DAEMON: &[&str] = &["socket", "policy_dir", "shards", "max_connections", "max_jobs"];
 const POOL: &[&str] = &["min", "max"];
 const CACHE: &[&str] = &["state_dir", "bytes"];
 const COMPILE: &[&str] = &[
@@ -46,6 +46,8 @@ const WORKER_MEMORY: std::ops::RangeInclusive<u64> = 16 << 20..=16 << 40;
 pub struct Configuration {
     /// `daemon.socket`.
     pub socket: Option<PathBuf>,
+    /// `daemon.policy_dir`.
+    pub policy_dir: Option<PathBuf>,
     /// `daemon.shards`.
     pub shards: Option<u32>,
     /// `daemon.max_connections`.
@@ -80,6 +82,7 @@ impl Configuration {
         if let Some(table) = root.section("daemon")? {
             table.only(DAEMON)?;
             path(&table, "socket", &mut self.socket)?;
+            path(&table, "policy_dir", &mut self.policy_dir)?;
             number(&table, "shards", SHARDS_MAX, &mut self.shards)?;
             number(&table, "max_connections", CONNECTIONS_MAX, &mut self.max_connections)?;
             number(&table, "max_jobs", JOBS_MAX, &mut self.max_jobs)?;
@@ -232,6 +235,7 @@ mod tests {
             r#"
             [daemon]
             socket = "/run/s.sock"
+            policy_dir = "/etc/p"
             shards = 3
             max_connections = 4
             max_jobs = 5
@@ -258,6 +262,7 @@ mod tests {
         }
         let read = read(&text).expect("every key");
         assert_eq!(read.socket, Some("/run/s.sock".into()));
+        assert_eq!(read.policy_dir, Some("/etc/p".into()));
         assert_eq!((read.shards, read.max_connections, read.max_jobs), (Some(3), Some(4), Some(5)));
         assert_eq!((read.state_dir.clone(), read.cache_bytes), (Some("/var/s".into()), Some(1 << 30)));
         let Config { cache_bytes, compile, compile_limits, .. } = read.config();

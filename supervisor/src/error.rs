@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipc::control::Step;
 
@@ -323,6 +324,16 @@ pub enum Error {
         who: &'static str,
         /// What is known.
         detail: String,
+    },
+    /// A zygote lives but does not answer: somebody stopped it, or the host is far too busy.
+    #[error(
+        "the {who} zygote did not answer for {} and is given up; the next job starts a new one (was it stopped? `Config::zygote_patience` is how long it may take)", policies::format_duration(*patience)
+    )]
+    ZygoteSilent {
+        /// Root or module.
+        who: &'static str,
+        /// How long it had.
+        patience: Duration,
     },
     /// A zygote said something that it must not say.
     #[error("the {who} zygote broke the protocol: {what}")]

@@ -11,6 +11,7 @@ use std::path::Path;
 use ipc::control::layer;
 use serde::Serialize;
 
+mod cgroup;
 mod facilities;
 mod landlock;
 mod namespaces;
@@ -116,7 +117,7 @@ impl HostReport {
             ("futex", facilities::futex()),
             ("executable-memfd", facilities::executable_memfd()),
             ("vdso-clock", facilities::vdso_clock()),
-            ("cgroup-v2", facilities::cgroup_v2()),
+            ("cgroup-v2", cgroup::cgroup_v2()),
             ("unprivileged-user-namespaces", namespaces::unprivileged_user_namespaces()),
         ];
         features.extend(facilities.map(|(name, status)| Feature { name, kind: Kind::Facility, status }));
@@ -182,6 +183,30 @@ impl fmt::Display for HostReport {
     }
 }
 
+/// What to set the clocks of a time namespace ahead by, in seconds, so that they start near zero: monotonic, since boot.
+/// 0 where a clock cannot be read.
+pub(crate) fn clocks_from_now() -> [i64; 2] {
+    use nix::time::{ClockId, clock_gettime};
+    [ClockId::CLOCK_MONOTONIC, ClockId::CLOCK_BOOTTIME]
+        .map(|clock| clock_gettime(clock).map_or(0, |now| -now.tv_sec()))
+}
+
+/// The layers that may be missing ([`layer::OPTIONAL`]) and are, each with the reason. Cheaper than a whole report: nothing is
+/// tried out in a child.
+pub(crate) fn missing_optional_layers() -> Vec<(u64, String)> {
+    let optional = layer::ALL.iter().filter(|(bit, _)| bit & layer::OPTIONAL != 0);
+    optional
+        .filter_map(|(bit, _)| {
+            let status =
+                if *bit == layer::TIME_NAMESPACE { namespaces::clock_offsets() } else { probe_layer(*bit) };
+            match status {
+                Status::Available { .. } => None,
+                Status::Missing { why, .. } => Some((*bit, why)),
+            }
+        })
+        .collect()
+}
+
 fn probe_layer(bit: u64) -> Status {
     match bit {
         layer::USER_NAMESPACE => namespaces::namespace(0, "CONFIG_USER_NS"),
@@ -191,6 +216,8 @@ fn probe_layer(bit: u64) -> Status {
         layer::IPC_NAMESPACE => namespaces::namespace(libc::CLONE_NEWIPC, "CONFIG_IPC_NS"),
         layer::UTS_NAMESPACE => namespaces::namespace(libc::CLONE_NEWUTS, "CONFIG_UTS_NS"),
         layer::CGROUP_NAMESPACE => namespaces::namespace(libc::CLONE_NEWCGROUP, "CONFIG_CGROUPS"),
+        layer::TIME_NAMESPACE => namespaces::time(),
+        layer::OWN_KEYRING => facilities::keyring(),
         layer::EMPTY_ROOT => namespaces::empty_root(),
         layer::LANDLOCK => landlock::status(),
         layer::NO_NEW_PRIVS => answers(libc::PR_GET_NO_NEW_PRIVS, "no_new_privs", "Linux 3.5 or newer"),
@@ -285,9 +312,10 @@ mod tests {
     #[test]
     fn probing_changes_nothing() {
         let state = || {
-            let namespaces: Vec<_> = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"]
-                .map(|name| std::fs::read_link(format!("/proc/thread-self/ns/{name}")).unwrap())
-                .to_vec();
+            let namespaces: Vec<_> =
+                ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time", "time_for_children"]
+                    .map(|name| std::fs::read_link(format!("/proc/thread-self/ns/{name}")).unwrap())
+                    .to_vec();
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let kept: Vec<String> = status
                 .lines()

@@ -47,6 +47,11 @@ pub struct JobLimits {
 }
 
 impl JobLimits {
+    /// Bytes that all linear memories together may have under a policy with these limits.
+    pub(crate) fn memory_within(&self, policy: &policies::Limits) -> u64 {
+        self.memory.map_or(policy.memory, |memory| memory.min(policy.memory))
+    }
+
     /// Whether a job with these limits under this policy needs code that counts fuel.
     pub fn count_fuel(&self, policy: &Policy) -> bool {
         self.fuel.is_some() || policy.limits().fuel.is_some()
@@ -98,7 +103,6 @@ impl Job {
 
     /// Bytes that all linear memories together may have: the narrower of the job's limit and the policy's.
     pub(crate) fn memory_limit(&self) -> u64 {
-        let policy = self.policy.limits().memory;
-        self.limits.memory.map_or(policy, |memory| memory.min(policy))
+        self.limits.memory_within(self.policy.limits())
     }
 }

@@ -55,7 +55,7 @@ impl LocalShard {
             return Ok(report);
         }
         let mut remains = Remains::default();
-        let report = self.state.run(job, cancel, None, &mut remains).await;
+        let report = self.state.run(job, cancel, None, &mut remains, None).await;
         self.state.after_job(remains);
         report
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::metadata::{Entry as CompiledEntry, ExportItem, Snapshot};
 use compiler::{Artifact, ValType};
+use ipc::interface::FunctionId;
 use ipc::report::Value;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -193,6 +194,11 @@ impl Module {
             }
             _ => Err(Error::NoSuchExport { name: name.to_owned(), available: self.exported_functions() }),
         }
+    }
+
+    /// The host functions that it imports. A policy that does not allow one of them does not let the module run.
+    pub fn host_functions(&self) -> impl Iterator<Item = FunctionId> {
+        self.artifact().metadata().host_functions.iter().filter_map(|number| FunctionId::from_number(*number))
     }
 
     /// Parameter and result types of an exported function.

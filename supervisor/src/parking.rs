@@ -50,10 +50,16 @@ impl Parking {
         self.parked.borrow_mut().push(parked);
     }
 
+    /// Gives up all, because their zygote is gone.
+    pub(crate) fn clear(&self) {
+        self.parked.borrow_mut().clear();
+    }
+
     /// Gives up what nobody has needed since the last time: half of it, so that a short pause costs little. Returns
     /// whether anything is left that could be given up later.
     pub(crate) fn relax(&self) -> bool {
         let mut parked = self.parked.borrow_mut();
+        parked.retain_mut(Parked::is_alive);
         let unused = self.fewest.get().min(parked.len());
         let target = self.target.get().saturating_sub(unused.div_ceil(2)).max(self.limits.min);
         let target = target.min(self.limits.max);

@@ -24,6 +24,7 @@ use crate::host;
 use crate::instance::{self, Confined, Remains, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
+use crate::observed::Observed;
 use crate::zygote::module::ModuleZygote;
 use crate::zygote::root::{Confinement, RootZygote};
 
@@ -36,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) cancel: oneshot::Receiver<()>,
     /// For a session; the job's entry means nothing then.
     pub(crate) session: Option<SessionEnd>,
+    /// Where it goes what the job was seen to do, before its report.
+    pub(crate) observed: Option<oneshot::Sender<Observed>>,
 }
 
 /// A running shard. Dropping it ends its jobs, its zygotes and its thread.
@@ -136,7 +139,7 @@ impl Drop for Shard {
 }
 
 async fn serve(state: &Rc<State>, request: Request) {
-    let Request { job, mut report, cancel, session } = request;
+    let Request { job, mut report, cancel, session, observed } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
         tokio::select! {
@@ -145,7 +148,12 @@ async fn serve(state: &Rc<State>, request: Request) {
         }
     };
     let mut remains = Remains::default();
-    let result = state.run(*job, cancelled, session, &mut remains).await;
+    let mut seen = Observed::default();
+    let watched = observed.is_some().then_some(&mut seen);
+    let result = state.run(*job, cancelled, session, &mut remains, watched).await;
+    if let Some(observed) = observed {
+        let _ = observed.send(seen);
+    }
     let _ = report.send(result);
     state.after_job(remains);
 }
@@ -235,6 +243,8 @@ struct Kept {
 #[derive(Debug)]
 struct Offer {
     landlock: [u64; 3],
+    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
+    clocks: [i64; 2],
     missing: Vec<(u64, String)>,
 }
 
@@ -270,6 +280,7 @@ impl State {
         cancelled: impl Future<Output = ()>,
         session: Option<SessionEnd>,
         remains: &mut Remains,
+        observed: Option<&mut Observed>,
     ) -> Result<Report, Error> {
         match session {
             None => instance::check_entry(&job.module, &job.entry)?,
@@ -279,21 +290,20 @@ impl State {
             })?,
         }
         grants(&job.module, &job.policy)?;
-        let (layers, missing) = self.layers(&job.policy).await?;
-        let wanted = Wanted::of(&job, layers);
-        let zygote = async {
+        let confined = self.confined(&job.policy).await?;
+        let wanted = Rc::new(Wanted::of(&job, confined.layers));
+        let zygote = async || {
             match self.serving(&wanted)? {
                 Some(zygote) => Ok(zygote),
                 // A task of its own: an exchange with a zygote must not be broken off half-way when this job is cancelled.
                 None => {
-                    let state = Rc::clone(self);
+                    let (state, wanted) = (Rc::clone(self), Rc::clone(&wanted));
                     let started = tokio::task::spawn_local(async move { state.module_zygote(&wanted).await });
                     started.await.unwrap_or(Err(Error::Stopped))
                 }
             }
         };
-        let report =
-            instance::run(job, &Confined { layers, missing }, zygote, cancelled, session, remains).await;
+        let report = instance::run(job, &confined, zygote, cancelled, session, remains, observed).await;
         self.ended.notify_waiters();
         report
     }
@@ -311,7 +321,7 @@ impl State {
     }
 
     /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn layers(&self, policy: &Policy) -> Result<(u64, Vec<MissingLayer>), Error> {
+    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
         let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
@@ -330,7 +340,8 @@ impl State {
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
             }
         }
-        Ok((layers, missing))
+        let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
+        Ok(Confined { layers, missing, clock_ahead })
     }
 
     /// The zygote for a job if it serves already, which is the usual case.
@@ -380,8 +391,7 @@ impl State {
             stack_bytes: wanted.stack,
             ..Command::default()
         };
-        let pool = self.config.pool;
-        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), pool).await;
+        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), &self.config).await;
         let zygote = Rc::new(zygote?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
@@ -461,8 +471,10 @@ impl State {
         let confinement = Confinement {
             layers,
             landlock: offer.landlock,
+            clock_offsets: offer.clocks,
             filter: &filter,
             sandbox_id: self.config.sandbox_id,
+            patience: self.config.zygote_patience,
         };
         let zygote = Rc::new(RootZygote::start(&confinement).await?);
         *slot = Some(Rc::clone(&zygote));
@@ -543,26 +555,13 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the kernel has `mseal(2)`: sealing nothing is allowed wherever the call exists.
-fn has_mseal() -> bool {
-    /// The number is the same on every architecture.
-    const SYS_MSEAL: libc::c_long = 462;
-    // SAFETY: an empty range.
-    unsafe { libc::syscall(SYS_MSEAL, 0, 0, 0) == 0 }
-}
-
 impl Offer {
     /// What the zygotes cannot find out by failing: everything else is an error of its step.
     fn of_host() -> Self {
-        let abi = host::landlock_abi();
-        let mut missing = Vec::new();
-        if abi == 0 {
-            let why = "the kernel has no Landlock, or it is not enabled (lsm=landlock,…)";
-            missing.push((layer::LANDLOCK, why.to_owned()));
+        Self {
+            landlock: host::landlock_handled(host::landlock_abi()),
+            clocks: host::clocks_from_now(),
+            missing: host::missing_optional_layers(),
         }
-        if !has_mseal() {
-            missing.push((layer::SEALED_CODE, "mseal(2) needs Linux 6.10".to_owned()));
-        }
-        Self { landlock: host::landlock_handled(abi), missing }
     }
 }

@@ -13,9 +13,10 @@ use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::initialise::{self, Initialised};
-use crate::instance::SessionEnd;
+use crate::instance::{self, SessionEnd};
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
+use crate::observed::Observed;
 use crate::session::{CallOutcome, Connection, Session};
 use crate::shard::{Request, Shard, block_size_signal, processors};
 use crate::snapshot;
@@ -186,9 +187,33 @@ impl Supervisor {
     }
 
     /// Runs a job until it ends or `cancel` is ready; then its outcome is [`ipc::report::Outcome::Cancelled`].
-    pub async fn run_until(&self, mut job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+    pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        self.submit(job, cancel, None).await
+    }
+
+    /// Like [`Self::run_until`]; also tells what the job was seen to do.
+    pub async fn observe(
+        &self,
+        job: Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<(Report, Observed), Error> {
+        let (sender, observed) = oneshot::channel();
+        let report = self.submit(job, cancel, Some(sender)).await?;
+        Ok((report, observed.await.map_err(|_| Error::Stopped)?))
+    }
+
+    async fn submit(
+        &self,
+        mut job: Job,
+        cancel: impl Future<Output = ()>,
+        observed: Option<oneshot::Sender<Observed>>,
+    ) -> Result<Report, Error> {
         let mut cancel = pin!(cancel);
         if let Some(report) = self.initialise(&mut job, &mut cancel).await? {
+            if let Some(observed) = observed {
+                // It did nothing. Who does not wait any more need not know.
+                let _ = observed.send(Observed::default());
+            }
             return Ok(report);
         }
         let (report, mut reported) = oneshot::channel();
@@ -198,6 +223,7 @@ impl Supervisor {
             report,
             cancel: cancelled,
             session: None,
+            observed,
         })?;
         tokio::select! {
             biased;
@@ -231,6 +257,7 @@ impl Supervisor {
             report,
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
+            observed: None,
         })?;
         let connection = Connection { requests, report: Some(reported), _canceller: canceller };
         Session::connect(module, memory_limit, connection, is_ready).await
@@ -330,6 +357,7 @@ fn never_began(job: &Job) -> Report {
         outcome: Outcome::Cancelled,
         usage: Usage::default(),
         policy: job.policy.name().to_owned(),
+        dangers: instance::dangers(&job.policy),
         layers: Vec::new(),
         missing_layers: Vec::new(),
     }

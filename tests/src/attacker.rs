@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::RawModule;
-use ipc::job::SUBMISSIONS_OFFSET;
+use ipc::job::{EXIT_OFFSET, INDICES_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
 use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
 use supervisor::{
-    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, Session, Supervisor,
+    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, PoolLimits, Session, Supervisor,
 };
 
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
@@ -88,7 +88,136 @@ fn weapons() -> Vec<Weapon> {
         ],
     ]
     .concat();
+    let ring = [
+        &[
+            0xb8, 0x01, 0x00, 0x00, 0x00, // again: mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ][..],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xeb, 0xe8, // jmp again
+        ],
+    ]
+    .concat();
+    // Fills every slot with function rdi and its first three arguments, then submits one after the other for ever. With the
+    // third one 0 it takes no completion.
+    let flood = [
+        &[0x49, 0x89, 0xcb, 0x41, 0xb8][..], // mov r11, rcx; mov r8d, the first slot
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x41, 0xbc, 0x40, 0x00, 0x00, 0x00, // mov r12d, 64
+            0x49, 0x89, 0x38, // fill: mov [r8], rdi
+            0x49, 0x89, 0x70, 0x08, // mov [r8+8], rsi
+            0x49, 0x89, 0x50, 0x10, // mov [r8+16], rdx
+            0x49, 0x89, 0x48, 0x18, // mov [r8+24], rcx
+            0x49, 0x81, 0xc0, 0x80, 0x00, 0x00, 0x00, // add r8, 128
+            0x41, 0xff, 0xcc, // dec r12d
+            0x75, 0xe5, // jnz fill
+            0x4d, 0x89, 0xdd, // mov r13, r11
+            0x41, 0xb9, // mov r9d, the indices
+        ],
+        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x45, 0x31, 0xd2, // xor r10d, r10d
+            0x41, 0xff, 0xc2, // next: inc r10d
+            0x45, 0x89, 0x11, // mov [r9], r10d
+            0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+            0xf3, 0x90, // wait: pause
+            0x41, 0x8b, 0x41, 0x40, // mov eax, [r9+64] (served)
+            0x44, 0x39, 0xd0, // cmp eax, r10d
+            0x75, 0xf5, // jne wait
+            0x4d, 0x85, 0xed, // test r13, r13
+            0x74, 0xd4, // jz next
+            0x41, 0x8b, 0x81, 0x80, 0x00, 0x00, 0x00, // mov eax, [r9+128] (completed)
+            0x41, 0x89, 0x81, 0xc0, 0x00, 0x00, 0x00, // mov [r9+192], eax (taken)
+            0xeb, 0xc4, // jmp next
+        ],
+    ]
+    .concat();
+    // Looks for 16 bytes in rsi bytes from rdi on, and returns where they are, or 0. What is looked for comes as rdx and rcx under
+    // a mask, and is never anywhere but in registers.
+    let scan = [
+        &[
+            0x49, 0x89, 0xd0, // mov r8, rdx
+            0x49, 0x89, 0xc9, // mov r9, rcx
+            0x48, 0xb8, // mov rax, SCAN_MASK
+        ][..],
+        &SCAN_MASK.to_le_bytes(),
+        &[
+            0x49, 0x31, 0xc0, // xor r8, rax
+            0x49, 0x31, 0xc1, // xor r9, rax
+            0x48, 0x8d, 0x74, 0x37, 0xf1, // lea rsi, [rdi + rsi - 15]
+            0x48, 0x39, 0xf7, // again: cmp rdi, rsi
+            0x73, 0x10, // jae none
+            0x4c, 0x39, 0x07, // cmp [rdi], r8
+            0x75, 0x06, // jne next
+            0x4c, 0x39, 0x4f, 0x08, // cmp [rdi + 8], r9
+            0x74, 0x09, // je found
+            0x48, 0xff, 0xc7, // next: inc rdi
+            0xeb, 0xeb, // jmp again
+            0x31, 0xc0, // none: xor eax, eax
+            0xeb, 0x03, // jmp out
+            0x48, 0x89, 0xf8, // found: mov rax, rdi
+            0x45, 0x31, 0xc0, // out: xor r8d, r8d
+            0x45, 0x31, 0xc9, // xor r9d, r9d
+            0xc3, // ret
+        ],
+    ]
+    .concat();
+    let ring_doorbell = [
+        &[
+            0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
+            0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
+            0xbe, // mov esi, RING_BASE
+        ][..],
+        &(RING_BASE as u32).to_le_bytes(),
+        &[
+            0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
+            0x0f, 0x05, // syscall
+        ],
+    ]
+    .concat();
+    // Leaves a record of success, submits function rdi, then function rsi, and rings for ever.
+    let submit_two = [
+        &[0x41, 0xb8][..], // mov r8d, the exit record
+        &((RING_BASE as usize + EXIT_OFFSET) as u32).to_le_bytes(),
+        &[0x41, 0xc7, 0x00], // mov dword [r8], RETURNED
+        &exit_kind::RETURNED.to_le_bytes(),
+        &[0x41, 0xb8], // mov r8d, the first slot
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x49, 0x89, 0x38, // mov [r8], rdi
+            0x49, 0x89, 0xb0, 0x80, 0x00, 0x00, 0x00, // mov [r8 + 128], rsi
+            0x41, 0xb9, // mov r9d, the submission index
+        ],
+        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
+        &[0x41, 0xc7, 0x01, 0x01, 0x00, 0x00, 0x00], // mov dword [r9], 1
+        &ring_doorbell,
+        &[0x41, 0xc7, 0x01, 0x02, 0x00, 0x00, 0x00], // mov dword [r9], 2
+        &ring_doorbell,
+        &[0xeb, (-2 - ring_doorbell.len() as i8) as u8], // jmp to the doorbell before
+    ]
+    .concat();
     vec![
+        Weapon { name: "scan", parameters: 4, code: scan },
+        Weapon { name: "submit-two", parameters: 2, code: submit_two },
+        Weapon { name: "flood", parameters: 4, code: flood },
+        // jmp $
+        Weapon { name: "spin", parameters: 0, code: vec![0xeb, 0xfe] },
+        // push rax; jmp $-1
+        Weapon { name: "push", parameters: 0, code: vec![0x50, 0xeb, 0xfd] },
+        // Rings the doorbell for ever, without a submission.
+        Weapon { name: "ring", parameters: 0, code: ring },
         Weapon { name: "syscall", parameters: 6, code: syscall },
         Weapon { name: "syscall-through-gate", parameters: 6, code: through_gate },
         Weapon { name: "int80", parameters: 6, code: int80 },
@@ -108,6 +237,9 @@ fn weapons() -> Vec<Weapon> {
         Weapon { name: "forge-submission", parameters: 4, code: forge_submission },
     ]
 }
+
+/// What the weapon `scan` wants its needle masked with.
+pub const SCAN_MASK: u64 = 0x5a5a_a5a5_3c3c_c3c3;
 
 /// Uses one weapon inside a session.
 pub async fn weapon(session: &mut Session, name: &str, args: &[u64]) -> CallOutcome {
@@ -132,6 +264,11 @@ pub struct Attacker {
 impl Attacker {
     /// The attacker under a policy.
     pub async fn under(policy: Policy) -> Self {
+        Self::with_pool(policy, PoolLimits::default()).await
+    }
+
+    /// The same with other limits of parked instances.
+    pub async fn with_pool(policy: Policy, pool: PoolLimits) -> Self {
         let mut code = Vec::new();
         let mut functions = Vec::new();
         for weapon in weapons() {
@@ -143,7 +280,7 @@ impl Attacker {
             RawModule { code, functions, memory_pages: 1, memory_max_pages: 2, ..RawModule::default() }
                 .build()
                 .expect("the attacker's artifact");
-        let supervisor = Supervisor::start(Config::default()).expect("a supervisor");
+        let supervisor = Supervisor::start(Config { pool, ..Config::default() }).expect("a supervisor");
         let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
         Self { supervisor, module, policy: Arc::new(policy) }
     }
@@ -153,7 +290,8 @@ impl Attacker {
         Self { supervisor: self.supervisor.clone(), module: self.module.clone(), policy: Arc::new(policy) }
     }
 
-    fn job(&self, weapon: &str, args: &[u64]) -> Job {
+    /// A job that runs one weapon.
+    pub fn job(&self, weapon: &str, args: &[u64]) -> Job {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.entry = Entry::Export { name: weapon.to_owned(), args: arguments(weapon, args) };
         job
@@ -185,6 +323,15 @@ impl Attacker {
     pub async fn session_within(&self, limits: JobLimits) -> Session {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.limits = limits;
+        let mut session = self.supervisor.session(job).await.expect("a session");
+        assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
+        session
+    }
+
+    /// A started session of a tenant.
+    pub async fn session_of(&self, tenant: &str) -> Session {
+        let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        job.tenant = tenant.to_owned();
         let mut session = self.supervisor.session(job).await.expect("a session");
         assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
         session

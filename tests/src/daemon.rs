@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use nix::sys::signal::Signal;
 
-use crate::{Process, Scratch, sandboxd, spawn};
+use crate::{PATIENCE, Process, Scratch, sandboxd, spawn};
 
 /// A running daemon, which serves a socket in a directory of its own. Ended when dropped.
 #[derive(Debug)]
@@ -14,6 +15,14 @@ pub struct Daemon {
     process: Option<Process>,
     socket: PathBuf,
     scratch: Scratch,
+    said: Arc<Said>,
+}
+
+/// The lines that a daemon has written so far.
+#[derive(Debug, Default)]
+struct Said {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
 }
 
 impl Daemon {
@@ -41,9 +50,17 @@ impl Daemon {
         let mut line = String::new();
         output.read_line(&mut line).expect("the daemon's output");
         assert_eq!(line, format!("listening on {}\n", socket.display()));
+        let said = Arc::new(Said::default());
+        let kept = Arc::clone(&said);
         // Whatever else it says must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::stderr()));
-        Self { process: Some(process), socket, scratch }
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                kept.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                kept.more.notify_all();
+            }
+        });
+        Self { process: Some(process), socket, scratch, said }
     }
 
     /// Its socket.
@@ -54,6 +71,25 @@ impl Daemon {
     /// The directory of its socket and state.
     pub fn scratch(&self) -> &Scratch {
         &self.scratch
+    }
+
+    /// Waits for a line of its log, after the first, that contains `needle`, and takes it and those before it away.
+    pub fn wait_for_line(&self, needle: &str) -> String {
+        let lines = self.said.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(needle));
+        let (mut lines, _) = self
+            .said
+            .more
+            .wait_timeout_while(lines, PATIENCE, silent)
+            .unwrap_or_else(PoisonError::into_inner);
+        let at = lines.iter().position(|line| line.contains(needle));
+        let at = at.unwrap_or_else(|| panic!("{needle:?} expected in the daemon's log: {lines:?}"));
+        lines.drain(..=at).next_back().unwrap_or_default()
+    }
+
+    /// Sends it a signal and goes on.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("running").signal(signal);
     }
 
     /// Its process id.

@@ -1,7 +1,10 @@
 //! Looking at running instances from outside, as the kernel shows them in `/proc`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::FileExt;
+
+use ipc::layout::PAGE;
 
 use crate::process;
 
@@ -76,6 +79,8 @@ pub struct Mapping {
     pub end: u64,
     /// As in `rwxp`.
     pub protection: String,
+    /// Inode of the file; 0 for none.
+    pub inode: u64,
     /// File or kind.
     pub name: String,
 }
@@ -168,6 +173,17 @@ impl Pid {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Numbers of the physical pages that are present between two addresses. Only root is told (`/proc/PID/pagemap`).
+    pub fn physical_pages(self, start: u64, end: u64) -> BTreeSet<u64> {
+        let file = fs::File::open(self.path("pagemap")).expect("pagemap");
+        let mut entries = vec![0; ((end - start) / PAGE * 8) as usize];
+        let length = file.read_at(&mut entries, start / PAGE * 8).expect("pagemap");
+        let entries =
+            entries[..length].chunks_exact(8).map(|e| u64::from_le_bytes(e.try_into().expect("8 bytes")));
+        // Bit 63: present; bits 0 to 54: the page's number.
+        entries.filter(|entry| entry >> 63 == 1).map(|entry| entry & ((1 << 55) - 1)).collect()
+    }
+
     /// Its mappings.
     pub fn mappings(self) -> Vec<Mapping> {
         fs::read_to_string(self.path("maps"))
@@ -181,7 +197,8 @@ impl Pid {
                     start: u64::from_str_radix(start, 16).expect("hex"),
                     end: u64::from_str_radix(end, 16).expect("hex"),
                     protection,
-                    name: fields.skip(3).collect::<Vec<_>>().join(" "),
+                    inode: fields.nth(2).and_then(|inode| inode.parse().ok()).expect("inode"),
+                    name: fields.collect::<Vec<_>>().join(" "),
                 }
             })
             .collect()

@@ -7,13 +7,16 @@
 //! * [`Daemon`]: a daemon of a test's own.
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
+//! * [`native`]: a guest that has been taken over, step by step.
 //! * [`sessions`]: sessions of small guests.
-//! * [`instances`]: running instances as the kernel shows them.
+//! * [`instances`]: running instances as the kernel shows them; [`lifecycle`]: what a crash leaves behind.
 
 pub mod attacker;
 mod daemon;
 pub mod guests;
 pub mod instances;
+pub mod lifecycle;
+pub mod native;
 mod process;
 mod programs;
 mod scratch;

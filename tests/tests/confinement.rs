@@ -85,6 +85,9 @@ fn an_instance_sees_an_empty_world() {
         for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
             assert_ne!(family.instance.namespace(kind), own.namespace(kind), "{kind} namespace");
         }
+        if std::path::Path::new("/proc/self/timens_offsets").exists() {
+            assert_ne!(family.instance.namespace("time"), own.namespace("time"), "time namespace");
+        }
         assert_eq!(family.instance.root_directory(), Vec::<String>::new(), "the root directory is empty");
         let mounts = family.instance.mounts();
         assert_eq!(mounts.len(), 1, "nothing else is mounted: {mounts:?}");

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::Options;
-use ipc::report::{Outcome, Report, Value};
+use ipc::interface::FunctionId;
+use ipc::report::{Outcome, Report, Value, Violation};
+use ipc::ring::FINISHED;
 use policies::Policy;
 use supervisor::{
     Config, Entry, Error, Extern, HostFunction, Job, Module, ModuleSource, PoolLimits, Supervisor, ValType,
 };
 use tokio::sync::{Mutex, MutexGuard};
 use whole_system_tests::assert_no_orphans;
+use whole_system_tests::attacker::Attacker;
 use whole_system_tests::instances::Pid;
 
 /// Counts in linear memory, a global and a table, and returns the sum: 3 in a fresh instance.
@@ -198,6 +201,7 @@ async fn a_local_shard_runs_jobs_on_the_calling_thread() {
         })
         .await;
     drop(tasks);
+    drop(supervisor);
     assert_no_orphans();
 }
 
@@ -270,5 +274,53 @@ async fn parked_instances_end_like_all_others() {
     assert_eq!(run("call").await, Outcome::Exited { code: 0, results: vec![Value::I32(7)] });
     assert!(matches!(run("forever").await, Outcome::LimitReached(_)));
     drop(supervisor);
+    assert_no_orphans();
+}
+
+/// A call of the shim's own, which the supervisor counts and answers with an error.
+fn a_call() -> u64 {
+    u64::from(FunctionId::proc_exit.number())
+}
+
+/// An instance that says that it has finished, but goes on submitting calls and ringing for ever.
+#[tokio::test]
+async fn an_instance_that_goes_on_after_its_end_is_killed_and_not_served() {
+    let _alone = alone();
+    let policy = || Policy::builtin("default").unwrap();
+    let attacker = Attacker::with_pool(policy(), PoolLimits { min: 1, max: 1 }).await;
+    // The first one is forked on demand, and one is parked after it.
+    attacker.attack("peek", &[ipc::layout::RING_BASE]).await;
+    let waiting = parked(1).await[0];
+    let limit = Duration::from_millis(200);
+    let report = attacker.attack_for("submit-two", &[a_call(), a_call()], limit).await;
+    assert_eq!((report.usage.host_calls, report.exit_status()), (2, 124), "what it submits is served");
+    waiting.wait_until_dead();
+
+    let waiting = parked(1).await[0];
+    let report = attacker.attack("submit-two", &[u64::from(FINISHED), a_call()]).await;
+    assert_eq!(report.outcome, Outcome::Exited { code: 0, results: vec![Value::I64(FINISHED.into())] });
+    assert_eq!(report.usage.host_calls, 0, "nothing is served after its end");
+    waiting.wait_until_dead();
+    // The next one is another.
+    assert_ne!(parked(1).await[0], waiting);
+    assert!(attacker.answer("peek", &[ipc::layout::RING_BASE]).await.is_some());
+    drop(attacker);
+    assert_no_orphans();
+}
+
+/// Only an instance that was told to wait at its end may say that it has finished.
+#[tokio::test]
+async fn finishing_without_having_been_asked_to_wait_is_a_violation() {
+    let _alone = alone();
+    let attacker =
+        Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await;
+    let unknown = |outcome: &Outcome| match outcome {
+        Outcome::Violated(Violation::Ring { rule }) => rule.contains(&format!("unknown function {FINISHED}")),
+        _ => false,
+    };
+    let finish = [u64::from(FINISHED), a_call()];
+    let report = attacker.attack("submit-two", &finish).await;
+    assert!(unknown(&report.outcome), "forked on demand: {:?}", report.outcome);
+    drop(attacker);
     assert_no_orphans();
 }

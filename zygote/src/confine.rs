@@ -9,10 +9,11 @@ use core::ffi::CStr;
 use ipc::control::{Command, Step, layer};
 use linux_raw_sys::errno::{EINVAL, ENOENT, EPERM};
 use linux_raw_sys::general::{
-    __NR_capset, __NR_chdir, __NR_landlock_create_ruleset, __NR_landlock_restrict_self, __NR_mount,
-    __NR_pivot_root, __NR_setgroups, __NR_sethostname, __NR_setresgid, __NR_setresuid, __NR_umount2,
-    __NR_unshare, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS,
-    MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC,
+    __NR_capset, __NR_chdir, __NR_keyctl, __NR_landlock_create_ruleset, __NR_landlock_restrict_self,
+    __NR_mount, __NR_openat, __NR_pivot_root, __NR_setgroups, __NR_sethostname, __NR_setresgid,
+    __NR_setresuid, __NR_umount2, __NR_unshare, __NR_write, AT_FDCWD, CLONE_NEWCGROUP, CLONE_NEWIPC,
+    CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWTIME, CLONE_NEWUSER, CLONE_NEWUTS, MNT_DETACH, MS_NODEV, MS_NOEXEC,
+    MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, O_WRONLY,
 };
 use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::prctl::{
@@ -37,6 +38,14 @@ pub fn new_user_namespace() -> Result<(), Failed> {
 /// asks for, but for the seccomp filter.
 pub fn confine(command: &Command) -> Result<(), Failed> {
     let wants = |bit| command.layers & bit != 0;
+    // With the old ids, which own the files in /proc that this takes; and the last look at /proc.
+    if wants(layer::TIME_NAMESPACE) {
+        unshare(CLONE_NEWTIME).map_err(failed(Step::UnshareTime))?;
+        set_clocks(command.clock_offsets).map_err(failed(Step::ClockOffsets))?;
+    }
+    if wants(layer::OWN_KEYRING) {
+        join_empty_keyring().map_err(failed(Step::Keyring))?;
+    }
     take_ids(command).map_err(failed(Step::SetIds))?;
     let namespaces = [
         (Step::UnshareMount, CLONE_NEWNS),
@@ -75,6 +84,75 @@ pub fn confine(command: &Command) -> Result<(), Failed> {
 fn unshare(flags: u32) -> Result<(), Errno> {
     // SAFETY: takes no pointer.
     unsafe { sys::call(__NR_unshare, [u64::from(flags), 0, 0, 0, 0, 0]) }.map(|_| ())
+}
+
+/// Sets the clocks of the time namespace that children enter; this process itself stays where it is (time_namespaces(7)).
+fn set_clocks(offsets: [i64; 2]) -> Result<(), Errno> {
+    let mut text = Offsets::default();
+    for (clock, seconds) in [&b"monotonic "[..], b"boottime "].into_iter().zip(offsets) {
+        text.push(clock);
+        text.push_number(seconds);
+        text.push(b" 0\n");
+    }
+    let path = c"/proc/self/timens_offsets".as_ptr() as u64;
+    // SAFETY: a zero-terminated path.
+    let file = unsafe { sys::call(__NR_openat, [AT_FDCWD as u64, path, u64::from(O_WRONLY), 0, 0, 0])? };
+    let (bytes, length) = (text.bytes.as_ptr() as u64, text.length as u64);
+    // SAFETY: the text is readable for its length.
+    let written = unsafe { sys::call(__NR_write, [file, bytes, length, 0, 0, 0]) };
+    sys::close(file as i32);
+    written.map(|_| ())
+}
+
+/// What the kernel reads from `timens_offsets`.
+struct Offsets {
+    /// More than two clocks and two numbers of 20 characters take.
+    bytes: [u8; 80],
+    length: usize,
+}
+
+impl Default for Offsets {
+    fn default() -> Self {
+        Self { bytes: [0; 80], length: 0 }
+    }
+}
+
+impl Offsets {
+    fn push(&mut self, text: &[u8]) {
+        for byte in text {
+            if let Some(place) = self.bytes.get_mut(self.length) {
+                *place = *byte;
+                self.length += 1;
+            }
+        }
+    }
+
+    fn push_number(&mut self, number: i64) {
+        if number < 0 {
+            self.push(b"-");
+        }
+        let mut digits = [0u8; 20];
+        let mut rest = number.unsigned_abs();
+        let mut first = digits.len();
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.push(&digits[first..]);
+    }
+}
+
+/// linux/keyctl.h.
+const KEYCTL_JOIN_SESSION_KEYRING: u64 = 1;
+
+/// Leaves the supervisor's session keyring for a new one, whose keys nobody else has (session-keyring(7)).
+fn join_empty_keyring() -> Result<(), Errno> {
+    // SAFETY: no name, so no pointer.
+    unsafe { sys::call(__NR_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0]) }.map(|_| ())
 }
 
 /// Becomes the one user and group that the namespace maps. Supplementary groups cannot be dropped where

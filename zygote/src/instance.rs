@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::control::Step;
-use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind};
+use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, DOORBELL_FD, RING_BASE, STACK_TOP};
 use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA,
@@ -31,6 +31,8 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
         touch_pages();
         wait_for_go();
     }
+    // What dies before this has done nothing, and its job can have another instance.
+    go_word().store(go::TAKEN, Ordering::Release);
     // SAFETY: the ring is mapped; the header is plain integers, and the supervisor has finished writing it.
     let job = unsafe { ((RING_BASE as usize + JOB_OFFSET) as *const JobHeader).read_volatile() };
     or_fail(Step::Rlimits, sys::set_limit(RLIMIT_DATA, job.data_limit, job.data_limit));
@@ -44,21 +46,26 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
 }
 
 /// The word that tells of the job.
-fn go() -> &'static AtomicU32 {
-    let go = (RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, go)) as *mut u32;
+fn go_word() -> &'static AtomicU32 {
+    let word = (RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, go)) as *mut u32;
     // SAFETY: an aligned word of the ring, which stays mapped as long as this process lives.
-    unsafe { AtomicU32::from_ptr(go) }
+    unsafe { AtomicU32::from_ptr(word) }
 }
 
 fn has_job() -> bool {
-    go().load(Ordering::Acquire) != 0
+    go_word().load(Ordering::Acquire) != go::PARKED
 }
 
 /// Parks until the supervisor gives the job.
 fn wait_for_go() {
     while !has_job() {
         // SAFETY: waits on a word of the mapped ring; whatever the result, the loop looks again.
-        let _ = unsafe { sys::call(__NR_futex, [go().as_ptr() as u64, u64::from(FUTEX_WAIT), 0, 0, 0, 0]) };
+        let _ = unsafe {
+            sys::call(
+                __NR_futex,
+                [go_word().as_ptr() as u64, u64::from(FUTEX_WAIT), u64::from(go::PARKED), 0, 0, 0],
+            )
+        };
     }
 }
 

@@ -84,7 +84,11 @@ fn serve(layers: u64, vdso: u64) -> ! {
         if received.command.kind != command::SPAWN_MODULE || artifact < 0 || socket < 0 {
             control::give_up(received.command.id, Step::Receive, Errno(EBADMSG as i32));
         }
-        match fork(CLONE_NEWPID) {
+        let namespace = match received.command.layers & layer::PID_NAMESPACE {
+            0 => 0,
+            _ => CLONE_NEWPID,
+        };
+        match fork(namespace) {
             Ok(Forked::Child) => module::run(&received, artifact, socket, vdso),
             Ok(Forked::Parent { pid, pidfd }) => {
                 let spawned =

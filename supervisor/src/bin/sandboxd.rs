@@ -8,8 +8,8 @@ use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::arguments::ConfigurationArguments;
 use supervisor::configuration::{CONNECTIONS_MAX, JOBS_MAX, SHARDS_MAX};
-use supervisor::daemon::signals::{self, Interrupts};
-use supervisor::daemon::{self, Bounds, Listener};
+use supervisor::daemon::signals::{self, Hangup, Interrupts};
+use supervisor::daemon::{self, Bounds, Listener, Policies};
 use supervisor::{Config, Supervisor};
 
 /// Run confined WebAssembly jobs for clients on a Unix socket.
@@ -24,6 +24,9 @@ struct Options {
     /// Directory of the artifact cache [default: $SANDBOXD_STATE_DIR, else sandboxd in the user's cache directory].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Directory of policies: NAME.toml is the policy NAME. Read anew at SIGHUP and by `sandboxctl policy reload`.
+    #[arg(long, value_name = "DIR")]
+    policy_dir: Option<PathBuf>,
     /// Number of shards, each a thread with its own zygotes [default: one per processor].
     #[arg(long, value_name = "N", value_parser = up_to(SHARDS_MAX))]
     shards: Option<u32>,
@@ -53,7 +56,9 @@ enum Error {
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
     #[error(transparent)]
-    Policy(#[from] policies::Error),
+    Policies(#[from] daemon::PolicyErrors),
+    #[error(transparent)]
+    Configuration(#[from] policies::Error),
 }
 
 fn main() -> ExitCode {
@@ -87,8 +92,10 @@ fn run(options: Options) -> Result<(), Error> {
 
 async fn serve(options: Options) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
-    let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
+    let mut interrupts = Interrupts::catch_but_hangup().map_err(Error::Signals)?;
+    let hangup = Hangup::catch().map_err(Error::Signals)?;
     let given = options.configuration.configuration()?;
+    let policies = Policies::load(options.policy_dir.or_else(|| given.policy_dir.clone()), say)?;
     let path = options.socket.or_else(|| given.socket.clone());
     let path = path.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
@@ -103,7 +110,8 @@ async fn serve(options: Options) -> Result<(), Error> {
         connections: options.max_connections.or(given.max_connections).unwrap_or(default.connections),
         jobs: options.max_jobs.or(given.max_jobs).unwrap_or(default.jobs),
     };
-    Ok(daemon::serve(listener, supervisor, bounds, interrupts.arrived()).await?)
+    daemon::serve(listener, supervisor, bounds, policies, hangup, interrupts.arrived()).await;
+    Ok(())
 }
 
 /// Every job holds descriptors of its client: the usual soft limit of 1024 is soon reached. Best effort: with a

@@ -18,7 +18,7 @@ use crate::error::{Error, system};
 use crate::zygote::root::{INSIDE_ID, map_ids};
 use crate::{host, process};
 
-/// The layers of every worker: all but the one that guards an instance's code.
+/// The layers of every worker: all but the one that guards an instance's code, and those that a host may lack.
 const LAYERS: u64 = layer::USER_NAMESPACE
     | layer::MOUNT_NAMESPACE
     | layer::PID_NAMESPACE
@@ -33,6 +33,9 @@ const LAYERS: u64 = layer::USER_NAMESPACE
     | layer::SECCOMP
     | layer::RLIMITS
     | layer::UNDUMPABLE;
+
+/// Layers of workers on hosts that have them.
+const OPTIONAL_LAYERS: u64 = layer::TIME_NAMESPACE | layer::OWN_KEYRING;
 
 /// How long a zygote may take to do what takes it milliseconds, before it counts as dead.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,10 +87,13 @@ pub(super) fn start(config: &Config) -> Result<Zygote, Error> {
         packet.extend_from_slice(filter);
         ipc::fdpass::send(&zygote.control, &packet, &[]).map(|_| ()).map_err(|error| zygote.silent(error))
     };
+    let missing = host::missing_optional_layers().iter().fold(0, |all, (bit, _)| all | bit);
+    let layers = LAYERS | (OPTIONAL_LAYERS & !missing);
     let confine = Command {
         kind: command::CONFINE,
         // The worker does by itself what the last two stand for.
-        layers: LAYERS,
+        layers,
+        clock_offsets: host::clocks_from_now(),
         landlock: host::landlock_handled(host::landlock_abi()),
         uid: INSIDE_ID,
         gid: INSIDE_ID,
@@ -99,8 +105,8 @@ pub(super) fn start(config: &Config) -> Result<Zygote, Error> {
     let filter_len = filter_program.len() as u32;
     send(&Command { kind: command::MAPPED, filter_len, ..Command::default() }, &filter)?;
     let ready = zygote.expect(reply::READY)?;
-    if ready.layers != LAYERS {
-        return Err(died(format!(": layers {:#x} instead of {LAYERS:#x}", ready.layers)));
+    if ready.layers != layers {
+        return Err(died(format!(": layers {:#x} instead of {layers:#x}", ready.layers)));
     }
     Ok(zygote)
 }

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Counted, Shared, module_error, request};
+use super::{Counted, Shared, listener, module_error, policies, request};
 use crate::{HostReport, Module};
 
 /// A frame that has begun must be complete within this time or twice it; so must a hello.
@@ -141,6 +141,8 @@ impl Connection<'_> {
                         Request::Unload(id) => self.unload(id),
                         Request::Status => Ok(self.status()),
                         Request::Doctor => doctor().await,
+                        Request::Policies => Ok(self.policies()),
+                        Request::ReloadPolicies => self.reload_policies().await,
                         Request::Run(_) | Request::Load(_) => continue,
                     }
                 }
@@ -196,6 +198,19 @@ impl Connection<'_> {
             Some(_) => Ok(Response::Unloaded),
             None => Err(request::RequestError::NoSuchModule(id).into()),
         }
+    }
+
+    fn policies(&self) -> Response {
+        Response::Policies(
+            self.shared.policies.current().iter().map(|policy| policies::info(policy)).collect(),
+        )
+    }
+
+    /// For the daemon's own user and root alone, whoever else is served.
+    async fn reload_policies(&self) -> Result<Response, ErrorReply> {
+        let refused = |reason: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Policy, reason);
+        listener::check_owner(self.peer).map_err(|error| refused(&error))?;
+        self.shared.policies.reload().await.map(Response::Reloaded).map_err(|reason| refused(&reason))
     }
 
     fn status(&self) -> Response {

@@ -132,7 +132,11 @@ impl Listener {
 
 /// Whether the process at the other end may use the daemon: its own user, and root.
 pub fn check_peer(stream: &UnixStream) -> Result<(), PeerError> {
-    let peer = stream.peer_cred().map_err(PeerError::Unknown)?.uid();
+    check_owner(stream.peer_cred().map_err(PeerError::Unknown)?.uid())
+}
+
+/// Whether a user is the daemon's own, or root.
+pub(super) fn check_owner(peer: u32) -> Result<(), PeerError> {
     let own = nix::unistd::geteuid().as_raw();
     if peer == own || peer == 0 { Ok(()) } else { Err(PeerError::Stranger { own, peer }) }
 }
@@ -268,6 +272,15 @@ mod tests {
         assert_eq!(mode(path.parent().expect("parent")), 0o700);
         drop(listener);
         assert_eq!(std::fs::read_dir(directory.path().join("run")).expect("directory").count(), 0);
+    }
+
+    #[test]
+    fn owners_are_the_own_user_and_root() {
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(check_owner(own).is_ok() && check_owner(0).is_ok());
+        for other in [own + 1, u32::MAX] {
+            assert!(matches!(check_owner(other), Err(PeerError::Stranger { .. })), "{other}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!
 //! * [`listener`]: the socket, and the right to serve it.
 //! * `connection`: one client, from hello to end.
+//! * [`policies`](Policies): the policies that clients can name, and their reload.
 //! * `request`: from a request and its descriptors to a job of the supervisor.
 //! * [`module_error`], [`signals`]: what `sandboxctl` without a daemon does in the same way.
 //!
@@ -13,14 +14,11 @@
 //! credentials of every peer are checked again. Clients are not trusted beyond that: they can ask for jobs, and
 //! the daemon never opens a path on their word.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use policies::Policy;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, LocalSet};
@@ -30,9 +28,11 @@ use crate::{Config, Supervisor};
 mod connection;
 pub mod listener;
 pub mod module_error;
+mod policies;
 mod request;
 pub mod signals;
 
+pub use self::policies::{Policies, PolicyErrors};
 pub use listener::{ListenError, Listener};
 
 /// Where artifacts are cached, by the daemon and by `sandboxctl` without one: as the user says, else
@@ -71,8 +71,8 @@ struct Shared {
     load_permits: Semaphore,
     connections: AtomicU32,
     jobs: AtomicU32,
-    /// The built-in policies, parsed once.
-    policies: HashMap<String, Arc<Policy>>,
+    /// The policies that have names.
+    policies: Policies,
 }
 
 /// Counts something for as long as it lives.
@@ -92,20 +92,15 @@ impl Drop for Counted<'_> {
 }
 
 /// Serves clients until `end` is ready. Then all connections are closed and their jobs cancelled; the socket is
-/// gone when this returns.
-///
-/// # Errors
-/// A built-in policy that does not parse, which only a broken build can have.
+/// gone when this returns. `reload` asks for the policies to be read anew.
 pub async fn serve(
     listener: Listener,
     supervisor: Supervisor,
     bounds: Bounds,
+    policies: Policies,
+    reload: signals::Hangup,
     end: impl Future<Output = ()>,
-) -> Result<(), policies::Error> {
-    let mut policies = HashMap::new();
-    for name in Policy::names() {
-        policies.insert(name.to_string(), Arc::new(Policy::builtin(name)?));
-    }
+) {
     let shared = Rc::new(Shared {
         supervisor,
         bounds,
@@ -116,11 +111,15 @@ pub async fn serve(
         policies,
     });
     // Connections live on this thread: everything they share needs no lock.
-    LocalSet::new().run_until(accept_until(&listener, &shared, end)).await;
-    Ok(())
+    LocalSet::new().run_until(accept_until(&listener, &shared, reload, end)).await;
 }
 
-async fn accept_until(listener: &Listener, shared: &Rc<Shared>, end: impl Future<Output = ()>) {
+async fn accept_until(
+    listener: &Listener,
+    shared: &Rc<Shared>,
+    mut reload: signals::Hangup,
+    end: impl Future<Output = ()>,
+) {
     let mut end = std::pin::pin!(end);
     let mut connections = JoinSet::new();
     loop {
@@ -129,6 +128,11 @@ async fn accept_until(listener: &Listener, shared: &Rc<Shared>, end: impl Future
             () = &mut end => break,
             // Only to forget tasks that are done: what went wrong in a connection has been told to its client.
             Some(_) = connections.join_next() => {}
+            () = reload.arrived() => {
+                let shared = Rc::clone(shared);
+                // Its result has been logged.
+                connections.spawn_local(async move { drop(shared.policies.reload().await) });
+            }
             stream = listener.accept() => {
                 let shared = Rc::clone(shared);
                 connections.spawn_local(async move { connect(stream, &shared).await });

@@ -209,16 +209,12 @@ fn read_module(file: File) -> Result<Vec<u8>, RequestError> {
 }
 
 fn policy(request: &PolicyRequest, shared: &Shared) -> Result<Arc<Policy>, ErrorReply> {
-    match request {
-        PolicyRequest::Named(name) => match shared.policies.get(name) {
-            Some(policy) => Ok(Arc::clone(policy)),
-            // It knows what to say about a name that there is not.
-            None => Policy::builtin(name).map(Arc::new).map_err(|e| ErrorReply::new(ErrorKind::Policy, e)),
-        },
-        PolicyRequest::Text { name, toml } => Policy::parse(toml, &one_line(name))
-            .map(Arc::new)
-            .map_err(|e| ErrorReply::new(ErrorKind::Policy, e)),
-    }
+    let known = shared.policies.current();
+    let policy = match request {
+        PolicyRequest::Named(name) => known.get(name).map(Arc::clone),
+        PolicyRequest::Text { name, toml } => known.parse(toml, &one_line(name)).map(Arc::new),
+    };
+    policy.map_err(|error| ErrorReply::new(ErrorKind::Policy, error))
 }
 
 /// One trust domain per user, unless the user divides it further. Users never share one.

@@ -16,8 +16,20 @@ impl Interrupts {
     /// # Errors
     /// As sigaction(2).
     pub fn catch() -> io::Result<Self> {
+        Self::catch_these(&[SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()])
+    }
+
+    /// The same for a program to which a hang-up means something else, see [`Hangup`].
+    ///
+    /// # Errors
+    /// As sigaction(2).
+    pub fn catch_but_hangup() -> io::Result<Self> {
+        Self::catch_these(&[SignalKind::interrupt(), SignalKind::terminate()])
+    }
+
+    fn catch_these(kinds: &[SignalKind]) -> io::Result<Self> {
         let mut caught = Vec::new();
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        for kind in kinds.iter().copied() {
             if !is_ignored(kind.as_raw_value())? {
                 caught.push(signal(kind)?);
             }
@@ -32,6 +44,29 @@ impl Interrupts {
             false => Poll::Pending,
         })
         .await;
+    }
+}
+
+/// SIGHUP, which asks a daemon to read its policies anew. One that is ignored stays ignored, as whoever started us wants it.
+#[derive(Debug)]
+pub struct Hangup(Option<Signal>);
+
+impl Hangup {
+    /// Catches it from now on. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// As sigaction(2).
+    pub fn catch() -> io::Result<Self> {
+        let kind = SignalKind::hangup();
+        Ok(Self(if is_ignored(kind.as_raw_value())? { None } else { Some(signal(kind)?) }))
+    }
+
+    /// Ready when one has arrived; several that come at once may count as one.
+    pub async fn arrived(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use std::ffi::CStr;
 use std::io::Error as OsError;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::Path;
 
 use super::{Status, read};
 
@@ -99,6 +98,21 @@ pub(super) fn executable_memfd() -> Status {
     )
 }
 
+pub(super) fn keyring() -> Status {
+    const KEYCTL_GET_KEYRING_ID: libc::c_long = 0;
+    const KEY_SPEC_USER_KEYRING: libc::c_long = -4;
+    // SAFETY: takes no pointer; asks which keyring this user has and creates none.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_USER_KEYRING, 0) };
+    let error = OsError::last_os_error();
+    if result >= 0 || error.raw_os_error() == Some(libc::ENOKEY) {
+        return Status::available();
+    }
+    Status::missing(
+        format!("keyctl(2): {error}"),
+        "a kernel with CONFIG_KEYS=y; in a container, let its seccomp profile allow keyctl(2)",
+    )
+}
+
 pub(super) fn vdso_clock() -> Status {
     /// Clock sources that the kernel's vDSO reads without a system call on x86-64 (enum vdso_clock_mode).
     const IN_VDSO: [&str; 3] = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
@@ -114,34 +128,6 @@ pub(super) fn vdso_clock() -> Status {
         ),
         "boot with clocksource=tsc (and tsc=reliable on a virtual machine whose host guarantees it)",
     )
-}
-
-pub(super) fn cgroup_v2() -> Status {
-    const REMEDY: &str = "run under a service manager that delegates a cgroup, for example systemd-run --user \
-                          --scope -p Delegate=yes, or as root";
-    let Some(own) = read("/proc/self/cgroup")
-        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::").map(str::to_owned)))
-    else {
-        return Status::missing("this process is in no cgroup v2", "boot with the unified cgroup hierarchy");
-    };
-    let directory = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
-    let Some(controllers) = read(directory.join("cgroup.controllers")) else {
-        return Status::missing(
-            format!("no cgroup v2 hierarchy at {}", directory.display()),
-            "mount -t cgroup2 none /sys/fs/cgroup, or boot with the unified hierarchy",
-        );
-    };
-    if !["memory", "pids"].iter().all(|wanted| controllers.split(' ').any(|has| has == *wanted)) {
-        return Status::missing(
-            format!("the controllers memory and pids are not delegated (only: {controllers})"),
-            REMEDY,
-        );
-    }
-    let writable = |path: &Path| nix::unistd::eaccess(path, nix::unistd::AccessFlags::W_OK).is_ok();
-    if !writable(&directory) || !writable(&directory.join("cgroup.procs")) {
-        return Status::missing(format!("{} is not writable", directory.display()), REMEDY);
-    }
-    Status::with(format!("delegated at {}: {controllers}", directory.display()))
 }
 
 #[cfg(test)]

@@ -112,6 +112,26 @@ pub(super) fn namespace(flag: i32, config: &str) -> Status {
     }
 }
 
+pub(super) fn time() -> Status {
+    const CLONE_NEWTIME: i32 = 0x80;
+    match clock_offsets() {
+        Status::Available { .. } => namespace(CLONE_NEWTIME, "CONFIG_TIME_NS"),
+        missing => missing,
+    }
+}
+
+/// Whether there is the file by which the zygote sets the clocks of its time namespace.
+pub(super) fn clock_offsets() -> Status {
+    const FILE: &str = "/proc/self/timens_offsets";
+    if Path::new(FILE).exists() {
+        return Status::available();
+    }
+    Status::missing(
+        format!("there is no {FILE}"),
+        "Linux 5.6 or newer with CONFIG_TIME_NS=y, and /proc mounted",
+    )
+}
+
 pub(super) fn empty_root() -> Status {
     match in_child(&[unshare_user, unshare_more, mounts_private], libc::CLONE_NEWNS) {
         Probe::Passed => Status::available(),

@@ -7,21 +7,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, job_flags};
+use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, go, job_flags};
 use ipc::layout::STACK_TOP;
-use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, Report, Usage, Value};
+use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
 use policies::Filesystem;
-use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, errno};
 use crate::job::{Entry, Job, Preopen};
 use crate::module::{EntryPoint, Module};
+use crate::observed::{Calls, Observed};
 use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{Death, ModuleZygote};
 
 mod conversation;
+mod limits;
 mod outcome;
 mod provided;
 mod seat;
@@ -30,6 +31,7 @@ mod shared_memory;
 
 pub(crate) use conversation::{Answer, Operation, Request};
 use conversation::{Conversation, UnderWay};
+use limits::Limits;
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
@@ -59,31 +61,8 @@ pub(crate) struct Confined {
     pub(crate) layers: u64,
     /// Layers that are not.
     pub(crate) missing: Vec<MissingLayer>,
-}
-
-/// Effective limits of one job.
-struct Limits {
-    memory: u64,
-    wall_time: Option<Duration>,
-    cpu_seconds: u64,
-    stack: u64,
-    calls: Option<u64>,
-    fuel: Option<u64>,
-}
-
-impl Limits {
-    fn of(job: &Job) -> Self {
-        let policy = job.policy.limits();
-        Self {
-            memory: job.memory_limit(),
-            wall_time: [job.limits.wall_time, policy.wall_time].into_iter().flatten().min(),
-            // RLIMIT_CPU counts whole seconds.
-            cpu_seconds: policy.cpu_time.map_or(0, |t| t.as_secs_f64().ceil().max(1.0) as u64),
-            stack: policy.stack,
-            calls: policy.host_calls,
-            fuel: [job.limits.fuel, policy.fuel].into_iter().flatten().min(),
-        }
-    }
+    /// Seconds by which its monotonic clock is ahead of the host's; less than zero in a time namespace.
+    pub(crate) clock_ahead: i64,
 }
 
 /// Ends when the job must end whatever it does: cancelled, or out of time since `started`.
@@ -113,18 +92,19 @@ pub(crate) struct Remains {
     process: Option<Process>,
 }
 
-/// Runs a job in an instance of its own, parked in or forked from the zygote that `zygote` gives. `cancel` ends it from outside. With a
-/// `session` no entry point runs, but what the host app asks for.
+/// Runs a job in an instance of its own, parked in or forked from a zygote that `zygote` gives. `cancel` ends it from outside. With a
+/// `session` no entry point runs, but what the host app asks for. What an instance was seen to do goes to `observed`.
 pub(crate) async fn run(
     mut job: Job,
     confined: &Confined,
-    zygote: impl Future<Output = Result<Rc<ModuleZygote>, Error>>,
+    zygote: impl AsyncFn() -> Result<Rc<ModuleZygote>, Error>,
     cancel: impl Future<Output = ()>,
     session: Option<SessionEnd>,
     remains: &mut Remains,
+    observed: Option<&mut Observed>,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let limits = Limits::of(&job);
+    let limits = Limits::of(job.policy.limits(), &job.limits);
     let module = job.module.clone();
     let entry = match session {
         None => module.entry_point(&job.entry)?,
@@ -137,10 +117,12 @@ pub(crate) async fn run(
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let provided = Provided::new(metadata, &job.imports)?;
     let policy = job.policy.name().to_owned();
+    let dangers = dangers(&job.policy);
     let report = |outcome, usage| Report {
         outcome,
         usage,
         policy: policy.clone(),
+        dangers: dangers.clone(),
         layers: layer_names(confined.layers),
         missing_layers: confined.missing.clone(),
     };
@@ -158,6 +140,13 @@ pub(crate) async fn run(
         return Ok(report(Outcome::Trapped(trap), Usage::default()));
     }
     let (args, env) = granted_strings(&mut job)?;
+    let (args_bytes, env_bytes) = (strings_bytes(&args), strings_bytes(&env));
+    if args_bytes + env_bytes > STRINGS_BYTES {
+        let bytes = args_bytes + env_bytes;
+        return Err(Error::TooManyStrings { what: "arguments and environment", bytes, limit: STRINGS_BYTES });
+    }
+    let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
+    let is_session = session.is_some();
     let clock_resolution_ns = job.policy.wasi().clock_resolution.as_nanos().clamp(1, u64::MAX.into()) as u64;
     let monotonic_offset = monotonic_offset()?;
     let mut wasi = WasiContext::new(WasiConfig {
@@ -169,38 +158,16 @@ pub(crate) async fn run(
         monotonic_offset,
     })?;
 
-    let zygote = tokio::select! {
-        biased;
-        zygote = zygote => zygote?,
-        ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
-    };
-    let (seat, parked) = match zygote.take_parked() {
-        Some(Parked { seat, process }) => (seat, Some(process)),
-        None => (Seat::new()?, None),
-    };
-    // One that is not metered must die before anybody knows what it used.
-    let waits_at_end = session.is_none()
-        && parked.as_ref().is_some_and(Process::is_metered)
-        && can_wait(&job.policy).is_ok();
-    let Remains { seat: place, process: child } = remains;
-    let seat = &*place.insert(seat);
-    let shared = &seat.shared;
-    let (args_bytes, env_bytes) = (strings_bytes(&args), strings_bytes(&env));
-    if args_bytes + env_bytes > STRINGS_BYTES
-        || !shared.write_strings(args.iter().chain(&env).map(Vec::as_slice))
-    {
-        let bytes = args_bytes + env_bytes;
-        return Err(Error::TooManyStrings { what: "arguments and environment", bytes, limit: STRINGS_BYTES });
-    }
-    shared.write_values(&entry.values);
-    shared.arena().write(0, provided.records.as_bytes());
-    let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
-    shared.write_job(&JobHeader {
-        go: 0,
+    let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
+    let calls = Cell::new(0);
+    let seen = Calls::new();
+    let failure = RefCell::new(None);
+    let data_limit = other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA);
+    let header = JobHeader {
+        go: go::PARKED,
         flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 }
-            | if session.is_some() { job_flags::SESSION } else { 0 }
-            | if waits_at_end { job_flags::WAIT_AT_END } else { 0 },
-        data_limit: other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA),
+            | if is_session { job_flags::SESSION } else { 0 },
+        data_limit,
         memory_limit: limits.memory,
         fuel,
         cpu_limit: limits.cpu_seconds,
@@ -221,68 +188,126 @@ pub(crate) async fn run(
         env_count: env.len() as u32,
         env_bytes: env_bytes as u32,
         clock_resolution: clock_resolution_ns,
-        monotonic_offset,
+        // The same reading from a clock that is ahead.
+        monotonic_offset: monotonic_offset
+            .wrapping_sub(confined.clock_ahead.wrapping_mul(1_000_000_000) as u64),
         random_seed: random_seed()?,
-    });
-    shared.go();
-    let process = child.insert(match parked {
-        Some(process) => process,
-        // It never has to wait for its job.
-        None => tokio::select! {
-            biased;
-            forked = seat.fork(&zygote) => forked?,
-            ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
-        },
-    });
-    let calls = Cell::new(0);
-    let failure = RefCell::new(None);
-    let server = Server {
-        shared,
-        doorbell: &seat.doorbell,
-        policy: &job.policy,
-        provided: &provided,
-        failure: &failure,
-        waits_at_end,
-        calls_max: limits.calls,
-        calls: &calls,
     };
-    let closed = {
-        let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
-        let under_way = UnderWay::default();
-        let explain =
-            |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack, failure.take());
-        let conversation = requests.as_mut().map(|requests| Conversation {
-            requests,
-            ready,
-            under_way: &under_way,
-            explain: &explain,
-        });
-        let mut serving = pin!(server.run(&mut wasi, conversation));
-        tokio::select! {
+    let explain =
+        |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack, failure.take());
+    let under_way = UnderWay::default();
+    let mut conversation = requests.as_mut().map(|requests| Conversation {
+        requests,
+        ready,
+        under_way: &under_way,
+        explain: &explain,
+    });
+    let mut start = Start::Usual;
+    let (ending, death, record, values) = loop {
+        // Whatever the first attempt left must not go on beside the second.
+        remains.process = None;
+        let zygote = tokio::select! {
             biased;
-            dead = process.death() => Closed::Dead(dead),
-            ending = &mut interruption => Closed::Ending(ending),
-            ended = &mut serving => match ended {
-                Ended::Violation(violation) => Closed::Ending(Ending::Violation(violation)),
-                Ended::Limit(limit) => Closed::Ending(Ending::Limit(limit)),
-                Ended::Finished => Closed::Finished,
+            zygote = zygote() => match (zygote, start) {
+                (Ok(zygote), _) => zygote,
+                (Err(Error::ZygoteDied { .. }), Start::Usual) => {
+                    start = Start::Again;
+                    continue;
+                }
+                (Err(error), _) => return Err(error),
             },
-            // After the serving, which is where operations begin.
-            ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
-        }
+            ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+        };
+        let parked = if start == Start::Usual { zygote.take_parked() } else { None };
+        let (seat, parked) = match parked {
+            Some(Parked { seat, process }) => (seat, Some(process)),
+            None => (Seat::new()?, None),
+        };
+        // One that is not metered must die before anybody knows what it used.
+        let waits_at_end =
+            !is_session && parked.as_ref().is_some_and(Process::is_metered) && can_wait(&job.policy).is_ok();
+        let seat = &*remains.seat.insert(seat);
+        let shared = &seat.shared;
+        let fits = shared.write_strings(args.iter().chain(&env).map(Vec::as_slice));
+        debug_assert!(fits, "checked above");
+        shared.write_values(&entry.values);
+        shared.arena().write(0, provided.records.as_bytes());
+        let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
+        shared.write_job(&JobHeader { flags: header.flags | wait, ..header });
+        shared.go();
+        let heard = Cell::new(false);
+        // Nothing of the job has happened: neither it says so, nor has it asked for anything.
+        let is_untouched = || shared.is_untaken() && !heard.get();
+        let process = remains.process.insert(match parked {
+            Some(process) => process,
+            // It never has to wait for its job.
+            None => tokio::select! {
+                biased;
+                forked = seat.fork(&zygote) => match forked {
+                    Ok(process) => process,
+                    Err(Error::ZygoteDied { .. }) if start == Start::Usual && is_untouched() => {
+                        start = Start::Again;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+                ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
+            },
+        });
+        let server = Server {
+            shared,
+            doorbell: &seat.doorbell,
+            policy: &job.policy,
+            provided: &provided,
+            failure: &failure,
+            waits_at_end,
+            calls_max: limits.calls,
+            calls: &calls,
+            seen: &seen,
+            heard: &heard,
+        };
+        let closed = {
+            let mut serving = pin!(server.run(&mut wasi, conversation.as_mut()));
+            tokio::select! {
+                biased;
+                dead = process.death(&zygote) => Closed::Dead(dead),
+                ending = &mut interruption => Closed::Ending(ending),
+                ended = &mut serving => match ended {
+                    Ended::Violation(violation) => Closed::Ending(Ending::Violation(violation)),
+                    Ended::Limit(limit) => Closed::Ending(Ending::Limit(limit)),
+                    Ended::Finished => Closed::Finished,
+                },
+                // After the serving, which is where operations begin.
+                ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
+            }
+        };
+        let record = shared.exit_record();
+        let (ending, dead) = match closed {
+            Closed::Dead(dead) => {
+                let nothing_done = match &dead {
+                    Ok(death) => was_killed(death),
+                    Err(error) => matches!(error, Error::ZygoteDied { .. }),
+                };
+                if nothing_done && start == Start::Usual && is_untouched() {
+                    start = Start::Again;
+                    continue;
+                }
+                (Ending::None, dead)
+            }
+            Closed::Ending(ending) => {
+                // The instance may be dead by now, which the zygote tells next.
+                process.kill();
+                (ending, process.death(&zygote).await)
+            }
+            Closed::Finished => (Ending::None, finished(process, &zygote, &record).await),
+        };
+        break (ending, dead?, record, shared.values(entry.results.len()));
     };
-    let record = shared.exit_record();
-    let (ending, dead) = match closed {
-        Closed::Dead(dead) => (Ending::None, dead),
-        Closed::Ending(ending) => {
-            // The instance may be dead by now, which the zygote tells next.
-            process.kill();
-            (ending, process.death().await)
-        }
-        Closed::Finished => (Ending::None, finished(process, &record).await),
-    };
-    let death = dead.map_err(|_| zygote.died())?;
-    let results = entry.results_from(&shared.values(entry.results.len()));
+    if let Some(observed) = observed {
+        *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
+        wasi.observe(observed);
+    }
+    let results = entry.results_from(&values);
     let usage = Usage {
         wall_ns: started.elapsed().as_nanos() as u64,
         cpu_us: death.cpu_us,
@@ -310,10 +335,25 @@ pub(crate) async fn run(
     Ok(report(outcome, usage))
 }
 
+/// How a job gets its instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Parked, or else forked.
+    Usual,
+    /// Forked on demand: what it was given first was killed from outside before it had taken the job. Once only, so that a
+    /// host that kills everything gets its answer.
+    Again,
+}
+
+/// Whether it was killed by the host: no instance can send a signal.
+fn was_killed(death: &Death) -> bool {
+    libc::WIFSIGNALED(death.status) && libc::WTERMSIG(death.status) == libc::SIGKILL
+}
+
 /// Why the conversation with an instance is over.
 enum Closed {
     /// It is dead; an error: its zygote is, too.
-    Dead(Result<Death, RecvError>),
+    Dead(Result<Death, Error>),
     /// It must end.
     Ending(Ending),
     /// It has finished and waits.
@@ -322,16 +362,15 @@ enum Closed {
 
 /// The end of an instance that has finished and waits to be killed: as if it had exited as its record says. What kills it is
 /// its [`Remains`], once the report is on its way.
-async fn finished(process: &mut Process, record: &ExitRecord) -> Result<Death, RecvError> {
+async fn finished(process: &mut Process, zygote: &ModuleZygote, record: &ExitRecord) -> Result<Death, Error> {
     let status = ((record.code & 0xff) as i32) << 8;
     if let Some(Used { cpu_us, resident_bytes }) = process.used() {
         return Ok(Death { status, cpu_us, peak_bytes: resident_bytes });
     }
     process.kill();
-    let death = process.death().await?;
+    let death = process.death(zygote).await?;
     // Unless it did not wait after all, but ended in a way of its own.
-    let killed = libc::WIFSIGNALED(death.status) && libc::WTERMSIG(death.status) == libc::SIGKILL;
-    Ok(if killed { Death { status, ..death } } else { death })
+    Ok(if was_killed(&death) { Death { status, ..death } } else { death })
 }
 
 /// Whether the instance may ring its doorbell and wait on its ring, which a policy for jobs without host calls need not allow.
@@ -358,6 +397,15 @@ async fn sleep(limit: Option<Duration>, started: Instant) {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// What a report says of where the policy may widen.
+pub(crate) fn dangers(policy: &policies::Policy) -> Vec<PolicyDanger> {
+    let danger = |danger: &policies::Danger| PolicyDanger {
+        policy: danger.policy.to_string(),
+        reason: danger.reason.clone(),
+    };
+    policy.dangers().iter().map(danger).collect()
 }
 
 fn layer_names(layers: u64) -> Vec<String> {

@@ -66,9 +66,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Waits until it is dead and reaped. An error: its zygote died first. Not to be asked again after that.
-    pub(super) async fn death(&mut self) -> Result<Death, oneshot::error::RecvError> {
-        let death = (&mut self.death).await;
+    /// Waits until it is dead and reaped. An error: its zygote died first, or does not tell. Not to be asked again after that.
+    pub(super) async fn death(&mut self, zygote: &ModuleZygote) -> Result<Death, Error> {
+        let ended = || has_ended(self.pidfd.as_fd());
+        let told = zygote.patiently(ended, &mut self.death).await;
+        let death = told.and_then(Result::ok).ok_or_else(|| zygote.died());
         self.dead = death.is_ok();
         death
     }
@@ -82,8 +84,7 @@ impl Process {
     pub(super) fn used(&self) -> Option<Used> {
         let used = self.meter.as_ref()?.read()?;
         // While it lives its process id is nobody else's, so the figures are its own.
-        let mut alive = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut alive, PollTimeout::ZERO), Ok(0)).then_some(used)
+        (!has_ended(self.pidfd.as_fd())).then_some(used)
     }
 
     /// Kills it. Does nothing if it is dead, which its zygote tells.
@@ -143,6 +144,12 @@ impl Meter {
         let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(Used { cpu_us, resident_bytes: pages.saturating_mul(ipc::layout::PAGE) })
     }
+}
+
+/// Whether the process behind a pidfd has ended, reaped or not; also when that cannot be told.
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut process = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    !matches!(poll(&mut process, PollTimeout::ZERO), Ok(0))
 }
 
 /// Kills the process behind a pidfd.

@@ -12,6 +12,7 @@ use super::conversation::Conversation;
 use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
+use crate::observed::Calls;
 use crate::wasi::WasiContext;
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
@@ -44,13 +45,21 @@ pub(crate) struct Server<'s> {
     pub(crate) calls_max: Option<u64>,
     /// Calls served so far.
     pub(crate) calls: &'s std::cell::Cell<u64>,
+    /// The same by function.
+    pub(crate) seen: &'s Calls,
+    /// Whether the instance has submitted anything.
+    pub(crate) heard: &'s std::cell::Cell<bool>,
 }
 
 impl Server<'_> {
     /// Serves until the instance must be ended. Dropping the future at any point leaves nothing behind.
     ///
     /// In a session the instance gets its commands here too: they are the answers to its replies.
-    pub(crate) async fn run(&self, wasi: &mut WasiContext, mut session: Option<Conversation<'_>>) -> Ended {
+    pub(crate) async fn run(
+        &self,
+        wasi: &mut WasiContext,
+        mut session: Option<&mut Conversation<'_>>,
+    ) -> Ended {
         let indices = self.shared.indices();
         // Private copies of the indices that this side writes: the instance cannot move them.
         let (mut head, mut completed) = (0u32, 0u32);
@@ -68,6 +77,7 @@ impl Server<'_> {
                 }
                 continue;
             }
+            self.heard.set(true);
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
@@ -112,6 +122,7 @@ impl Server<'_> {
             if let Some(limit) = self.count() {
                 return Ended::Limit(limit);
             }
+            self.seen.count(call.function);
             let (errno, written) = match wasi.call(&call).await {
                 Answer::Done { errno, written } => (errno, written),
                 Answer::Limit(limit) => return Ended::Limit(limit),
@@ -137,6 +148,7 @@ impl Server<'_> {
         if let Some(limit) = self.count() {
             return Err(Ended::Limit(limit));
         }
+        self.seen.imports.set(self.seen.imports.get().saturating_add(1));
         let result = call.serve().await;
         let errno = u32::from(result.is_err());
         *self.failure.borrow_mut() = result.err();

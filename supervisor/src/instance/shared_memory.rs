@@ -5,11 +5,11 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::job::{
     ARENA_BYTES, ARENA_OFFSET, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, INDICES_OFFSET, JOB_OFFSET,
-    JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET,
+    JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET, go,
 };
 use ipc::ring::{Completion, Indices, SLOTS, Submission};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -55,7 +55,7 @@ impl SharedMemory {
         unsafe { self.start.as_ptr().add(offset).cast() }
     }
 
-    /// Writes the job. Its `go` must be 0; [`go`](Self::go) starts it.
+    /// Writes the job. Its `go` must be [`go::PARKED`]; [`go`](Self::go) starts it.
     pub(crate) fn write_job(&self, job: &JobHeader) {
         // SAFETY: the header's place in the mapping; the instance reads it only after `go`.
         unsafe { self.at::<JobHeader>(JOB_OFFSET).write_volatile(*job) };
@@ -96,10 +96,19 @@ impl SharedMemory {
 
     /// Starts the job, whether the instance is parked already or not there yet.
     pub(crate) fn go(&self) {
-        let word = self.at::<u32>(JOB_OFFSET + std::mem::offset_of!(JobHeader, go));
-        // SAFETY: an aligned word of the mapping.
-        unsafe { std::sync::atomic::AtomicU32::from_ptr(word) }.store(1, Ordering::Release);
-        futex_wake(word);
+        let word = self.go_word();
+        word.store(go::GIVEN, Ordering::Release);
+        futex_wake(word.as_ptr());
+    }
+
+    /// Whether the job was given and nobody has taken it, by the word of whoever could.
+    pub(crate) fn is_untaken(&self) -> bool {
+        self.go_word().load(Ordering::Acquire) == go::GIVEN
+    }
+
+    fn go_word(&self) -> &AtomicU32 {
+        // SAFETY: an aligned word of the mapping, used as an atomic by both sides once the job is given.
+        unsafe { AtomicU32::from_ptr(self.at::<u32>(JOB_OFFSET + std::mem::offset_of!(JobHeader, go))) }
     }
 
     /// The queue indices. Each is read and written atomically.

@@ -40,6 +40,12 @@ impl Descriptors {
         Self { slots: Vec::new(), free: BTreeSet::new(), max, given: 0, lost: BTreeSet::new() }
     }
 
+    /// The most that were in use at one time.
+    pub fn most(&self) -> u32 {
+        // A new slot is made only when all are in use; there are never more than `max`.
+        self.slots.len() as u32
+    }
+
     /// Fails if [`insert`](Self::insert) would: for operations that must not happen in vain.
     pub fn check_room(&self) -> Result<(), Errno> {
         // There are never more slots than `max`, so both lengths fit.

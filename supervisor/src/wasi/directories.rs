@@ -48,6 +48,13 @@ pub(super) struct OpenOptions {
     pub fdflags: u16,
 }
 
+impl OpenOptions {
+    /// Whether a read-only directory refuses such an open.
+    pub fn writable(&self) -> bool {
+        self.rights & rights::FD_WRITE != 0 || self.oflags & (oflags::CREATE | oflags::TRUNCATE) != 0
+    }
+}
+
 impl OpenDirectory {
     /// A directory that the host app gave the guest.
     pub fn preopened(fd: OwnedFd, name: String, read_only: bool) -> Self {
@@ -118,7 +125,7 @@ impl OpenDirectory {
         let has = |flag| options.oflags & flag != 0;
         let (create, truncate) = (has(oflags::CREATE), has(oflags::TRUNCATE));
         let write_right = options.rights & rights::FD_WRITE != 0;
-        let writable = write_right || create || truncate;
+        let writable = options.writable();
         let readable = options.rights & rights::FD_READ != 0 || !write_right;
 
         // Wasmtime does not offer synchronised files either.

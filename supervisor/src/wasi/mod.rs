@@ -39,6 +39,7 @@ use self::types::{
 };
 use crate::hostcall::{Answer, HostCall, SharedRegion};
 use crate::job::Preopen;
+use crate::observed::Observed;
 
 /// What a guest gets.
 #[derive(Debug)]
@@ -106,6 +107,9 @@ pub struct WasiContext {
     clocks: GuestClocks,
     output_bytes: u64,
     max_output_bytes: Option<u64>,
+    used_stdio: bool,
+    /// `path_open` was asked for something writable.
+    opened_to_write: bool,
 }
 
 /// Why a call has no result.
@@ -162,6 +166,8 @@ impl WasiContext {
             clocks,
             output_bytes: 0,
             max_output_bytes: config.max_output_bytes,
+            used_stdio: false,
+            opened_to_write: false,
         })
     }
 
@@ -173,6 +179,13 @@ impl WasiContext {
     /// Bytes written to standard output and standard error so far.
     pub fn output_bytes(&self) -> u64 {
         self.output_bytes
+    }
+
+    /// Adds what the descriptors say to what the calls say.
+    pub(crate) fn observe(&self, observed: &mut Observed) {
+        observed.open_files = self.table.most();
+        observed.used_stdio |= self.used_stdio;
+        observed.wrote_files |= self.opened_to_write;
     }
 
     /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
@@ -254,7 +267,10 @@ impl WasiContext {
         let into = call.region(1);
         let count = match self.table.get_mut(call.value32(0))? {
             Descriptor::File(file) => file.read(into)?,
-            Descriptor::Input(stream) => stream.read(into).await?,
+            Descriptor::Input(stream) => {
+                self.used_stdio = true;
+                stream.read(into).await?
+            }
             Descriptor::Output(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
         };
         write_count(call.region(2), count);
@@ -276,6 +292,7 @@ impl WasiContext {
         let count = match self.table.get_mut(call.value32(0))? {
             Descriptor::File(file) => file.write(from)?,
             Descriptor::Output(stream) => {
+                self.used_stdio = true;
                 let left =
                     self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
                 let fits = from.prefix(usize::try_from(left).unwrap_or(usize::MAX));

@@ -69,6 +69,7 @@ impl WasiContext {
         if (call.value(4) | call.value(5)) & !rights::ALL != 0 {
             return Err(Errno::Invalid);
         }
+        self.opened_to_write |= options.writable();
         let path = read_path(call.region(2))?;
         let directory = match self.table.get(call.value32(0))? {
             Descriptor::Directory(directory) => directory,

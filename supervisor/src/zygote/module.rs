@@ -2,15 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use ipc::control::{Command, Reply, command, reply};
 use tokio::sync::oneshot;
 
 use super::channel::Channel;
 use super::root::RootZygote;
-use crate::config::PoolLimits;
+use crate::config::Config;
 use crate::error::Error;
 use crate::instance::Parked;
 use crate::parking::Parking;
@@ -46,8 +49,29 @@ struct Expected {
     /// Living instances, by process id in the zygote's namespace.
     deaths: HashMap<i32, oneshot::Sender<Death>>,
     /// Why the zygote is no longer served.
-    lost: Option<String>,
+    lost: Option<Loss>,
 }
+
+/// Why a zygote is no longer served.
+#[derive(Clone, Debug)]
+enum Loss {
+    /// It is dead, or must be; with what is known.
+    Died(String),
+    /// It said nothing for so long.
+    Silent(Duration),
+}
+
+impl Loss {
+    fn error(&self) -> Error {
+        match self {
+            Self::Died(detail) => Error::ZygoteDied { who: WHO, detail: detail.clone() },
+            Self::Silent(patience) => Error::ZygoteSilent { who: WHO, patience: *patience },
+        }
+    }
+}
+
+/// Its name in messages.
+const WHO: &str = "module";
 
 /// A serving module zygote. Dropping the last handle ends it and its instances.
 #[derive(Debug)]
@@ -59,7 +83,10 @@ pub(crate) struct ModuleZygote {
     expected: Rc<RefCell<Expected>>,
     next: Cell<u64>,
     reader: tokio::task::JoinHandle<()>,
-    parking: Parking,
+    parking: Rc<Parking>,
+    patience: Duration,
+    /// When it said something for the last time.
+    heard: Rc<Cell<Instant>>,
 }
 
 impl ModuleZygote {
@@ -69,11 +96,16 @@ impl ModuleZygote {
         command: Command,
         filter: &[libc::sock_filter],
         artifact: &impl AsFd,
-        pool: PoolLimits,
+        config: &Config,
     ) -> Result<Self, Error> {
         let command = Command { filter_len: filter.len() as u32, ..command };
         let (channel, pidfd) = root.spawn_module(&command, filter, artifact).await?;
-        let (ready, _) = channel.receive().await?;
+        let patience = config.zygote_patience;
+        let Ok(ready) = tokio::time::timeout(patience, channel.receive()).await else {
+            let _ = crate::instance::kill(pidfd.as_fd());
+            return Err(Loss::Silent(patience).error());
+        };
+        let (ready, _) = ready?;
         match ready.kind {
             reply::READY if ready.layers == command.layers => {}
             reply::FAILED => return Err(channel.failed(&ready)),
@@ -84,8 +116,15 @@ impl ModuleZygote {
         let channel = Rc::new(channel);
         let expected = Rc::new(RefCell::new(Expected::default()));
         let pidfd = Rc::new(pidfd);
-        let reader =
-            tokio::task::spawn_local(read(Rc::clone(&channel), Rc::clone(&expected), Rc::clone(&pidfd)));
+        let parking = Rc::new(Parking::new(config.pool));
+        let heard = Rc::new(Cell::new(Instant::now()));
+        let reader = tokio::task::spawn_local(read(Reading {
+            channel: Rc::clone(&channel),
+            pidfd: Rc::clone(&pidfd),
+            expected: Rc::clone(&expected),
+            parking: Rc::clone(&parking),
+            heard: Rc::clone(&heard),
+        }));
         Ok(Self {
             channel,
             pidfd,
@@ -93,7 +132,9 @@ impl ModuleZygote {
             expected,
             next: Cell::new(1),
             reader,
-            parking: Parking::new(pool),
+            parking,
+            patience,
+            heard,
         })
     }
 
@@ -132,23 +173,54 @@ impl ModuleZygote {
         let (sender, receiver) = oneshot::channel();
         {
             let mut expected = self.expected.borrow_mut();
-            if let Some(detail) = &expected.lost {
-                return Err(Error::ZygoteDied { who: "module", detail: detail.clone() });
+            if let Some(loss) = &expected.lost {
+                return Err(loss.error());
             }
             expected.spawns.insert(id, sender);
         }
         let command = Command { kind: command::SPAWN_INSTANCE, id, ..Command::default() };
-        if let Err(error) = self.channel.send(&command, &[], &[ring, doorbell]).await {
-            self.expected.borrow_mut().spawns.remove(&id);
-            return Err(error);
+        let forked = async {
+            if let Err(error) = self.channel.send(&command, &[], &[ring, doorbell]).await {
+                self.expected.borrow_mut().spawns.remove(&id);
+                return Err(error);
+            }
+            receiver.await.unwrap_or_else(|_| Err(self.died()))
+        };
+        self.patiently(|| true, forked).await.unwrap_or_else(|| Err(self.died()))
+    }
+
+    /// Waits for what the zygote says, which it owes once `owes` says so. A zygote that says nothing at all for too long while it
+    /// owes something is given up: `None`.
+    pub(crate) async fn patiently<T>(
+        &self,
+        owes: impl Fn() -> bool,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut answer = pin!(answer);
+        let mut owed = None;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Some(answer),
+                () = tokio::time::sleep(self.patience) => {}
+            }
+            // Two looks, because this thread may have been busy for longer, and the zygote's word is still to be read.
+            match owed {
+                Some(since) if self.heard.get() <= since => break,
+                _ => owed = owes().then(Instant::now),
+            }
         }
-        receiver.await.unwrap_or_else(|_| Err(self.died()))
+        lose(&self.expected, &self.parking, Loss::Silent(self.patience));
+        let _ = crate::instance::kill((*self.pidfd).as_fd());
+        None
     }
 
     /// The error for jobs that were in flight when the zygote died.
     pub(crate) fn died(&self) -> Error {
-        let detail = self.expected.borrow().lost.clone().unwrap_or_default();
-        Error::ZygoteDied { who: "module", detail }
+        match &self.expected.borrow().lost {
+            Some(loss) => loss.error(),
+            None => Loss::Died(String::new()).error(),
+        }
     }
 }
 
@@ -159,11 +231,22 @@ impl Drop for ModuleZygote {
     }
 }
 
+/// What hearing the zygote needs.
+struct Reading {
+    channel: Rc<Channel>,
+    pidfd: Rc<OwnedFd>,
+    expected: Rc<RefCell<Expected>>,
+    parking: Rc<Parking>,
+    heard: Rc<Cell<Instant>>,
+}
+
 /// Hears what the zygote says until it is gone.
-async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>, pidfd: Rc<OwnedFd>) {
+async fn read(reading: Reading) {
+    let Reading { channel, pidfd, expected, parking, heard } = reading;
     let detail = loop {
         match channel.receive().await {
             Ok((reply, fd)) => {
+                heard.set(Instant::now());
                 if let Err(what) = hear(&mut expected.borrow_mut(), &channel, &reply, fd) {
                     break format!(" (it broke the protocol: {what})");
                 }
@@ -174,11 +257,17 @@ async fn read(channel: Rc<Channel>, expected: Rc<RefCell<Expected>>, pidfd: Rc<O
     };
     // Whatever ended the conversation, nothing that nobody hears of may go on running.
     let _ = crate::instance::kill((*pidfd).as_fd());
+    lose(&expected, &parking, Loss::Died(detail));
+}
+
+/// Nothing more is expected of the zygote.
+fn lose(expected: &RefCell<Expected>, parking: &Parking, loss: Loss) {
     let mut expected = expected.borrow_mut();
-    expected.lost = Some(detail);
+    expected.lost.get_or_insert(loss);
     // Dropping the senders wakes everyone who waits.
     expected.spawns.clear();
     expected.deaths.clear();
+    parking.clear();
 }
 
 fn hear(

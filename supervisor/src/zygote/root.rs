@@ -1,9 +1,10 @@
 //! A root zygote.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
+use std::time::Duration;
 use std::{fs, io};
 
 use ipc::control::{Command, command, layer, reply};
@@ -22,6 +23,9 @@ pub(crate) struct RootZygote {
     /// Requests and replies alternate: one request at a time.
     channel: Mutex<Channel>,
     process: RefCell<Child>,
+    patience: Duration,
+    /// It owed an answer for too long.
+    silent: Cell<bool>,
 }
 
 /// What a root zygote confines itself with.
@@ -31,20 +35,39 @@ pub(crate) struct Confinement<'c> {
     pub(crate) layers: u64,
     /// Access rights that Landlock handles.
     pub(crate) landlock: [u64; 3],
+    /// Seconds by which the clocks of its time namespace are ahead of the host's: monotonic, since boot.
+    pub(crate) clock_offsets: [i64; 2],
     /// The base filter.
     pub(crate) filter: &'c [libc::sock_filter],
     /// Host user and group id of everything below, when this process may choose.
     pub(crate) sandbox_id: u32,
+    /// How long it may take to answer.
+    pub(crate) patience: Duration,
 }
+
+/// Its name in messages.
+const WHO: &str = "root";
 
 impl RootZygote {
     /// Starts one and waits until it is confined. Call it from a thread that lives as long as the zygote.
     pub(crate) async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
-        let (channel, theirs) = channel::pair("root")?;
+        let (channel, theirs) = channel::pair(WHO)?;
         // From here on the value's destructor ends the process, whatever fails.
-        let mut zygote = Self { process: RefCell::new(image::start(theirs)?), channel: Mutex::new(channel) };
-        let pid = zygote.process.get_mut().id();
-        let channel = zygote.channel.get_mut();
+        let mut zygote = Self {
+            process: RefCell::new(image::start(theirs)?),
+            channel: Mutex::new(channel),
+            patience: confinement.patience,
+            silent: Cell::new(false),
+        };
+        let patience = zygote.patience;
+        let confined = tokio::time::timeout(patience, zygote.confine(confinement)).await;
+        confined.unwrap_or(Err(Error::ZygoteSilent { who: WHO, patience }))?;
+        Ok(zygote)
+    }
+
+    async fn confine(&mut self, confinement: &Confinement<'_>) -> Result<(), Error> {
+        let pid = self.process.get_mut().id();
+        let channel = self.channel.get_mut();
         let filter_len = confinement.filter.len() as u32;
         let confine = Command {
             kind: command::CONFINE,
@@ -52,13 +75,20 @@ impl RootZygote {
             landlock: confinement.landlock,
             uid: INSIDE_ID,
             gid: INSIDE_ID,
+            clock_offsets: confinement.clock_offsets,
             filter_len,
             ..Command::default()
         };
         channel.send(&confine, confinement.filter, &[]).await?;
         if confinement.layers & layer::USER_NAMESPACE != 0 {
             expect(channel, reply::UNSHARED).await?;
-            map_ids(pid, confinement.sandbox_id)?;
+            map_ids(pid, confinement.sandbox_id).map_err(|error| {
+                match self.process.get_mut().try_wait() {
+                    Ok(None) => error,
+                    // It has no such files any more.
+                    _ => Error::ZygoteDied { who: WHO, detail: String::from(" while it started") },
+                }
+            })?;
             let mapped = Command { kind: command::MAPPED, filter_len, ..Command::default() };
             channel.send(&mapped, confinement.filter, &[]).await?;
         }
@@ -68,12 +98,12 @@ impl RootZygote {
                 channel.broken(format!("layers {:#x} instead of {:#x}", ready.layers, confinement.layers))
             );
         }
-        Ok(zygote)
+        Ok(())
     }
 
-    /// Whether the process lives.
+    /// Whether the process lives and answers.
     pub(crate) fn is_alive(&self) -> bool {
-        matches!(self.process.borrow_mut().try_wait(), Ok(None))
+        !self.silent.get() && matches!(self.process.borrow_mut().try_wait(), Ok(None))
     }
 
     /// Has a module zygote forked. Its own messages come over the returned channel; the descriptor is its pidfd.
@@ -85,9 +115,22 @@ impl RootZygote {
     ) -> Result<(Channel, OwnedFd), Error> {
         let (ours, theirs) = channel::pair("module")?;
         let channel = self.channel.lock().await;
-        channel.send(command, filter, &[artifact.as_fd(), theirs.as_fd()]).await?;
+        let silent = || Error::ZygoteSilent { who: WHO, patience: self.patience };
+        if self.silent.get() {
+            return Err(silent());
+        }
+        let exchange = async {
+            channel.send(command, filter, &[artifact.as_fd(), theirs.as_fd()]).await?;
+            expect(&channel, reply::SPAWNED).await
+        };
+        let Ok(answer) = tokio::time::timeout(self.patience, exchange).await else {
+            // What runs below it goes on; it ends with the last of that. If it ever forks what it was asked for, that finds
+            // nobody at the other end of its socket, and ends.
+            self.silent.set(true);
+            return Err(silent());
+        };
         drop(theirs);
-        let (reply, pidfd) = expect(&channel, reply::SPAWNED).await?;
+        let (reply, pidfd) = answer?;
         if reply.id != command.id {
             return Err(channel.broken(format!("spawned module {} instead of {}", reply.id, command.id)));
         }

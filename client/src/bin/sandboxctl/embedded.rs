@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use client::{EntryRequest, ModuleFormat, PolicyRequest};
@@ -13,11 +13,39 @@ use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
 use supervisor::terminal::Bar;
 use supervisor::{
-    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, PoolLimits, Preopen, Supervisor, invoke,
+    CompileProgress, Config, Entry, Job, JobLimits, Module, ModuleSource, Observed, PoolLimits, Preopen,
+    Supervisor, invoke,
 };
 
 use crate::error::Error;
 use crate::run::Plan;
+
+/// A job in a supervisor of our own, ready to run.
+pub struct Prepared {
+    supervisor: Supervisor,
+    /// The job.
+    pub job: Job,
+    module_path: PathBuf,
+    /// Why the artifact could not be kept in the cache.
+    cache_problem: Option<String>,
+}
+
+impl Prepared {
+    /// Runs it, and tells what it was seen to do; a signal cancels it.
+    pub async fn observe(self, interrupts: &mut Interrupts) -> Result<(Report, Observed), Error> {
+        let result = self.supervisor.observe(self.job, interrupts.arrived()).await;
+        result.map_err(|error| blame(error, &self.module_path))
+    }
+
+    /// Makes a snapshot after the export `init` instead of running the job; a signal ends it.
+    pub async fn snapshot(self, init: &str, interrupts: &mut Interrupts) -> Result<Module, Error> {
+        tokio::select! {
+            biased;
+            made = self.supervisor.snapshot(self.job, init) => made.map_err(|error| blame(error, &self.module_path)),
+            () = interrupts.arrived() => Err(Error::Interrupted),
+        }
+    }
+}
 
 /// Runs the job in a supervisor of our own; a signal cancels it. With the report comes why the artifact could not be kept in
 /// the cache, if it could not.
@@ -26,27 +54,21 @@ pub async fn run(
     config: Config,
     interrupts: &mut Interrupts,
 ) -> Result<(Report, Option<String>), Error> {
-    let path = plan.module_path.clone();
-    let (supervisor, job) = prepare(plan, config, interrupts).await?;
-    let cache_problem = job.module.cache_problem().map(str::to_owned);
+    let Prepared { supervisor, job, module_path, cache_problem } = prepare(plan, config, interrupts).await?;
     let result = supervisor.run_until(job, interrupts.arrived()).await;
-    result.map(|report| (report, cache_problem)).map_err(|error| of_job(&path, error))
+    result.map(|report| (report, cache_problem)).map_err(|error| blame(error, &module_path))
 }
 
-/// An error of a job, with the module's name if it is about that.
-pub fn of_job(path: &Path, error: supervisor::Error) -> Error {
+/// An error of the supervisor, with the module's name if it is about the module.
+fn blame(error: supervisor::Error, module_path: &Path) -> Error {
     match module_error::concerns_module(&error) {
-        true => about(path, error.to_string()),
+        true => about(module_path, error.to_string()),
         false => error.into(),
     }
 }
 
-/// A supervisor, and the job with its module loaded.
-pub async fn prepare(
-    plan: Plan,
-    config: Config,
-    interrupts: &mut Interrupts,
-) -> Result<(Supervisor, Job), Error> {
+/// Starts a supervisor and loads the job's module.
+pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) -> Result<Prepared, Error> {
     let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
@@ -76,6 +98,7 @@ pub async fn prepare(
         () = interrupts.arrived() => return Err(Error::Interrupted),
     };
     drop(bar);
+    let cache_problem = module.cache_problem().map(str::to_owned);
     let entry = match plan.entry {
         EntryRequest::Command => Entry::Command,
         EntryRequest::Export { name, args } => Entry::Export { name, args },
@@ -100,7 +123,7 @@ pub async fn prepare(
         imports: supervisor::Imports::default(),
         tenant: String::from("default"),
     };
-    Ok((supervisor, job))
+    Ok(Prepared { supervisor, job, module_path: plan.module_path, cache_problem })
 }
 
 /// An error that is about the module.

@@ -85,6 +85,23 @@ pub enum Error {
     /// A policy is at fault.
     #[error(transparent)]
     Policy(#[from] policies::Error),
+    /// Policies are at fault.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "))]
+    Policies(Vec<policies::Error>),
+    /// An argument of a system call is no number.
+    #[error("the argument {text:?} of the system call: {problem}")]
+    Argument {
+        /// It.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A run from which no policy can be learnt.
+    #[error("no policy is proposed: {why}")]
+    NothingLearnt {
+        /// Why.
+        why: String,
+    },
     /// One of our own stdio descriptors cannot be handed on.
     #[error("cannot hand descriptor {number} to the guest: {source}")]
     Stdio {

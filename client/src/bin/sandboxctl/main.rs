@@ -1,4 +1,4 @@
-//! `sandboxctl`: runs WebAssembly confined, compiles it ahead of time, and tells what a host offers.
+//! `sandboxctl`: runs WebAssembly confined, compiles it ahead of time, works on policies, and tells what a host offers.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ mod doctor;
 mod embedded;
 mod error;
 mod outcome;
+mod policy;
 mod run;
 mod snapshot;
 mod version;
@@ -32,6 +33,7 @@ enum Command {
     Run(Box<run::Options>),
     Compile(compile::Options),
     Snapshot(Box<snapshot::Options>),
+    Policy(policy::Options),
     Doctor(doctor::Options),
     Version(version::Options),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
         Command::Snapshot(options) => snapshot::snapshot(*options),
+        Command::Policy(options) => policy::policy(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),
     });

@@ -25,21 +25,12 @@ use crate::{daemon, embedded, outcome};
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    job: JobArguments,
-    /// Run this export instead of _start; ARGS are its arguments, its results are printed.
-    #[arg(long, value_name = "EXPORT")]
-    invoke: Option<String>,
-    /// Compile the module with its debugging information, without a daemon: backtraces name source lines. (An artifact of
-    /// `sandboxctl compile -g` names them with a daemon too.)
-    #[arg(short = 'g', long, conflicts_with = "socket")]
-    debug_info: bool,
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
+    pub job: JobOptions,
     /// Print a report as a JSON object on one line, after the guest's output.
     #[arg(long)]
     json: bool,
     /// Socket of the daemon [default: $SANDBOXD_SOCKET, else the usual one if a daemon listens there].
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_daemon", "config", "set"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["no_daemon", "debug_info", "config", "set"])]
     socket: Option<PathBuf>,
     /// Do not look for a daemon.
     #[arg(long)]
@@ -48,6 +39,22 @@ pub struct Options {
     /// cache directory].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+}
+
+/// A job, as the command line describes it.
+#[derive(Debug, clap::Args)]
+pub struct JobOptions {
+    #[command(flatten)]
+    guest: GuestOptions,
+    /// Run this export instead of _start; ARGS are its arguments, its results are printed.
+    #[arg(long, value_name = "EXPORT")]
+    invoke: Option<String>,
+    /// Compile the module with its debugging information, without a daemon: backtraces name source lines. (An artifact of
+    /// `sandboxctl compile -g` names them with a daemon too.)
+    #[arg(short = 'g', long)]
+    debug_info: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
     /// The module, and arguments for the guest.
     #[arg(value_names = ["MODULE", "ARGS"], required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     module_and_args: Vec<OsString>,
@@ -55,7 +62,7 @@ pub struct Options {
 
 /// What a guest is given, and how far it may go.
 #[derive(Debug, clap::Args)]
-pub struct JobArguments {
+pub struct GuestOptions {
     /// Policy: the name of a profile, or a file (its name contains '/' or ends in .toml).
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     policy: String,
@@ -108,6 +115,25 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("expected {}", policies::DURATION_FORM))
 }
 
+impl JobOptions {
+    /// The policy as it was given.
+    pub fn policy_name(&self) -> &str {
+        &self.guest.policy
+    }
+
+    /// How a supervisor of our own is set up for it.
+    pub fn config(&self, state_dir: Option<PathBuf>) -> Result<Config, Error> {
+        config(&self.configuration, state_dir)
+    }
+}
+
+/// How a supervisor of our own is set up for one job.
+pub fn config(configuration: &ConfigurationArguments, state_dir: Option<PathBuf>) -> Result<Config, Error> {
+    let configuration = configuration.configuration()?;
+    let state_dir = state_dir.or_else(|| configuration.state_dir.clone());
+    Ok(Config { state_dir: supervisor::daemon::state_dir(state_dir), shards: 1, ..configuration.config() })
+}
+
 /// A job as both ways of running it need it: everything is open, nothing is a path any more but for messages.
 pub struct Plan {
     /// The module's path, for messages.
@@ -150,11 +176,8 @@ pub fn run(options: Options) -> Result<u8, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
     let (place, json) = (place(&options), options.json);
-    let configuration = options.configuration.configuration()?;
-    let state_dir = options.state_dir.clone().or_else(|| configuration.state_dir.clone());
-    let config =
-        Config { state_dir: supervisor::daemon::state_dir(state_dir), shards: 1, ..configuration.config() };
-    let plan = plan(options)?;
+    let config = options.job.config(options.state_dir.clone())?;
+    let plan = plan(options.job)?;
     let (report, cache_problem) = runtime.block_on(async {
         // Before anything exists that a signal could leave behind.
         let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
@@ -178,7 +201,7 @@ pub fn run(options: Options) -> Result<u8, Error> {
 
 fn place(options: &Options) -> Where {
     // What these say does not reach a daemon.
-    if options.no_daemon || options.debug_info || options.configuration.are_given() {
+    if options.no_daemon || options.job.debug_info || options.job.configuration.are_given() {
         return Where::Embedded;
     }
     let from_environment =
@@ -192,7 +215,7 @@ fn place(options: &Options) -> Where {
     }
 }
 
-fn plan(options: Options) -> Result<Plan, Error> {
+pub fn plan(options: JobOptions) -> Result<Plan, Error> {
     let mut strings = options.module_and_args.into_iter();
     // Clap demands at least one.
     let module_path = strings.next().unwrap_or_default();
@@ -213,10 +236,10 @@ fn plan(options: Options) -> Result<Plan, Error> {
         }
     };
     let module_path = PathBuf::from(module_path);
-    options.job.plan(module_path, entry, args, options.debug_info)
+    options.guest.plan(module_path, entry, args, options.debug_info)
 }
 
-impl JobArguments {
+impl GuestOptions {
     /// Opens what the guest is given. `args` follow the program's name.
     pub fn plan(
         self,
@@ -281,13 +304,18 @@ fn policy(name_or_path: String) -> Result<PolicyRequest, Error> {
     if !Policy::is_path(&name_or_path) {
         return Ok(PolicyRequest::Named(name_or_path));
     }
-    let path = Path::new(&name_or_path);
+    let toml = read_policy(Path::new(&name_or_path))?;
+    Ok(PolicyRequest::Text { name: name_or_path, toml })
+}
+
+/// The text of a policy file.
+pub fn read_policy(path: &Path) -> Result<String, Error> {
     let error = |source| Error::ReadPolicy { path: path.to_path_buf(), source };
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(error)?;
     let mut toml = String::new();
     // One byte more than allowed, so that a longer file is refused as too long and not read on.
     file.take(policies::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut toml).map_err(error)?;
-    Ok(PolicyRequest::Text { name: name_or_path, toml })
+    Ok(toml)
 }
 
 /// Our descriptors 0, 1 and 2. The standard library opens `/dev/null` for those that were closed when we started.
@@ -318,7 +346,7 @@ mod tests {
 
     #[test]
     fn everything_after_the_module_is_the_guests() {
-        let strings = |arguments: &[&str]| options(arguments).module_and_args;
+        let strings = |arguments: &[&str]| options(arguments).job.module_and_args;
         assert_eq!(strings(&["m.wasm", "-c", "x", "--json"]), ["m.wasm", "-c", "x", "--json"]);
         assert_eq!(strings(&["--json", "m.wasm", "--", "-a"]), ["m.wasm", "--", "-a"]);
         assert_eq!(strings(&["--", "m.wasm", "--", "--"]), ["m.wasm", "--", "--"]);
@@ -351,6 +379,6 @@ mod tests {
             let arguments = ["sandboxctl", "run"].iter().chain(arguments);
             assert!(Cli::try_parse_from(arguments).is_err());
         }
-        assert!(matches!(plan(options(&["--unknown", "m"])), Err(Error::UnknownOption { .. })));
+        assert!(matches!(plan(options(&["--unknown", "m"]).job), Err(Error::UnknownOption { .. })));
     }
 }

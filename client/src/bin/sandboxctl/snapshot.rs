@@ -5,14 +5,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use client::EntryRequest;
-use supervisor::Config;
 use supervisor::arguments::ConfigurationArguments;
 use supervisor::daemon::signals::Interrupts;
 
 use crate::compile::write_whole;
 use crate::embedded;
 use crate::error::Error;
-use crate::run::JobArguments;
+use crate::run::{self, GuestOptions};
 
 /// Run an export that initialises a module, confined, and write what it leaves as an artifact: `sandboxctl run` runs instances
 /// that begin there.
@@ -28,7 +27,7 @@ pub struct Options {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
-    job: JobArguments,
+    guest: GuestOptions,
     /// Compile the module with its debugging information: backtraces name source lines.
     #[arg(short = 'g', long)]
     debug_info: bool,
@@ -48,21 +47,14 @@ pub struct Options {
 pub fn snapshot(options: Options) -> Result<u8, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let configuration = options.configuration.configuration()?;
-    let state_dir = options.state_dir.or_else(|| configuration.state_dir.clone());
-    let config =
-        Config { state_dir: supervisor::daemon::state_dir(state_dir), shards: 1, ..configuration.config() };
+    let config = run::config(&options.configuration, options.state_dir)?;
     let (init, path) = (options.init, options.module);
     let entry = EntryRequest::Export { name: init.clone(), args: Vec::new() };
-    let plan = options.job.plan(path.clone(), entry, options.args, options.debug_info)?;
+    let plan = options.guest.plan(path, entry, options.args, options.debug_info)?;
     let snapshot = runtime.block_on(async {
         let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
-        let (supervisor, job) = embedded::prepare(plan, config, &mut interrupts).await?;
-        tokio::select! {
-            biased;
-            made = supervisor.snapshot(job, &init) => made.map_err(|e| embedded::of_job(&path, e)),
-            () = interrupts.arrived() => Err(Error::Interrupted),
-        }
+        let prepared = embedded::prepare(plan, config, &mut interrupts).await?;
+        prepared.snapshot(&init, &mut interrupts).await
     })?;
     write_whole(&options.output, snapshot.artifact_bytes())
         .map_err(|source| Error::Write { path: options.output.clone(), source })?;

@@ -1,0 +1,372 @@
+//! Many jobs in a row, and many parked instances killed together: what is held and left behind must not grow.
+//!
+//! Everything is compared with what was held after a warm-up. Counts that only this process decides (descriptors, mappings,
+//! processes, files of the cache) must be equal; memory and the kernel's own objects have some room, because they are
+//! freed late and the rest of the host uses them too. A leak of one of the latter per job is beyond that room.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use policies::Policy;
+use serde::Serialize;
+use serde_json::{Value, json};
+use supervisor::{Config, Job, Module, ModuleSource, PoolLimits, Supervisor};
+
+use crate::{Failure, check, module_bytes};
+
+#[derive(Args)]
+pub struct Soak {
+    #[command(flatten)]
+    target: crate::Target,
+    /// Jobs, after a warm-up of 500; 0 for none.
+    #[arg(long, default_value_t = 100_000)]
+    count: usize,
+    /// Jobs in flight at any time.
+    #[arg(long, default_value_t = 8)]
+    in_flight: usize,
+    /// Instances that are parked at once and killed together, three times in different ways; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    parked: usize,
+}
+
+/// Jobs before the first look.
+const WARM_UP: usize = 500;
+/// How long what was given back may take to be gone.
+const SETTLE: Duration = Duration::from_secs(60);
+/// Growth of this process's resident memory, KiB: what allocators keep.
+const OWN_MEMORY_KIB: u64 = 8 << 10;
+/// Growth of one zygote's, KiB.
+const ZYGOTE_MEMORY_KIB: u64 = 256;
+/// Descriptors of one parked instance here: ring, doorbell, pidfd, statm.
+const DESCRIPTORS_EACH: u64 = 4;
+
+/// What is held at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Held {
+    descriptors: usize,
+    mappings: usize,
+    processes: usize,
+    cache_files: usize,
+    resident_kib: u64,
+    largest_zygote_kib: u64,
+    /// Objects in use of the kernel, where it tells.
+    kernel_objects: BTreeMap<String, u64>,
+}
+
+impl Held {
+    fn now(cache: &Path) -> Self {
+        let Family { roots, modules, .. } = Family::now();
+        Self {
+            descriptors: fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            mappings: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
+            processes: below(std::process::id() as i32).len(),
+            cache_files: files(cache),
+            resident_kib: resident_kib(std::process::id() as i32),
+            largest_zygote_kib: roots.into_iter().chain(modules).map(resident_kib).max().unwrap_or(0),
+            kernel_objects: kernel_objects(),
+        }
+    }
+
+    /// What has leaked between `before` and now.
+    fn leaks(&self, before: &Self, jobs: usize) -> Vec<String> {
+        let mut leaks = Vec::new();
+        let mut compare = |what: &str, now: u64, then: u64, room: u64| {
+            if now > then + room {
+                leaks.push(format!("{what}: {now} after {then}, {room} more would be fine"));
+            }
+        };
+        compare("descriptors", self.descriptors as u64, before.descriptors as u64, 0);
+        // The allocator's arenas come and go by a few.
+        compare("mappings", self.mappings as u64, before.mappings as u64, 16);
+        compare("processes", self.processes as u64, before.processes as u64, 0);
+        compare("files of the cache", self.cache_files as u64, before.cache_files as u64, 0);
+        compare("resident KiB", self.resident_kib, before.resident_kib, OWN_MEMORY_KIB);
+        let (now, then) = (self.largest_zygote_kib, before.largest_zygote_kib);
+        compare("resident KiB of a zygote", now, then, ZYGOTE_MEMORY_KIB);
+        for (name, now) in &self.kernel_objects {
+            let then = before.kernel_objects.get(name).copied().unwrap_or(0);
+            compare(name, *now, then, (jobs as u64 / 10).max(1000));
+        }
+        leaks
+    }
+}
+
+/// All processes below one, its children first.
+fn below(pid: i32) -> Vec<i32> {
+    let mut parents = parents();
+    let mut all = parents.remove(&pid).unwrap_or_default();
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        all.extend(parents.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    all
+}
+
+/// Every process by its parent.
+fn parents() -> BTreeMap<i32, Vec<i32>> {
+    let mut parents = BTreeMap::<i32, Vec<i32>>::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // proc_pid_stat(5): the parent is the second field after the name.
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parents.entry(parent.unwrap_or(0)).or_default().push(pid);
+    }
+    parents
+}
+
+/// Zygotes and instances below this process.
+#[derive(Default)]
+struct Family {
+    roots: Vec<i32>,
+    modules: Vec<i32>,
+    instances: Vec<i32>,
+}
+
+impl Family {
+    fn now() -> Self {
+        let mut parents = parents();
+        let mut next = |pids: &[i32]| -> Vec<i32> {
+            let children = pids.iter().flat_map(|pid| parents.remove(pid).unwrap_or_default());
+            children.filter(|pid| name(*pid) == "sandbox-zygote").collect()
+        };
+        let roots = next(&[std::process::id() as i32]);
+        let modules = next(&roots);
+        let instances = next(&modules);
+        Self { roots, modules, instances }
+    }
+}
+
+fn resident_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+fn files(directory: &Path) -> usize {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { 1 }).sum()
+}
+
+/// Active objects of the slabs that processes and their files are made of (slabinfo(5)); root only.
+fn kernel_objects() -> BTreeMap<String, u64> {
+    const SLABS: &[&str] = &[
+        "task_struct",
+        "mm_struct",
+        "signal_cache",
+        "files_cache",
+        "pid",
+        "nsproxy",
+        "sock_inode_cache",
+        "shmem_inode_cache",
+    ];
+    let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    let slab = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let name = fields.next().filter(|name| SLABS.contains(name))?;
+        Some((name.to_owned(), fields.next()?.parse().ok()?))
+    };
+    text.lines().filter_map(slab).collect()
+}
+
+/// Waits until something holds.
+async fn settled(what: &str, mut holds: impl FnMut() -> bool) -> Result<Duration, Failure> {
+    let start = Instant::now();
+    while !holds() {
+        if start.elapsed() > SETTLE {
+            return Err(format!("{what}: not after {SETTLE:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(start.elapsed())
+}
+
+/// A supervisor with a cache of its own, a module and a policy.
+struct Host {
+    supervisor: Supervisor,
+    module: Module,
+    policy: Arc<Policy>,
+}
+
+impl Host {
+    async fn start(wasm: &[u8], cache: &Path, pool: PoolLimits) -> Result<Self, Failure> {
+        let state_dir = Some(cache.to_owned());
+        let supervisor = Supervisor::start(Config { pool, state_dir, ..Config::default() })?;
+        let module = supervisor.load(ModuleSource::Wasm(wasm.to_owned())).await?;
+        Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?) })
+    }
+
+    async fn run(&self) -> Result<(), Failure> {
+        check(&self.supervisor.run(Job::command(self.module.clone(), Arc::clone(&self.policy))).await?)
+    }
+
+    /// Runs jobs, so many at a time.
+    async fn run_many(&self, count: usize, in_flight: usize) -> Result<(), Failure> {
+        let in_flight = in_flight.max(1);
+        let lane = |lane: usize| async move {
+            for _ in 0..count / in_flight + usize::from(lane < count % in_flight) {
+                self.run().await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        let mut lanes: Vec<_> = (0..in_flight).map(|number| Box::pin(lane(number))).collect();
+        std::future::poll_fn(|context| {
+            let mut index = 0;
+            while let Some(lane) = lanes.get_mut(index) {
+                match lane.as_mut().poll(context) {
+                    std::task::Poll::Ready(Ok(())) => drop(lanes.swap_remove(index)),
+                    std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                    std::task::Poll::Pending => index += 1,
+                }
+            }
+            if lanes.is_empty() { std::task::Poll::Ready(Ok(())) } else { std::task::Poll::Pending }
+        })
+        .await
+    }
+}
+
+/// A directory of this run's own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("sandboxd-soak-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the soak.
+pub async fn soak(options: &Soak) -> Result<Value, Failure> {
+    let wasm = module_bytes(&options.target)?;
+    if options.target.socket.is_some() {
+        return Err("soak looks at the supervisor in this process: without --socket".into());
+    }
+    let jobs = if options.count > 0 { many_jobs(options, &wasm).await? } else { Value::Null };
+    let parked = if options.parked > 0 { many_parked(options.parked, &wasm).await? } else { Value::Null };
+    Ok(json!({ "jobs": jobs, "parked": parked, "kernel": kernel() }))
+}
+
+fn kernel() -> Option<String> {
+    let output = Command::new("uname").arg("-r").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+async fn many_jobs(options: &Soak, wasm: &[u8]) -> Result<Value, Failure> {
+    let scratch = Scratch::new()?;
+    let host = Host::start(wasm, &scratch.0, PoolLimits::default()).await?;
+    // So many that the pool is as large as it becomes.
+    host.run_many(WARM_UP, options.in_flight).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = Held::now(&scratch.0);
+    let start = Instant::now();
+    host.run_many(options.count, options.in_flight).await?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut after = Held::now(&scratch.0);
+    let waited = Instant::now();
+    let leaks = loop {
+        let leaks = after.leaks(&before, options.count);
+        if leaks.is_empty() || waited.elapsed() > SETTLE {
+            break leaks;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        after = Held::now(&scratch.0);
+    };
+    if !leaks.is_empty() {
+        return Err(format!("leaked in {} jobs: {}", options.count, leaks.join("; ")).into());
+    }
+    let figures = json!({ "count": options.count, "seconds": seconds, "before": before, "after": after });
+    drop(host);
+    settled("the processes are gone", || below(std::process::id() as i32).is_empty()).await?;
+    Ok(figures)
+}
+
+async fn many_parked(count: usize, wasm: &[u8]) -> Result<Value, Failure> {
+    let wanted = count as u64 * DESCRIPTORS_EACH + 256;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if hard < wanted {
+        return Err(
+            format!("{count} parked instances need {wanted} descriptors, and the limit is {hard}").into()
+        );
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard)?;
+    let scratch = Scratch::new()?;
+    let before = Held::now(&scratch.0);
+    let host = Host::start(wasm, &scratch.0, PoolLimits { min: count, max: count }).await?;
+    let mut kills = Vec::new();
+    for how in ["each instance", "the module zygote", "the root zygote"] {
+        host.run().await?;
+        let mut family = Family::default();
+        let filled = settled("all are parked", || {
+            family = Family::now();
+            family.instances.len() >= count
+        })
+        .await?;
+        let parked = &family.instances;
+        let memory: u64 = parked.iter().map(|pid| resident_kib(*pid)).sum();
+        let victims = match how {
+            "each instance" => parked,
+            "the module zygote" => &family.modules,
+            _ => &family.roots,
+        };
+        let start = Instant::now();
+        victims.iter().for_each(|pid| kill9(*pid));
+        let gone = || parked.iter().all(|pid| !is_there(*pid));
+        settled("all are dead", gone).await?;
+        let dead = start.elapsed();
+        let next = Instant::now();
+        // What was in flight would get an error; nothing is, so that this must work.
+        host.run().await?;
+        kills.push(json!({
+            "killed": how, "parked": parked.len(), "filled_s": filled.as_secs_f64(), "resident_kib_each": memory / parked.len() as u64,
+            "dead_after_s": dead.as_secs_f64(), "next_job_us": next.elapsed().as_micros() as u64,
+        }));
+    }
+    host.run().await?;
+    settled("all are parked", || Family::now().instances.len() >= count).await?;
+    let start = Instant::now();
+    drop(host);
+    settled("the processes are gone", || below(std::process::id() as i32).is_empty()).await?;
+    kills.push(json!({ "killed": "with the supervisor", "dead_after_s": start.elapsed().as_secs_f64() }));
+    fs::remove_dir_all(&scratch.0)?;
+    let mut after = Held::now(&scratch.0);
+    let waited = Instant::now();
+    while !after.leaks(&before, 0).is_empty() {
+        if waited.elapsed() > SETTLE {
+            return Err(format!("leaked by {count} parked: {}", after.leaks(&before, 0).join("; ")).into());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        after = Held::now(&scratch.0);
+    }
+    Ok(json!({ "count": count, "kills": kills, "before": before, "after": after }))
+}
+
+fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn kill9(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Whether the process is there, dead ones that nobody reaped included.
+fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
