@@ -285,7 +285,7 @@ fn a_call() -> u64 {
 /// An instance that says that it has finished, but goes on submitting calls and ringing for ever.
 #[tokio::test]
 async fn an_instance_that_goes_on_after_its_end_is_killed_and_not_served() {
-    let _alone = alone();
+    let _alone = alone().await;
     let policy = || Policy::builtin("default").unwrap();
     let attacker = Attacker::with_pool(policy(), PoolLimits { min: 1, max: 1 }).await;
     // The first one is forked on demand, and one is parked after it.
@@ -311,7 +311,7 @@ async fn an_instance_that_goes_on_after_its_end_is_killed_and_not_served() {
 /// Only an instance that was told to wait at its end may say that it has finished.
 #[tokio::test]
 async fn finishing_without_having_been_asked_to_wait_is_a_violation() {
-    let _alone = alone();
+    let _alone = alone().await;
     let attacker =
         Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await;
     let unknown = |outcome: &Outcome| match outcome {
