@@ -10,7 +10,9 @@ use ipc::context::COMPILER_BASE;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_BASE, WASM_PAGE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
-use supervisor::{Config, Entry, Error, Extern, Imports, Job, Module, ModuleSource, Preopen, Supervisor};
+use supervisor::{
+    Config, Entry, Error, Extern, Imports, Job, Module, ModuleSource, Observed, Preopen, Supervisor,
+};
 use whole_system_tests::sessions::{assert_trap, call, default_policy, job, returned, started};
 use whole_system_tests::{Scratch, run};
 
@@ -426,6 +428,29 @@ async fn a_policy_initialises_once_per_tenant_and_the_snapshot_survives_a_restar
     failing.policy = policy("version = 1\n[instance]\ninit = \"trap\"\n");
     let error = start().run(failing).await.expect_err("no job without its initialisation").to_string();
     assert!(error.contains("unreachable"), "{error}");
+}
+
+#[tokio::test]
+async fn a_job_is_observed_after_its_initialisation_and_cancelled_during_it() {
+    let supervisor = supervisor();
+    let under = async |text: &str, guest: &str, export: &str| {
+        let mut job = job(&supervisor, guest).await;
+        job.policy = Arc::new(Policy::parse(&format!("version = 1\n{text}"), "init.toml").expect("a policy"));
+        job.entry = Entry::Export { name: export.to_owned(), args: Vec::new() };
+        job
+    };
+    let begun = under("[instance]\ninit = \"init\"", GUEST, "pages").await;
+    let (report, observed) = supervisor.observe(begun, std::future::pending()).await.expect("a report");
+    assert_eq!(report.outcome, Outcome::Exited { code: 0, results: vec![Value::I32(301)] });
+    assert_eq!(observed.initial_memory, 301 * WASM_PAGE);
+
+    let endless = r#"(module (func (export "init") (loop (br 0))))"#;
+    let why = "allow_dangerous = true\ndangerous_reason = \"the test wants it\"\n[instance]\ninit = \"init\"";
+    let never = under(why, endless, "init").await;
+    let (report, observed) = supervisor.observe(never, std::future::ready(())).await.expect("a report");
+    assert_eq!(report.outcome, Outcome::Cancelled);
+    assert_eq!(report.dangers.len(), 1);
+    assert_eq!(observed, Observed::default());
 }
 
 #[test]
