@@ -70,13 +70,19 @@ fn module_zygote() -> Pid {
     Pid::only_child_of(Pid::only_child_of(std::process::id()).0 as u32)
 }
 
-/// Waits until the module zygote has so many children, all of them asleep. They are made between jobs.
+/// Waits until the module zygote has so many children, and the shard knows all of them as parked: then it has their figures open,
+/// and its next job finds them. They are made between jobs.
 async fn parked(count: usize) -> Vec<Pid> {
     loop {
         let children = module_zygote().children();
-        let asleep = |pid: &Pid| std::fs::read_to_string(format!("/proc/{}/stat", pid.0));
-        let waits = |pid: &Pid| asleep(pid).is_ok_and(|stat| stat.contains(") S "));
-        if children.len() == count && children.iter().all(waits) {
+        let open: Vec<_> = std::fs::read_dir("/proc/self/fd")
+            .expect("/proc")
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .collect();
+        let is_known = |pid: &Pid| open.contains(&format!("/proc/{}/statm", pid.0).into());
+        let stat = |pid: &Pid| std::fs::read_to_string(format!("/proc/{}/stat", pid.0));
+        let sleeps = |pid: &Pid| stat(pid).is_ok_and(|stat| stat.contains(") S "));
+        if children.len() == count && children.iter().all(|pid| is_known(pid) && sleeps(pid)) {
             return children;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -8,11 +8,14 @@ use ipc::control::Step;
 use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, DOORBELL_FD, RING_BASE, STACK_TOP};
 use linux_raw_sys::general::{
-    __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA,
+    __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE,
 };
 
 use crate::gate;
 use crate::sys::{self, Errno};
+
+/// Descriptors that an instance may have: more than its one, which nothing lets it duplicate.
+const DESCRIPTORS_MAX: u64 = 16;
 
 /// Becomes an instance.
 pub fn run(ring: i32, doorbell: i32) -> ! {
@@ -27,6 +30,8 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
         .and_then(|()| sys::close_range(0, DOORBELL_FD as u32 - 1))
         .and_then(|()| sys::close_range(DOORBELL_FD + 1, u32::MAX));
     or_fail(Step::Descriptors, descriptors);
+    // Not in the zygote: there it would also limit the descriptors that its whole user may have on their way (unix(7)).
+    or_fail(Step::Rlimits, sys::set_limit(RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX));
     if !has_job() {
         touch_pages();
         wait_for_go();

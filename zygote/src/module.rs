@@ -7,8 +7,8 @@ use linux_raw_sys::errno::{EAGAIN, EBADMSG, ECHILD, EINTR, EINVAL};
 use linux_raw_sys::general::{
     __NR_ppoll, __NR_read, __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_sigaltstack, __NR_signalfd4,
     __NR_wait4, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, O_CLOEXEC, O_NONBLOCK, PROT_READ,
-    PROT_WRITE, RLIMIT_CORE, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NOFILE, RLIMIT_RTPRIO,
-    RLIMIT_STACK, SIG_BLOCK, SIGCHLD, SIGKILL, WNOHANG, pollfd, rusage,
+    PROT_WRITE, RLIMIT_CORE, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_RTPRIO, RLIMIT_STACK,
+    SIG_BLOCK, SIGCHLD, SIGKILL, WNOHANG, pollfd, rusage,
 };
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use sandbox_shim::{growth, signals, state, vdso};
@@ -19,8 +19,6 @@ use crate::root::{self, Forked};
 use crate::sys::{self, Errno};
 use crate::{confine, gate, instance};
 
-/// Descriptors that a module zygote may have open: its own few, and those of one command.
-const DESCRIPTORS_MAX: u64 = 16;
 /// Bytes that the zygote's own stack, on which an instance starts, may grow to.
 const OWN_STACK_MAX: u64 = 1 << 20;
 
@@ -131,7 +129,6 @@ fn set_limits() -> Result<(), Errno> {
         (RLIMIT_MEMLOCK, 0),
         (RLIMIT_MSGQUEUE, 0),
         (RLIMIT_RTPRIO, 0),
-        (RLIMIT_NOFILE, DESCRIPTORS_MAX),
         (RLIMIT_STACK, OWN_STACK_MAX),
     ] {
         sys::set_limit(resource, value, value)?;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ipc::control::{Command, Reply, command, reply};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::channel::Channel;
 use super::root::RootZygote;
@@ -87,7 +87,14 @@ pub(crate) struct ModuleZygote {
     patience: Duration,
     /// When it said something for the last time.
     heard: Rc<Cell<Instant>>,
+    /// One for each instance that may be asked for before the one before it is there.
+    turns: Semaphore,
 }
+
+/// Instances that are asked for at the same time: enough to keep the zygote busy. The descriptors of each are on their way until
+/// it has answered, and there is a limit to those of a user (unix(7)): a zygote that could not send its answer because of
+/// requests that it has not received would wait for ever.
+const TURNS: usize = 4;
 
 impl ModuleZygote {
     /// Has `root` fork a module zygote for the artifact and waits until it serves. `command` says how it is confined.
@@ -126,6 +133,7 @@ impl ModuleZygote {
             heard: Rc::clone(&heard),
         }));
         Ok(Self {
+            turns: Semaphore::new(TURNS),
             channel,
             pidfd,
             _root: root,
@@ -168,6 +176,7 @@ impl ModuleZygote {
         ring: BorrowedFd<'_>,
         doorbell: BorrowedFd<'_>,
     ) -> Result<Spawned, Error> {
+        let Ok(_turn) = self.turns.acquire().await else { return Err(self.died()) };
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let (sender, receiver) = oneshot::channel();
