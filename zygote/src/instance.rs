@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ipc::control::Step;
+use ipc::control::{Step, layer};
 use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, DOORBELL_FD, RING_BASE, STACK_TOP};
 use linux_raw_sys::general::{
@@ -17,8 +17,8 @@ use crate::sys::{self, Errno};
 /// Descriptors that an instance may have: more than its one, which nothing lets it duplicate.
 const DESCRIPTORS_MAX: u64 = 16;
 
-/// Becomes an instance.
-pub fn run(ring: i32, doorbell: i32) -> ! {
+/// Becomes an instance under these layers.
+pub fn run(ring: i32, doorbell: i32, layers: u64) -> ! {
     // Before the ring is mapped there is nowhere to say what failed: the exit status tells.
     // SAFETY: the ring's region is free in a module zygote.
     if unsafe { sys::map(RING_BASE, RING_BYTES as u64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0) }.is_err()
@@ -31,7 +31,9 @@ pub fn run(ring: i32, doorbell: i32) -> ! {
         .and_then(|()| sys::close_range(DOORBELL_FD + 1, u32::MAX));
     or_fail(Step::Descriptors, descriptors);
     // Not in the zygote: there it would also limit the descriptors that its whole user may have on their way (unix(7)).
-    or_fail(Step::Rlimits, sys::set_limit(RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX));
+    if layers & layer::RLIMITS != 0 {
+        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX));
+    }
     if !has_job() {
         touch_pages();
         wait_for_go();

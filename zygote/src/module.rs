@@ -35,7 +35,7 @@ pub fn run(received: &Received, artifact: i32, socket: i32, vdso: u64) -> ! {
     };
     let ready = Reply { kind: reply::READY, id, layers: received.command.layers, ..Reply::default() };
     let _ = control::send(&ready, -1);
-    serve(children)
+    serve(children, received.command.layers)
 }
 
 /// Where the artifact's descriptor goes until it is mapped.
@@ -136,7 +136,7 @@ fn set_limits() -> Result<(), Errno> {
     Ok(())
 }
 
-fn serve(children: i32) -> ! {
+fn serve(children: i32, layers: u64) -> ! {
     loop {
         match wait_for_work(children) {
             Ok(ready) => {
@@ -145,7 +145,7 @@ fn serve(children: i32) -> ! {
                     reap(children);
                 }
                 if ready.command {
-                    obey();
+                    obey(layers);
                 }
             }
             Err(errno) => control::give_up(0, Step::Receive, errno),
@@ -214,7 +214,7 @@ fn reap(children: i32) {
 }
 
 /// Carries out the next command.
-fn obey() {
+fn obey(layers: u64) {
     let received = match control::receive() {
         Ok(Some(received)) => received,
         // The supervisor dropped this module: every instance dies with this process.
@@ -227,7 +227,7 @@ fn obey() {
         control::give_up(id, Step::Receive, Errno(EBADMSG as i32));
     }
     match root::fork(0) {
-        Ok(Forked::Child) => instance::run(ring, doorbell),
+        Ok(Forked::Child) => instance::run(ring, doorbell, layers),
         Ok(Forked::Parent { pid, pidfd }) => {
             let _ = control::send(&Reply { kind: reply::SPAWNED, id, pid, ..Reply::default() }, pidfd);
             sys::close(pidfd);
