@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::report::Report;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::compile::{CompileProgress, Compiler};
@@ -17,7 +17,7 @@ use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
 use crate::observed::Observed;
 use crate::session::{Connection, Session};
-use crate::shard::{Request, Shard, block_size_signal, processors};
+use crate::shard::{LOCAL_SHARDS_MAX, Request, Shard, block_size_signal, processors};
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ struct Inner {
     loaded: Mutex<Recent>,
     /// Modules that are compiled at the same time; further ones wait.
     compilations: Arc<Semaphore>,
+    /// Shards that host apps may still have on threads of theirs.
+    local_shards: Arc<Semaphore>,
 }
 
 /// Where a module is.
@@ -124,6 +126,7 @@ impl Supervisor {
             cache_problem,
             loaded: Mutex::default(),
             compilations,
+            local_shards: Arc::new(Semaphore::new(LOCAL_SHARDS_MAX)),
         })))
     }
 
@@ -241,6 +244,12 @@ impl Supervisor {
 impl Supervisor {
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Leave for one more shard on a thread of the host app.
+    pub(crate) fn local_shard_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permits = Arc::clone(&self.0.local_shards);
+        permits.try_acquire_owned().map_err(|_| Error::TooManyLocalShards { limit: LOCAL_SHARDS_MAX })
     }
 }
 
