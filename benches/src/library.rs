@@ -39,7 +39,7 @@ impl Local {
     /// a `LocalSet`.
     pub async fn new(wasm: Vec<u8>, processor: Option<usize>) -> Result<Self, Failure> {
         let library = Library::new(wasm, 1).await?;
-        let shard = Rc::new(library.supervisor.local_shard());
+        let shard = Rc::new(library.supervisor.local_shard()?);
         let mut only = CpuSet::new();
         only.set(processor.map_or_else(sched_getcpu, Ok)?)?;
         sched_setaffinity(Pid::from_raw(0), &only)?;

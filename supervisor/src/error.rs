@@ -376,6 +376,14 @@ pub enum Error {
         "loading the module ended in a panic: this is a bug of sandboxd, please report it with the module"
     )]
     LoadPanicked,
+    /// Each shard has zygotes with seccomp filters, whose number is bounded for a whole supervisor.
+    #[error(
+        "the supervisor has {limit} shards on threads of its host app already; drop one, or run jobs with the supervisor's own"
+    )]
+    TooManyLocalShards {
+        /// How many there may be.
+        limit: usize,
+    },
     /// The supervisor is stopping.
     #[error("the supervisor has stopped")]
     Stopped,

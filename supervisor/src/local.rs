@@ -29,15 +29,19 @@ pub struct LocalShard {
 
 impl Supervisor {
     /// A shard on this thread, in addition to the supervisor's own; started with the first job. Blocks SIGXFSZ in this thread,
-    /// as guests' writes are made here.
+    /// as guests' writes are made here. At most 8 exist at a time, with at most 6 module zygotes each.
+    ///
+    /// # Errors
+    /// [`Error::TooManyLocalShards`].
     ///
     /// # Panics
     /// Outside of a [`tokio::task::LocalSet`].
-    pub fn local_shard(&self) -> LocalShard {
+    pub fn local_shard(&self) -> Result<LocalShard, Error> {
+        let permit = self.local_shard_permit()?;
         block_size_signal();
-        let state = Rc::new(State::new(self.config().clone()));
+        let state = Rc::new(State::new(self.config().clone(), Some(permit)));
         let housekeeper = tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
-        LocalShard { supervisor: self.clone(), state, housekeeper }
+        Ok(LocalShard { supervisor: self.clone(), state, housekeeper })
     }
 }
 

@@ -15,7 +15,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use policies::{FilterContext, Policy};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use crate::config::Config;
@@ -70,7 +70,7 @@ impl Shard {
                 block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
-                    let state = Rc::new(State::new(config));
+                    let state = Rc::new(State::new(config, None));
                     tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
                     while let Some(request) = receiver.recv().await {
                         let (state, running) = (Rc::clone(&state), Arc::clone(&running));
@@ -190,6 +190,15 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
     }
 }
 
+/// Says, when it goes, that a job has ended.
+struct Ended<'n>(&'n Notify);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
 /// What a module zygote is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -207,6 +216,10 @@ type Slot<T> = Rc<tokio::sync::Mutex<Option<Rc<T>>>>;
 /// filters one by one in the background, and a thousand at once have been seen to lock it up for good, which is what a
 /// killed supervisor's zygotes would be.
 const FILTERS_MAX: usize = 256;
+/// Those of them that are left to shards on threads of the host app, together.
+const LOCAL_FILTERS: usize = 64;
+/// Shards on threads of the host app that one supervisor has at the same time.
+pub(crate) const LOCAL_SHARDS_MAX: usize = 8;
 /// Root zygotes of one shard.
 const ROOTS_MAX: usize = 2;
 
@@ -215,6 +228,8 @@ const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_COD
 
 #[derive(Debug)]
 pub(crate) struct State {
+    /// Counts a shard of the host app's as long as its zygotes live.
+    _local: Option<OwnedSemaphorePermit>,
     config: Config,
     /// Module zygotes that this shard may have.
     modules_max: usize,
@@ -257,9 +272,14 @@ struct CompiledFilter {
 }
 
 impl State {
-    pub(crate) fn new(config: Config) -> Self {
-        let filters = (FILTERS_MAX / config.shards.max(1)).max(ROOTS_MAX + 1);
+    /// Of a thread of the supervisor's own, or, with a permit, of the host app's.
+    pub(crate) fn new(config: Config, local: Option<OwnedSemaphorePermit>) -> Self {
+        let filters = match &local {
+            None => ((FILTERS_MAX - LOCAL_FILTERS) / config.shards.max(1)).max(ROOTS_MAX + 1),
+            Some(_) => LOCAL_FILTERS / LOCAL_SHARDS_MAX,
+        };
         Self {
+            _local: local,
             modules_max: config.module_zygotes.clamp(1, filters - ROOTS_MAX),
             config,
             roots: RefCell::default(),
@@ -303,9 +323,9 @@ impl State {
                 }
             }
         };
-        let report = instance::run(job, &confined, zygote, cancelled, session, remains, observed).await;
-        self.ended.notify_waiters();
-        report
+        // Also when this is dropped half-way, as on a thread of the host app: others may wait for the zygote.
+        let _ended = Ended(&self.ended);
+        instance::run(job, &confined, zygote, cancelled, session, remains, observed).await
     }
 
     /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::report::{Outcome, Report, Usage};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::compile::{CompileProgress, Compiler};
@@ -18,7 +18,7 @@ use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
 use crate::observed::Observed;
 use crate::session::{CallOutcome, Connection, Session};
-use crate::shard::{Request, Shard, block_size_signal, processors};
+use crate::shard::{LOCAL_SHARDS_MAX, Request, Shard, block_size_signal, processors};
 use crate::snapshot;
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
@@ -42,6 +42,8 @@ struct Inner {
     snapshots: Arc<Semaphore>,
     /// Modules that were initialised because a policy says so.
     initialised: Initialised,
+    /// Shards that host apps may still have on threads of theirs.
+    local_shards: Arc<Semaphore>,
 }
 
 /// Snapshots whose state is in memory at the same time.
@@ -135,6 +137,7 @@ impl Supervisor {
             compilations,
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
             initialised: Initialised::default(),
+            local_shards: Arc::new(Semaphore::new(LOCAL_SHARDS_MAX)),
         })))
     }
 
@@ -308,6 +311,12 @@ impl Supervisor {
 impl Supervisor {
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Leave for one more shard on a thread of the host app.
+    pub(crate) fn local_shard_permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permits = Arc::clone(&self.0.local_shards);
+        permits.try_acquire_owned().map_err(|_| Error::TooManyLocalShards { limit: LOCAL_SHARDS_MAX })
     }
 
     /// Gives the job the module to run, if its policy says `[instance] init`. A report, if it is cancelled meanwhile.

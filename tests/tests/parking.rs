@@ -162,7 +162,7 @@ async fn a_local_shard_runs_jobs_on_the_calling_thread() {
     let tasks = tokio::task::LocalSet::new();
     tasks
         .run_until(async {
-            let shard = supervisor.local_shard();
+            let shard = supervisor.local_shard().expect("a shard");
             let run = |limit: Option<Duration>, name: &str| {
                 let mut job = Job::command(module.clone(), default_policy());
                 job.entry = Entry::Export { name: name.into(), args: Vec::new() };
@@ -204,6 +204,56 @@ async fn a_local_shard_runs_jobs_on_the_calling_thread() {
             let limited = run(Some(Duration::from_millis(20)), "endless").await.expect("a report");
             assert!(matches!(limited.outcome, Outcome::LimitReached(_)), "{:?}", limited.outcome);
             assert_returned(run(None, "count").await, 3);
+        })
+        .await;
+    drop(tasks);
+    drop(supervisor);
+    assert_no_orphans();
+}
+
+/// A job that is dropped gives its zygote's place to one that waits; and the shards of a host app are bounded in number.
+#[tokio::test]
+async fn a_dropped_job_of_a_local_shard_makes_room_and_shards_are_bounded() {
+    let _alone = alone().await;
+    let config = Config { module_zygotes: 1, ..Config::default() };
+    let supervisor = Supervisor::start(config).expect("a supervisor");
+    let endless = load(&supervisor, r#"(module (func (export "_start") (loop (br 0))))"#).await;
+    let short = load(&supervisor, r#"(module (func (export "_start")))"#).await;
+    let tasks = tokio::task::LocalSet::new();
+    tasks
+        .run_until(async {
+            let shard = supervisor.local_shard().expect("a shard");
+            let mut running = Box::pin(shard.run(Job::command(endless, default_policy())));
+            let mut waiting = Box::pin(shard.run(Job::command(short, default_policy())));
+            let root = || Pid(std::process::id() as i32).children();
+            let below = |all: Vec<Pid>| all.into_iter().flat_map(Pid::children).collect::<Vec<_>>();
+            let started = async {
+                while below(below(root())).is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                report = &mut running => panic!("{report:?}"),
+                () = started => {}
+            }
+            // It has nothing to wait for but the place of the other; after a few turns it waits for that.
+            let turns = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                report = &mut waiting => panic!("{report:?}"),
+                () = turns => {}
+            }
+            drop(running);
+            let report = waiting.await.expect("a report");
+            assert!(matches!(report.outcome, Outcome::Exited { code: 0, .. }), "{:?}", report.outcome);
+
+            let more: Vec<_> = (0..7).map(|_| supervisor.local_shard().expect("a shard")).collect();
+            let error = supervisor.local_shard().expect_err("one too many");
+            assert!(error.to_string().contains("8 shards"), "{error}");
+            drop(more);
         })
         .await;
     drop(tasks);

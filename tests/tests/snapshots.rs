@@ -415,7 +415,7 @@ async fn a_policy_initialises_once_per_tenant_and_the_snapshot_survives_a_restar
         job.policy = Arc::clone(&policy_of_first);
         job.tenant = "a".to_owned();
         job.entry = Entry::Export { name: "old".to_owned(), args: Vec::new() };
-        first.local_shard().run(job).await.expect("a report").outcome
+        first.local_shard().expect("a shard").run(job).await.expect("a report").outcome
     });
     assert_eq!(on_this_thread.await, Outcome::Exited { code: 0, results: vec![value] });
     drop(local);

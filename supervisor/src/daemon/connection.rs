@@ -202,7 +202,7 @@ impl Connection<'_> {
 
     fn policies(&self) -> Response {
         Response::Policies(
-            self.shared.policies.current().iter().map(|policy| policies::info(policy)).collect(),
+            self.shared.policies.current().iter().map(|policy| policies::policy_info(policy)).collect(),
         )
     }
 

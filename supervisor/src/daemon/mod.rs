@@ -32,7 +32,7 @@ mod policies;
 mod request;
 pub mod signals;
 
-pub use self::policies::{Policies, PolicyErrors};
+pub use self::policies::{Policies, PolicyErrors, policy_info};
 pub use listener::{ListenError, Listener};
 
 /// Where artifacts are cached, by the daemon and by `sandboxctl` without one: as the user says, else

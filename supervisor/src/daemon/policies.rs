@@ -115,8 +115,8 @@ fn describe(reloaded: &Reloaded) -> String {
     text
 }
 
-/// What a client is told about a policy.
-pub(super) fn info(policy: &Policy) -> PolicyInfo {
+/// What a list says about a policy, a daemon's or one that was read here.
+pub fn policy_info(policy: &Policy) -> PolicyInfo {
     PolicyInfo {
         name: policy.name().to_owned(),
         file: match policy.origin() {

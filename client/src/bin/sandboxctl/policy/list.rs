@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use client::PolicyInfo;
-use policies::{Origin, Policy};
 use serde_json::json;
+use supervisor::daemon::policy_info;
 
 use super::internal::Internal;
 use super::{Known, print, print_json, reload};
@@ -27,7 +27,7 @@ pub struct Options {
 pub fn list(options: &Options) -> Result<u8, Error> {
     let policies: Vec<PolicyInfo> = match &options.socket {
         Some(socket) => reload::ask(socket, async |mut client| Ok(client.policies().await?))?,
-        None => options.known.set()?.iter().map(|policy| info(policy)).collect(),
+        None => options.known.set()?.iter().map(|policy| policy_info(policy)).collect(),
     };
     if options.json {
         let of_jobs = policies.iter().map(|policy| {
@@ -64,17 +64,4 @@ pub fn list(options: &Options) -> Result<u8, Error> {
     }
     print(&text)?;
     Ok(0)
-}
-
-fn info(policy: &Policy) -> PolicyInfo {
-    PolicyInfo {
-        name: policy.name().to_owned(),
-        file: match policy.origin() {
-            Origin::Builtin => None,
-            Origin::File(file) => Some(file.to_string()),
-        },
-        extends: policy.extends().map(str::to_owned),
-        description: policy.description().map(str::to_owned),
-        dangerous: !policy.dangers().is_empty(),
-    }
 }
