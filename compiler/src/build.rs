@@ -8,7 +8,7 @@ use ipc::context::{ExceptionArena, MemoryDescriptor, TableDescriptor, TableEntry
 use ipc::layout::{self, CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE};
 
 use crate::artifact::metadata::{self, Entry, ExportItem, FORMAT, GlobalValue, ImportItem, Metadata};
-use crate::artifact::write::{Access, Image, LINES_SECTION, SEGMENTS_MAX, Segment, Symbol};
+use crate::artifact::write::{Access, Image, LINES_SECTION, SEGMENTS_MAX, Segment, Symbol, Symbols};
 use crate::codegen::{self, Code, Compiler, Listing};
 use crate::handlers;
 use crate::initial::{Initial, Overlay, RUNS_MAX};
@@ -161,6 +161,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
             .zip(&plan.tables)
             .map(|(table, plan)| metadata::Table {
                 ty: table.ty,
+                reference: table.reference,
                 size: plan.size,
                 max: plan.max,
                 table64: plan.index64,
@@ -174,6 +175,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
             .zip(&plan.globals)
             .map(|(global, plan)| metadata::Global {
                 ty: global.ty,
+                reference: global.reference,
                 mutable: global.mutable,
                 value: match *plan {
                     GlobalPlan::Constant(bits) => GlobalValue::Constant(bits),
@@ -191,9 +193,14 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
             clauses_count: handlers.clauses.len() as u32,
         }),
         host_functions: host_functions(&module),
+        segments: plan
+            .segment_lengths()
+            .map(|(address, length)| metadata::PassiveSegment { address, length })
+            .collect(),
         descriptors: text.rodata,
         descriptor_count: plan.descriptors.len() as u32 + 1,
         data_bytes,
+        snapshot: None,
     };
     let names = (0..functions as u32).map(|index| match module.functions.get(index as usize) {
         Some(_) => module.function_name(index).into_owned(),
@@ -203,7 +210,7 @@ pub(crate) fn compile(wasm: &[u8], options: &Options, report: Report<'_>) -> Res
         segments,
         text: (CODE_BASE, text.bytes.len() as u64),
         rodata: (text.rodata, rodata.len() as u64),
-        symbols: symbols(&text, names),
+        symbols: Symbols::new(&symbols(&text, names)),
         metadata: metadata::encode(&metadata)?,
         sites: site_table,
         debug: debug.unwrap_or_default(),
@@ -509,7 +516,7 @@ fn context(module: &Module<'_>, plan: &Plan, (sites, sites_count): (u64, u64)) -
 /// How many runs of contents each of `memories` memories may have, so that all segments fit an artifact: a memory takes
 /// its reservation, the pages before the first run, and the runs; the context the same without a reservation; code
 /// and read-only data are one each.
-fn runs_per_memory(memories: usize) -> usize {
+pub(crate) fn runs_per_memory(memories: usize) -> usize {
     let left = SEGMENTS_MAX - (RUNS_MAX + 1) - 2;
     (left / memories.max(1)).saturating_sub(2).clamp(1, RUNS_MAX)
 }

@@ -89,6 +89,20 @@ impl fmt::Display for ValType {
     }
 }
 
+/// What a reference is, beyond its type: code relies on it without a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The signature id of the function, where the type tells.
+    pub signature: Option<u32>,
+    /// Whether it can be null.
+    pub nullable: bool,
+}
+
+impl Reference {
+    /// Any of its type, or null. Of what is no reference, it says nothing.
+    pub const ANY: Self = Self { signature: None, nullable: true };
+}
+
 /// A function type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FuncType {

@@ -45,14 +45,31 @@ pub const MEMORY_TOTAL_OFFSET: u64 = 0x90;
 /// Offset in the context of the fuel that is left: `i64`, below zero when more was used than there was. Written by the shim at
 /// the start, counted down by code that was compiled with fuel.
 pub const FUEL_OFFSET: u64 = 0x98;
+/// Offset in the context of what the guest has asked for that is not the same every time: `u64`, bits of [`asked`], kept by the
+/// shim.
+pub const ASKED_OFFSET: u64 = 0xA0;
 /// Offset of the first byte that the compiler may use: memory descriptors, then table descriptors, then the
 /// lengths of passive segments, then globals.
 pub const COMPILER_OFFSET: u64 = 0x100;
+
+/// Bits of what a guest asks for that its module, arguments and environment do not decide.
+pub mod asked {
+    /// The time of a clock, or to wait until one.
+    pub const TIME: u64 = 1;
+    /// Random bytes.
+    pub const RANDOM: u64 = 2;
+    /// Files, directories and streams: what is in them, or what they are.
+    pub const FILES: u64 = 4;
+    /// A function of the host app.
+    pub const HOST_FUNCTIONS: u64 = 8;
+}
 
 /// Address of [`Builtins`].
 pub const BUILTINS: u64 = CONTEXT_BASE + BUILTINS_OFFSET;
 /// Address of the fuel that is left.
 pub const FUEL: u64 = CONTEXT_BASE + FUEL_OFFSET;
+/// Address of what the guest has asked for.
+pub const ASKED: u64 = CONTEXT_BASE + ASKED_OFFSET;
 /// Address of the first byte that the compiler may use.
 pub const COMPILER_BASE: u64 = CONTEXT_BASE + COMPILER_OFFSET;
 
@@ -181,5 +198,5 @@ const _: () = {
     assert!(size_of::<ExceptionHeader>() == 16 && size_of::<ExceptionSite>() == 16);
     assert!(size_of::<ExceptionClause>() == 8);
     assert!(size_of::<Builtins>() as u64 <= MEMORY_LIMIT_OFFSET);
-    assert!(FUEL_OFFSET + 8 <= COMPILER_OFFSET);
+    assert!(FUEL_OFFSET + 8 <= ASKED_OFFSET && ASKED_OFFSET + 8 <= COMPILER_OFFSET);
 };

@@ -4,6 +4,8 @@
 //! every guest pointer (shim), the re-validation of what arrives on the ring (supervisor), and documentation.
 //! A function is declared by its WebAssembly signature and by what its parameters mean.
 
+use crate::context::asked;
+
 /// A WebAssembly value type as it occurs in host-function signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueType {
@@ -208,6 +210,28 @@ impl FunctionId {
     /// The function that an import names.
     pub fn by_name(module: &str, name: &str) -> Option<Self> {
         FUNCTIONS.iter().position(|f| f.module == module && f.name == name).and_then(|i| IDS.get(i).copied())
+    }
+
+    /// What a call of it asks for that the guest's module, arguments and environment do not decide: bits of
+    /// [`asked`](crate::context::asked).
+    pub const fn asks(self) -> u64 {
+        match self {
+            Self::clock_time_get | Self::poll_oneoff => asked::TIME,
+            Self::random_get => asked::RANDOM,
+            Self::fd_fdstat_get
+            | Self::fd_filestat_get
+            | Self::fd_pread
+            | Self::fd_read
+            | Self::fd_readdir
+            | Self::fd_seek
+            | Self::fd_tell
+            | Self::path_filestat_get
+            | Self::path_open
+            | Self::path_readlink
+            | Self::sock_accept
+            | Self::sock_recv => asked::FILES,
+            _ => 0,
+        }
     }
 
     /// The function's declaration.

@@ -107,6 +107,9 @@ impl Policy {
         }
         let imports = if self.allows_imports() { "may be called" } else { "may not be called" };
         writeln!(out, "  functions that the host app provides {imports}")?;
+        if let Some(init) = &self.instance().init {
+            writeln!(out, "\ninstances begin where the export {init:?} has ended, which runs once")?;
+        }
         Ok(())
     }
 }

@@ -161,6 +161,19 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "instance",
+        keys: &[
+            key(
+                "init",
+                "the name of an export, or `\"\"` for none",
+                "The export initialises the module when the first job with this policy needs it. Every instance begins with a \
+                 [snapshot](snapshots.md) of what it leaves.",
+            ),
+            key("args", "a list of texts", "The arguments of `init`, with the program's name first."),
+            key("env", "a list of `\"NAME=value\"`", "The environment of `init`."),
+        ],
+    },
+    Section {
         name: "seccomp",
         keys: &[
             key(

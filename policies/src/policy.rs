@@ -13,7 +13,7 @@ use crate::interpreter::{SeccompData, interpret};
 use crate::position::Position;
 use crate::rule::Rule;
 use crate::schema::{self, Guard, VERSION};
-use crate::sections::{Limits, Seccomp, Sections, Speculation, Wasi};
+use crate::sections::{Instance, Limits, Seccomp, Sections, Speculation, Wasi};
 use crate::zygote::zygote_rules;
 
 /// Largest policy file, in bytes.
@@ -236,6 +236,11 @@ impl Policy {
     /// `[wasi]`.
     pub fn wasi(&self) -> &Wasi {
         &self.sections.wasi
+    }
+
+    /// `[instance]`.
+    pub fn instance(&self) -> &Instance {
+        &self.sections.instance
     }
 
     /// `[speculation]`.

@@ -49,7 +49,9 @@ fn with_defaults(out: &mut String, section: &str, keys: &[Key], default: &Policy
         let setting = settings.iter().find(|setting| setting.section == section && setting.key == *name);
         // A list is told in words where it is long, and rules have a table of their own.
         let value = match setting {
-            Some(setting) if setting.value.starts_with('[') => "see below".to_owned(),
+            Some(setting) if setting.value.starts_with('[') && setting.value != "[]" => {
+                "see below".to_owned()
+            }
             Some(setting) => format!("`{}`", setting.value),
             None if (section, *name) == ("seccomp", "allow") => "see below".to_owned(),
             None => String::new(),

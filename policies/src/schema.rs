@@ -148,6 +148,9 @@ pub(crate) fn apply(
     if let Some(table) = root.section("host_calls")? {
         host_calls(&table, guard, sections)?;
     }
+    if let Some(table) = root.section("instance")? {
+        instance(&table, sections)?;
+    }
     // Last: it is checked against the layers that the sections above have settled.
     match root.section("require")? {
         Some(table) => require(&table, guard, sections)?,
@@ -436,6 +439,31 @@ fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Resu
     Ok(())
 }
 
+fn instance(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
+    only(table, "instance")?;
+    let instance = &mut sections.instance;
+    if let Some(value) = table.get("init") {
+        // Without a name there is none, whatever the extended policy says.
+        instance.init = Some(value.string()?.to_owned()).filter(|name| !name.is_empty());
+    }
+    for (key, slot) in [("args", &mut instance.args), ("env", &mut instance.env)] {
+        let Some(list) = table.get(key) else { continue };
+        *slot = Vec::new();
+        for value in list.array()? {
+            let text = value.string()?;
+            if text.contains('\0') || key == "env" && text.find('=').is_none_or(|at| at == 0) {
+                return Err(value.malformed(if key == "env" {
+                    "\"NAME=value\""
+                } else {
+                    "text without NUL"
+                }));
+            }
+            slot.push(text.to_owned());
+        }
+    }
+    Ok(())
+}
+
 fn require(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
     only(table, "require")?;
     let Some(list) = table.get("layers") else {
@@ -475,7 +503,8 @@ mod tests {
         let text = include_str!("../profiles/default.toml");
         let document = toml::de::DeTable::parse(text).unwrap();
         let root = document.get_ref();
-        for section in keys::SECTIONS {
+        // How instances begin depends on the module; no profile says it.
+        for section in keys::SECTIONS.iter().filter(|section| section.name != "instance") {
             let table = root[section.name].get_ref().as_table().unwrap();
             for key in keys::names(section.keys).into_iter().filter(|key| *key != "deny") {
                 assert!(table.contains_key(key), "[{}] {key}", section.name);
@@ -513,6 +542,30 @@ mod tests {
             });
             let rule: String = others.collect();
             refused(&format!("version = 1\n[[seccomp.allow]]\n{rule}{key} = 1979-05-27"), key);
+        }
+    }
+
+    #[test]
+    fn an_initialisation_is_named_with_what_it_is_given() {
+        let parse = |text: &str| crate::Policy::parse(&format!("version = 1\n[instance]\n{text}"), "p.toml");
+        let policy = parse("init = \"start\"\nargs = [\"a\", \"\"]\nenv = [\"A=b=c\"]").unwrap();
+        let instance = policy.instance();
+        assert_eq!(instance.init.as_deref(), Some("start"));
+        assert_eq!(
+            (&instance.args[..], &instance.env[..]),
+            (&["a".to_owned(), String::new()][..], &["A=b=c".to_owned()][..])
+        );
+        assert_eq!(crate::Policy::builtin("default").unwrap().instance().init, None);
+        assert_eq!(parse("init = \"\"").unwrap().instance().init, None);
+        for wrong in [
+            "init = 1",
+            "args = \"a\"",
+            "args = [\"\\u0000\"]",
+            "env = [\"A\"]",
+            "env = [\"=b\"]",
+            "other = 1",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 }

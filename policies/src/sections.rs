@@ -80,6 +80,17 @@ pub struct Wasi {
     pub env: bool,
 }
 
+/// `[instance]`: how instances begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// The export that initialises the module, once for all instances: they begin with a snapshot of what it leaves.
+    pub init: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment, each `NAME=value`.
+    pub env: Vec<String>,
+}
+
 /// How a speculation control of the processor is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SpeculationControl {
@@ -114,6 +125,7 @@ pub(crate) struct Sections {
     pub(crate) host_calls: BTreeSet<FunctionId>,
     /// Functions that the host app provides may be called.
     pub(crate) imports: bool,
+    pub(crate) instance: Instance,
     pub(crate) required: u64,
 }
 
@@ -169,6 +181,7 @@ impl Sections {
             },
             host_calls: BTreeSet::new(),
             imports: false,
+            instance: Instance::default(),
             required: all_layers(),
         }
     }

@@ -94,6 +94,10 @@ pub(crate) fn settings(sections: &Sections) -> Vec<Setting> {
     let allow = if all_allowed { quoted("all") } else { list(allowed.map(|f| f.declaration().name)) };
     put("host_calls", "allow", allow);
     put("host_calls", "imports", sections.imports.to_string());
+    let instance = &sections.instance;
+    put("instance", "init", quoted(instance.init.as_deref().unwrap_or_default()));
+    put("instance", "args", list(instance.args.iter().map(String::as_str)));
+    put("instance", "env", list(instance.env.iter().map(String::as_str)));
     put(
         "seccomp",
         "default_action",

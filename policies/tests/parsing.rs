@@ -445,12 +445,24 @@ fn what_is_widened_is_remembered() {
 fn a_policy_survives_the_way_to_text_and_back() {
     let default = Policy::builtin("default").unwrap();
     let compute = Policy::builtin("compute").unwrap();
-    for (policy, base) in [(&compute, &default), (&default, &default), (&compute, &compute)] {
+    let begun =
+        parse("version = 1\n[instance]\ninit = \"start\"\nargs = [\"a\\nb\", \"'\"]\nenv = [\"A=\\\"\"]")
+            .unwrap();
+    for (policy, base) in
+        [(&compute, &default), (&default, &default), (&compute, &compute), (&begun, &default)]
+    {
         let again = parse(&policy.to_toml(base)).unwrap();
         assert_eq!(again.settings(), policy.settings());
         assert_eq!(policy.differences(&again).unwrap(), []);
     }
     assert_eq!(default.to_toml(&default).lines().count(), 3);
+    assert!(default.to_toml(&begun).contains("[instance]\ninit = \"\"\nargs = []\nenv = []\n"));
+    // It gives nothing more: the initialisation runs under the policy that names it.
+    for (from, to) in [(&default, &begun), (&begun, &default)] {
+        let told: Vec<_> = from.differences(to).unwrap().into_iter().map(|d| (d.key, d.direction)).collect();
+        let keys = ["instance.init", "instance.args", "instance.env"];
+        assert_eq!(told, keys.map(|key| (key.to_owned(), policies::Direction::Narrower)));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The builtins that compiled code calls for growth and for bulk operations.
 
 use ipc::context::{
-    Builtins, MEMORY_LIMIT_OFFSET, MEMORY_TOTAL_OFFSET, MemoryDescriptor, REFUSED_GROWS_OFFSET,
+    ASKED_OFFSET, Builtins, MEMORY_LIMIT_OFFSET, MEMORY_TOTAL_OFFSET, MemoryDescriptor, REFUSED_GROWS_OFFSET,
     TableDescriptor,
 };
 use ipc::job::{exit_kind, job_flags};
@@ -35,6 +35,15 @@ pub(crate) fn start(memory_limit: u64, initial: u64) {
         context(MEMORY_LIMIT_OFFSET).write(memory_limit);
         context(MEMORY_TOTAL_OFFSET).write(initial);
         context(REFUSED_GROWS_OFFSET).write(0);
+        context(ASKED_OFFSET).write(0);
+    }
+}
+
+/// Remembers what the guest asks for: bits of [`ipc::context::asked`].
+pub(crate) fn note_asked(bits: u64) {
+    if bits != 0 {
+        // SAFETY: as in `start`.
+        unsafe { context(ASKED_OFFSET).write(context(ASKED_OFFSET).read() | bits) };
     }
 }
 

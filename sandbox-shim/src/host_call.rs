@@ -2,7 +2,7 @@
 
 use ipc::interface::{FunctionId, Place};
 
-use crate::{local, marshal, session};
+use crate::{growth, local, marshal, session};
 
 /// The builtin behind every import thunk.
 ///
@@ -14,6 +14,7 @@ pub unsafe extern "sysv64" fn host_call(function: u32, frame: *mut u64) {
         // Compiled code carries numbers that the compiler took from the same table.
         crate::entry::end(134);
     };
+    growth::note_asked(function.asks());
     let errno = match function.declaration().place {
         // SAFETY: the frame is as the table declares it, by this function's contract.
         Place::Instance => unsafe { local::call(function, frame) },

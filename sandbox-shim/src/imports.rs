@@ -1,6 +1,6 @@
 //! What the host side provides for imports: values and sizes before the start, function calls over the ring.
 
-use ipc::context::{MemoryDescriptor, TableDescriptor};
+use ipc::context::{MemoryDescriptor, TableDescriptor, asked};
 use ipc::imports::{FUNCTIONS, RECORDS_MAX, Record, SLOT, VALUES_MAX, kind};
 use ipc::job::{ARENA_OFFSET, exit_kind};
 use ipc::layout::RING_BASE;
@@ -62,6 +62,7 @@ pub unsafe extern "sysv64" fn import_call(
     results: u32,
 ) -> u32 {
     session::reserve_stack();
+    growth::note_asked(asked::HOST_FUNCTIONS);
     let (params, results) = ((params as usize).min(VALUES_MAX), (results as usize).min(VALUES_MAX));
     let arena = ARENA as *mut u8;
     // SAFETY: the frame by the contract; the arena has room for `VALUES_MAX` slots, and no other call uses it.

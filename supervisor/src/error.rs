@@ -191,6 +191,40 @@ pub enum Error {
         /// How it ended.
         outcome: Box<ipc::report::Outcome>,
     },
+    /// The initialisation for a snapshot did not come back.
+    #[error("no snapshot: the initialisation \"{init}\" {}", not_returned(.outcome))]
+    SnapshotInit {
+        /// The export.
+        init: String,
+        /// What came of it.
+        outcome: Box<crate::session::CallOutcome>,
+    },
+    /// The initialisation has left descriptors open, or closed what it was given.
+    #[error(
+        "no snapshot: after the initialisation descriptors {} are not what they were before it; no instance of the snapshot would have them. Close what it opens, and keep what it was given",
+        list(.descriptors)
+    )]
+    SnapshotDescriptors {
+        /// Their numbers.
+        descriptors: Vec<u32>,
+    },
+    /// The instance took too long to give its state.
+    #[error("no snapshot: reading what the instance holds took longer than {limit:?}")]
+    SnapshotTime {
+        /// How long it may take.
+        limit: std::time::Duration,
+    },
+    /// The instance holds more than an artifact may have.
+    #[error(
+        "no snapshot: the memories hold more than the {max} bytes that an artifact may have; `compile.caps.image_bytes` raises it"
+    )]
+    SnapshotSize {
+        /// The cap.
+        max: u64,
+    },
+    /// What the instance holds cannot be a snapshot.
+    #[error("no snapshot: {0}")]
+    Snapshot(#[from] compiler::SnapshotError),
     /// The module has no such memory.
     #[error("the module has no memory {memory}")]
     NoSuchMemory {
@@ -410,4 +444,24 @@ pub(crate) fn system(what: &'static str) -> impl Fn(io::Error) -> Error {
 /// The same for `nix`.
 pub(crate) fn errno(what: &'static str) -> impl Fn(nix::errno::Errno) -> Error {
     move |source| Error::System { what, source: source.into() }
+}
+
+fn not_returned(outcome: &crate::session::CallOutcome) -> String {
+    use crate::session::CallOutcome;
+    use ipc::report::Outcome;
+    match outcome {
+        CallOutcome::Returned(_) => String::from("returned"),
+        CallOutcome::Trapped(trap) | CallOutcome::Ended(Outcome::Trapped(trap)) => {
+            format!("trapped: {}", trap.message)
+        }
+        CallOutcome::Ended(Outcome::Exited { code, .. }) => {
+            format!("ended the instance with exit code {code}; it must return")
+        }
+        CallOutcome::Ended(outcome) => format!("ended the instance: {outcome:?}"),
+    }
+}
+
+fn list(numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(", ")
 }

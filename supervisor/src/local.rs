@@ -16,12 +16,13 @@ use crate::supervisor::Supervisor;
 /// Runs jobs on the calling thread: no message to another thread, and no wake-up of one, stands between the host app and its
 /// instance. For host apps with an event loop per thread.
 ///
-/// It has zygotes of its own, which end with it or with its thread. Modules come from [`Supervisor::load`]. Its methods must be
+/// It has zygotes of its own, which end with it or with its thread, and is a handle to the supervisor as its clones are. Modules come from [`Supervisor::load`]. Its methods must be
 /// called inside of a [`tokio::task::LocalSet`] on the thread that made it. Wake-ups are the fastest where the host app keeps
 /// that thread on one processor: its instances stay there too. A task of that `LocalSet` cleans up after jobs, which includes
 /// killing the instances that have finished: a thread that is blocked delays that.
 #[derive(Debug)]
 pub struct LocalShard {
+    supervisor: Supervisor,
     state: Rc<State>,
     housekeeper: JoinHandle<()>,
 }
@@ -40,7 +41,7 @@ impl Supervisor {
         block_size_signal();
         let state = Rc::new(State::new(self.config().clone(), Some(permit)));
         let housekeeper = tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
-        Ok(LocalShard { state, housekeeper })
+        Ok(LocalShard { supervisor: self.clone(), state, housekeeper })
     }
 }
 
@@ -51,9 +52,14 @@ impl LocalShard {
     }
 
     /// As [`Supervisor::run_until`].
-    pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+    pub async fn run_until(&self, mut job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        let mut cancel = pin!(cancel);
+        // A snapshot that the policy asks for is made in one of the supervisor's own shards.
+        if let Some(report) = self.supervisor.initialise(&mut job, &mut cancel).await? {
+            return Ok(report);
+        }
         let mut remains = Remains::default();
-        let report = self.state.run(job, pin!(cancel), None, &mut remains, None).await;
+        let report = self.state.run(job, cancel, None, &mut remains, None).await;
         self.state.after_job(remains);
         report
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compiler::metadata::{Entry as CompiledEntry, ExportItem};
+use compiler::metadata::{Entry as CompiledEntry, ExportItem, Snapshot};
 use compiler::{Artifact, ValType};
 use ipc::interface::FunctionId;
 use ipc::report::Value;
@@ -156,9 +156,28 @@ impl Module {
         })
     }
 
+    /// How to initialise the module for a snapshot: with the export `name`, which has neither parameters nor results.
+    pub(crate) fn initialisation(&self, name: &str) -> Result<EntryPoint, Error> {
+        let point = self.entry_point(&Entry::Export { name: name.to_owned(), args: Vec::new() })?;
+        if point.results.is_empty() {
+            Ok(point)
+        } else {
+            Err(unsupported(name, "results, which an initialisation does not have"))
+        }
+    }
+
+    /// How the module came about, if it is a snapshot.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.0.artifact.metadata().snapshot.as_ref()
+    }
+
     /// A reactor's initialiser, which runs before an export is called.
     fn initialiser(&self, entry: &Entry) -> Result<Option<CompiledEntry>, Error> {
         const NAME: &str = "_initialize";
+        if self.snapshot().is_some() {
+            // It has run.
+            return Ok(None);
+        }
         match (entry, self.function(NAME)) {
             (Entry::Command, _) | (_, Err(_)) => Ok(None),
             (Entry::Export { name, .. }, _) if name == NAME => Ok(None),

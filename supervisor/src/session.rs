@@ -157,6 +157,31 @@ impl Session {
         Err(Error::SessionState { what })
     }
 
+    /// Calls what a job calls before the export `name` and then that, which has neither parameters nor results.
+    pub(crate) async fn initialise(&mut self, name: &str) -> Result<CallOutcome, Error> {
+        let point = self.module.initialisation(name)?;
+        let mut outcome = CallOutcome::Returned(Vec::new());
+        for entry in point.init.into_iter().chain([point.entry]) {
+            outcome = self.run(entry, Vec::new(), &[], None).await?;
+            if !matches!(outcome, CallOutcome::Returned(_)) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Descriptors that the guest has opened, or closed of those that it was given.
+    pub(crate) async fn changed_descriptors(&mut self) -> Result<Vec<u32>, Error> {
+        match self.ask(Operation::Descriptors, Some(PATIENCE)).await {
+            Some(Answer::Descriptors(numbers)) => Ok(numbers),
+            _ => Err(self.gone().await),
+        }
+    }
+
+    pub(crate) fn module(&self) -> &Module {
+        &self.module
+    }
+
     async fn run(
         &mut self,
         entry: CompiledEntry,
@@ -170,7 +195,9 @@ impl Session {
                 CallOutcome::Returned(results.iter().zip(raw).map(|(kind, raw)| kind.value(raw)).collect())
             }
             Some(Answer::Trapped(trap)) => CallOutcome::Trapped(trap),
-            Some(Answer::Bytes(_)) | None => CallOutcome::Ended(self.outcome().await?),
+            Some(Answer::Bytes(_) | Answer::Descriptors(_)) | None => {
+                CallOutcome::Ended(self.outcome().await?)
+            }
         })
     }
 
@@ -293,7 +320,8 @@ impl Session {
             })
     }
 
-    async fn copy_out(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Error> {
+    /// A copy of bytes of the instance, at most [`ARENA_BYTES`]. The address is from the artifact's metadata.
+    pub(crate) async fn copy_out(&mut self, address: u64, length: usize) -> Result<Vec<u8>, Error> {
         match self.ask(Operation::Read { address, length }, Some(PATIENCE)).await {
             Some(Answer::Bytes(bytes)) => Ok(bytes),
             _ => Err(self.gone().await),

@@ -5,19 +5,21 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipc::report::Report;
+use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
-use crate::instance::SessionEnd;
+use crate::initialise::{self, Initialised};
+use crate::instance::{self, SessionEnd};
 use crate::job::Job;
 use crate::module::{Image, Module, ModuleSource};
 use crate::observed::Observed;
-use crate::session::{Connection, Session};
+use crate::session::{CallOutcome, Connection, Session};
 use crate::shard::{LOCAL_SHARDS_MAX, Request, Shard, block_size_signal, processors};
+use crate::snapshot;
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
 #[derive(Clone, Debug)]
@@ -36,9 +38,16 @@ struct Inner {
     loaded: Mutex<Recent>,
     /// Modules that are compiled at the same time; further ones wait.
     compilations: Arc<Semaphore>,
+    /// Snapshots whose state is in memory at the same time; further ones wait.
+    snapshots: Arc<Semaphore>,
+    /// Modules that were initialised because a policy says so.
+    initialised: Initialised,
     /// Shards that host apps may still have on threads of theirs.
     local_shards: Arc<Semaphore>,
 }
+
+/// Snapshots whose state is in memory at the same time.
+const SNAPSHOTS_MAX: usize = 2;
 
 /// Where a module is.
 enum Found {
@@ -126,6 +135,8 @@ impl Supervisor {
             cache_problem,
             loaded: Mutex::default(),
             compilations,
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+            initialised: Initialised::default(),
             local_shards: Arc::new(Semaphore::new(LOCAL_SHARDS_MAX)),
         })))
     }
@@ -196,10 +207,18 @@ impl Supervisor {
 
     async fn submit(
         &self,
-        job: Job,
+        mut job: Job,
         cancel: impl Future<Output = ()>,
         observed: Option<oneshot::Sender<Observed>>,
     ) -> Result<Report, Error> {
+        let mut cancel = pin!(cancel);
+        if let Some(report) = self.initialise(&mut job, &mut cancel).await? {
+            if let Some(observed) = observed {
+                // It did nothing. Who does not wait any more need not know.
+                let _ = observed.send(Observed::default());
+            }
+            return Ok(report);
+        }
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
         self.0.least_loaded()?.submit(Request {
@@ -209,7 +228,6 @@ impl Supervisor {
             session: None,
             observed,
         })?;
-        let mut cancel = pin!(cancel);
         tokio::select! {
             biased;
             report = &mut reported => return report.unwrap_or(Err(Error::Stopped)),
@@ -223,7 +241,15 @@ impl Supervisor {
 impl Supervisor {
     /// Starts a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at; its
     /// policy, limits, streams and directories count for the whole session.
-    pub async fn session(&self, job: Job) -> Result<Session, Error> {
+    pub async fn session(&self, mut job: Job) -> Result<Session, Error> {
+        if job.policy.instance().init.is_some() {
+            job.module = self.initialised(&job).await?;
+        }
+        self.session_of(job).await
+    }
+
+    /// The same with the job's own module.
+    async fn session_of(&self, job: Job) -> Result<Session, Error> {
         let (report, reported) = oneshot::channel();
         let (requests, receiver) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
@@ -242,6 +268,47 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    /// Makes a snapshot: a module whose instances begin where one of the job's module is after its export `init`, which has neither
+    /// parameters nor results, has run.
+    ///
+    /// The job's policy, limits, arguments, environment, streams and directories are those of the initialisation; its entry is not
+    /// looked at. What starts the module and its `_initialize` run before, and never again. Nothing of the instance is
+    /// kept but its memories, tables and globals. In instances of the snapshot, arguments, environment, streams, directories,
+    /// clocks and random bytes are those of each job.
+    pub async fn snapshot(&self, job: Job, init: &str) -> Result<Module, Error> {
+        let caps = self.0.config.compile.caps;
+        job.module.artifact().check_snapshot()?;
+        job.module.initialisation(init)?;
+        let mut session = self.session_of(job).await?;
+        let mut outcome = session.start().await?;
+        if matches!(outcome, CallOutcome::Returned(_)) {
+            outcome = session.initialise(init).await?;
+        }
+        if !matches!(outcome, CallOutcome::Returned(_)) {
+            return Err(Error::SnapshotInit { init: init.to_owned(), outcome: Box::new(outcome) });
+        }
+        let descriptors = session.changed_descriptors().await?;
+        if !descriptors.is_empty() {
+            return Err(Error::SnapshotDescriptors { descriptors });
+        }
+        // What is read is kept in this process's memory until it is written, so only few do so at a time.
+        let permit = Arc::clone(&self.0.snapshots).acquire_owned().await.map_err(|_| Error::Stopped)?;
+        let state = snapshot::read_state(&mut session, caps.get(compiler::Cap::ImageBytes)).await?;
+        let module = session.module().clone();
+        drop(session);
+        let init = init.to_owned();
+        on_thread(move || {
+            let bytes = module.artifact().snapshot(&init, &state, &caps)?;
+            drop(state);
+            let module = Module::new(Image::from_bytes(&bytes)?, false, None);
+            drop(permit);
+            module
+        })
+        .await?
+    }
+}
+
+impl Supervisor {
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }
@@ -251,9 +318,71 @@ impl Supervisor {
         let permits = Arc::clone(&self.0.local_shards);
         permits.try_acquire_owned().map_err(|_| Error::TooManyLocalShards { limit: LOCAL_SHARDS_MAX })
     }
+
+    /// Gives the job the module to run, if its policy says `[instance] init`. A report, if it is cancelled meanwhile.
+    pub(crate) async fn initialise(
+        &self,
+        job: &mut Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Option<Report>, Error> {
+        if job.policy.instance().init.is_some() {
+            let module = {
+                tokio::select! {
+                    biased;
+                    module = self.initialised(job) => module?,
+                    () = cancel => return Ok(Some(never_began(job))),
+                }
+            };
+            job.module = module;
+        }
+        Ok(None)
+    }
+
+    /// The module to run for a job whose policy says `[instance] init`: a snapshot, made, in memory or in the cache.
+    async fn initialised(&self, job: &Job) -> Result<Module, Error> {
+        let make = |job: Job, init: String| async move {
+            let name = initialise::entry_name(&job, &init);
+            let inner = Arc::clone(&self.0);
+            let (found, problem) = on_thread(move || inner.kept_snapshot(name)).await?;
+            if let Some(module) = found {
+                return Ok(module);
+            }
+            let module = self.snapshot(job, &init).await?;
+            let inner = Arc::clone(&self.0);
+            on_thread(move || {
+                let kept =
+                    inner.cache.as_ref().map_or(Ok(()), |cache| cache.put(name, module.artifact_bytes()));
+                module.with_cache_problem(problem.or_else(|| kept.err().map(|error| error.to_string())))
+            })
+            .await
+        };
+        self.0.initialised.module_for(job, make).await
+    }
+}
+
+/// The report of a job that was cancelled while its module was initialised.
+fn never_began(job: &Job) -> Report {
+    Report {
+        outcome: Outcome::Cancelled,
+        usage: Usage::default(),
+        policy: job.policy.name().to_owned(),
+        dangers: instance::dangers(&job.policy),
+        layers: Vec::new(),
+        missing_layers: Vec::new(),
+    }
 }
 
 impl Inner {
+    /// A snapshot in the cache, or why the cache cannot be asked.
+    fn kept_snapshot(&self, name: EntryName) -> (Option<Module>, Option<String>) {
+        match self.cache.as_ref().map(|cache| cache.get(name)) {
+            // An entry that is whole but is refused was made by something else; it is replaced.
+            Some(Ok(found)) => (found.and_then(|image| Module::new(image, true, None).ok()), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, self.cache_problem.clone()),
+        }
+    }
+
     /// The shard with the fewest jobs; among equals, each in turn.
     fn least_loaded(&self) -> Result<&Shard, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);

@@ -276,9 +276,10 @@ impl Attacker {
             code.extend_from_slice(&weapon.code);
             code.resize(code.len().next_multiple_of(16), 0xcc);
         }
-        let artifact = RawModule { code, functions, memory_pages: 1, memory_max_pages: 2 }
-            .build()
-            .expect("the attacker's artifact");
+        let artifact =
+            RawModule { code, functions, memory_pages: 1, memory_max_pages: 2, ..RawModule::default() }
+                .build()
+                .expect("the attacker's artifact");
         let supervisor = Supervisor::start(Config { pool, ..Config::default() }).expect("a supervisor");
         let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
         Self { supervisor, module, policy: Arc::new(policy) }

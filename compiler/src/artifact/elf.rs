@@ -15,6 +15,9 @@ use super::write::{Access, SEGMENTS_MAX};
 
 const LE: LittleEndian = LittleEndian;
 
+/// Bytes of a section's name that are looked at.
+const SECTION_NAME_MAX: usize = 64;
+
 type FileHeader = elf::FileHeader64<LittleEndian>;
 type ProgramHeader = elf::ProgramHeader64<LittleEndian>;
 type SectionHeader = elf::SectionHeader64<LittleEndian>;
@@ -85,29 +88,39 @@ impl<'a> Headers<'a> {
 
     /// The contents of the section with this name, as a range of the file.
     pub fn section(&self, name: &'static str) -> Result<Range<usize>, ArtifactError> {
+        let (_, range) = self
+            .sections()?
+            .find(|(found, _)| *found == name.as_bytes())
+            .ok_or(ArtifactError::Section(name))?;
+        range.ok_or(ArtifactError::Section(name))
+    }
+
+    /// The names of all sections, and their contents as ranges of the file where they lie inside.
+    pub fn sections(&self) -> Result<impl Iterator<Item = (&'a [u8], Option<Range<usize>>)>, ArtifactError> {
+        let file = self.file;
         let truncated = || ArtifactError::HeadersTruncated("section");
         if usize::from(self.header.e_shentsize.get(LE)) != size_of::<SectionHeader>() {
             return Err(truncated());
         }
-        let headers =
-            usize::try_from(self.header.e_shoff.get(LE)).ok().and_then(|offset| self.file.get(offset..));
+        let headers = usize::try_from(self.header.e_shoff.get(LE)).ok().and_then(|offset| file.get(offset..));
         let headers = headers.ok_or_else(truncated)?;
         let (headers, _) =
             slice_from_bytes::<SectionHeader>(headers, usize::from(self.header.e_shnum.get(LE)))
                 .map_err(|()| truncated())?;
-        let contents = |header: &SectionHeader| {
+        let contents = move |header: &SectionHeader| {
             let start = usize::try_from(header.sh_offset.get(LE)).ok()?;
             let end = start.checked_add(usize::try_from(header.sh_size.get(LE)).ok()?)?;
-            (end <= self.file.len()).then_some(start..end)
+            (end <= file.len()).then_some(start..end)
         };
         let names = headers.get(usize::from(self.header.e_shstrndx.get(LE))).and_then(contents);
-        let names =
-            names.and_then(|range| self.file.get(range)).ok_or(ArtifactError::Section(".shstrtab"))?;
-        let named = |header: &&SectionHeader| {
+        let names = names.and_then(|range| file.get(range)).ok_or(ArtifactError::Section(".shstrtab"))?;
+        Ok(headers.iter().map(move |header| {
             let rest = names.get(header.sh_name.get(LE) as usize..).unwrap_or_default();
-            rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-        };
-        headers.iter().find(named).and_then(contents).ok_or(ArtifactError::Section(name))
+            // Ours are short; a longer one is none of them.
+            let rest = rest.get(..SECTION_NAME_MAX).unwrap_or(rest);
+            let end = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
+            (rest.get(..end).unwrap_or_default(), contents(header))
+        }))
     }
 }
 

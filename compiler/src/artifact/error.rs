@@ -235,6 +235,15 @@ pub enum ArtifactError {
         /// Among the segments.
         mapped: u64,
     },
+    /// The length of a passive segment is outside of the context, or neither the segment's nor zero.
+    #[error("passive segment {index} has its length at an address that does not say so")]
+    PassiveSegment {
+        /// Which one.
+        index: usize,
+    },
+    /// A snapshot that still has to start, or that names no initialisation.
+    #[error("the artifact says that it is a snapshot, but not of what, or that it has to start")]
+    Snapshot,
     /// The table of exception handlers is outside of the read-only data, out of order, or names what does not exist.
     #[error("the artifact's table of exception handlers is damaged")]
     Handlers,

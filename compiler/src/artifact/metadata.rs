@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use ipc::context::asked;
 use ipc::interface::FunctionId;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,8 +14,10 @@ use crate::options::CodeOptions;
 use crate::trap::TrapKind;
 use crate::types::ValType;
 
+pub use crate::types::Reference;
+
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
 pub const BYTES_MAX: u64 = 64 << 20;
@@ -26,6 +29,7 @@ const EXPORTS_MAX: usize = 1_000_000;
 const GLOBALS_MAX: usize = 1_000_000;
 const TABLES_MAX: usize = 100_000;
 const TAGS_MAX: usize = 1_000_000;
+const SEGMENTS_MAX: usize = 200_000;
 /// The same for lists that our own constants bound far below.
 const FEW_MAX: usize = 1_000;
 
@@ -72,12 +76,85 @@ pub struct Metadata {
     /// Numbers of the host functions that the code may call, ascending.
     #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
     pub host_functions: Vec<u32>,
+    /// Segments that instructions copy from.
+    #[serde(deserialize_with = "bounded::<SEGMENTS_MAX, _, _>")]
+    pub segments: Vec<PassiveSegment>,
     /// Address of the array of function descriptors ([`ipc::context::TableEntry`]), whose entry 0 is null.
     pub descriptors: u64,
     /// Number of function descriptors, the null one included.
     pub descriptor_count: u32,
     /// Bytes of private writable memory that are mapped from the start, to be counted against `RLIMIT_DATA`.
     pub data_bytes: u64,
+    /// In a snapshot: memories, tables and globals are those after its initialisation.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// How a snapshot came about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The exports that have run, the first one first: a snapshot may be made of a snapshot. What starts the module, and
+    /// its `_initialize`, ran before the first.
+    #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
+    pub inits: Vec<String>,
+    /// What the guest asked for meanwhile that is not the same every time, by its own word; ascending.
+    #[serde(deserialize_with = "bounded::<FEW_MAX, _, _>")]
+    pub asked: Vec<Asked>,
+}
+
+impl Snapshot {
+    /// Whether the module, its arguments, its environment and the files that it read decide the snapshot: the guest asked neither for
+    /// time nor for random bytes, and called no function of the host app.
+    pub fn is_pure(&self) -> bool {
+        self.asked.iter().all(|asked| *asked == Asked::Files)
+    }
+}
+
+/// Something that a guest asked for and that is not the same every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// The time.
+    Time,
+    /// Random bytes.
+    Random,
+    /// What files, directories and streams are and hold.
+    Files,
+    /// Results of functions of the host app.
+    HostFunctions,
+}
+
+impl Asked {
+    const ALL: [(u64, Self); 4] = [
+        (asked::TIME, Self::Time),
+        (asked::RANDOM, Self::Random),
+        (asked::FILES, Self::Files),
+        (asked::HOST_FUNCTIONS, Self::HostFunctions),
+    ];
+
+    /// What these bits of [`ipc::context::asked`] say; others mean nothing.
+    pub(crate) fn of_bits(bits: u64) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, asked)| asked)
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Time => "time",
+            Self::Random => "random bytes",
+            Self::Files => "files or streams",
+            Self::HostFunctions => "functions of the host app",
+        })
+    }
+}
+
+/// A segment that instructions copy from, until it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassiveSegment {
+    /// Address of the `u64` that holds its length; 0 once it is dropped.
+    pub address: u64,
+    /// Its length, in entries or bytes.
+    pub length: u64,
 }
 
 /// A function that can be called from outside of the guest.
@@ -183,8 +260,10 @@ pub struct Memory {
 /// A table. Sizes are in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// `FuncRef` or `ExternRef`.
+    /// A type of references.
     pub ty: ValType,
+    /// What each entry is.
+    pub reference: Reference,
     /// Initial size.
     pub size: u64,
     /// Entries that have room; it may not exceed them.
@@ -222,6 +301,8 @@ pub struct Handlers {
 pub struct Global {
     /// Its type.
     pub ty: ValType,
+    /// What its value is, if it is a reference.
+    pub reference: Reference,
     /// Whether the guest can change it.
     pub mutable: bool,
     /// Where its value is.

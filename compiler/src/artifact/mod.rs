@@ -9,6 +9,7 @@ mod elf;
 mod error;
 pub mod metadata;
 mod raw;
+mod snapshot;
 mod summary;
 mod verify;
 pub(crate) mod write;
@@ -23,7 +24,10 @@ use object::pod::from_bytes;
 pub use error::ArtifactError;
 pub use metadata::Metadata;
 pub use raw::RawModule;
-pub use summary::{ExportSummary, FunctionSummary, ImportSummary, SegmentSummary, Sizes, Summary};
+pub use snapshot::{MemoryState, SnapshotError, State, TableState};
+pub use summary::{
+    ExportSummary, FunctionSummary, ImportSummary, SegmentSummary, Sizes, SnapshotSummary, Summary,
+};
 
 use crate::debug::section;
 use crate::sites;

@@ -5,8 +5,8 @@ use ipc::context::{COMPILER_BASE, MEMORY_TOTAL_OFFSET, MemoryDescriptor, TableEn
 use ipc::interface::FUNCTIONS;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE, memory_base};
 
-use super::metadata::{self, Entry, Export, ExportItem, FORMAT, Metadata};
-use super::write::{Access, Image, Segment};
+use super::metadata::{self, Entry, Export, ExportItem, FORMAT, GlobalValue, Metadata, Reference};
+use super::write::{Access, Image, Segment, Symbols};
 use crate::build::{code_segments, symbols, writable_bytes, writable_segments};
 use crate::codegen::{Code, compile_trampoline};
 use crate::initial::Overlay;
@@ -26,6 +26,22 @@ pub struct RawModule {
     pub memory_pages: u64,
     /// Pages that it may have.
     pub memory_max_pages: u64,
+    /// Entries of a table of functions, all null at first and of a fixed size; with them come a global that holds a function and
+    /// one that holds something of the host's. Their places are those of [`RawModule::TABLE`] and the following constants.
+    pub table_entries: u64,
+}
+
+impl RawModule {
+    /// Address of the [`TableDescriptor`].
+    pub const TABLE: u64 = COMPILER_BASE + 0x40;
+    /// Address of the global that holds a function.
+    pub const FUNCTION_GLOBAL: u64 = COMPILER_BASE + 0x60;
+    /// Address of the global that holds something of the host's.
+    pub const HOST_GLOBAL: u64 = COMPILER_BASE + 0x68;
+    /// Address of the table's entry 0.
+    pub const ENTRIES: u64 = CONTEXT_BASE + 0x800;
+    /// Entries that the table can have.
+    pub const ENTRIES_MAX: u64 = 128;
 }
 
 impl RawModule {
@@ -49,6 +65,11 @@ impl RawModule {
         let descriptor = COMPILER_BASE;
         for (i, word) in [memory_base(0), memory_bytes, memory_max, 0].iter().enumerate() {
             let at = (descriptor - CONTEXT_BASE) as usize + 8 * i;
+            context[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        let entries = self.table_entries.min(Self::ENTRIES_MAX);
+        for (i, word) in [Self::ENTRIES, entries, entries, 0].iter().enumerate() {
+            let at = (Self::TABLE - CONTEXT_BASE) as usize + 8 * i;
             context[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         let total = MEMORY_TOTAL_OFFSET as usize;
@@ -79,6 +100,22 @@ impl RawModule {
             let (params, results) = (vec![ValType::I64; *params], vec![ValType::I64; *results]);
             Some(Export { name: name.clone(), item: ExportItem::Function { entry, params, results } })
         });
+        let table = metadata::Table {
+            ty: ValType::FuncRef,
+            reference: Reference::ANY,
+            size: entries,
+            max: entries,
+            table64: false,
+            base: Self::ENTRIES,
+            descriptor: Self::TABLE,
+        };
+        let globals = [(ValType::FuncRef, Self::FUNCTION_GLOBAL), (ValType::ExternRef, Self::HOST_GLOBAL)]
+            .map(|(ty, address)| metadata::Global {
+                ty,
+                reference: Reference::ANY,
+                mutable: true,
+                value: GlobalValue::Address(address),
+            });
         let metadata = Metadata {
             format: FORMAT,
             compiler: version(),
@@ -96,14 +133,16 @@ impl RawModule {
                 memory64: false,
                 descriptor,
             }],
-            tables: Vec::new(),
-            globals: Vec::new(),
+            tables: if entries > 0 { vec![table] } else { Vec::new() },
+            globals: if entries > 0 { globals.to_vec() } else { Vec::new() },
             tags: Vec::new(),
             handlers: None,
             host_functions: (0..FUNCTIONS.len() as u32).collect(),
+            segments: Vec::new(),
             descriptors: text.rodata,
             descriptor_count: 1,
             data_bytes,
+            snapshot: None,
         };
         let mut site_table = sites::Builder::new();
         site_table.function(0, 0, &[]);
@@ -111,7 +150,7 @@ impl RawModule {
             segments,
             text: (CODE_BASE, text.bytes.len() as u64),
             rodata: (text.rodata, rodata.len() as u64),
-            symbols: symbols(&text, std::iter::once("native code".to_owned())),
+            symbols: Symbols::new(&symbols(&text, std::iter::once("native code".to_owned()))),
             metadata: metadata::encode(&metadata)?,
             sites: site_table.finish(self.code.len() as u32),
             debug: Vec::new(),
@@ -120,4 +159,6 @@ impl RawModule {
     }
 }
 
+const _: () = assert!(RawModule::ENTRIES + 16 * RawModule::ENTRIES_MAX <= CONTEXT_BASE + PAGE);
+const _: () = assert!(COMPILER_BASE + size_of::<MemoryDescriptor>() as u64 <= RawModule::TABLE);
 const _: () = assert!(COMPILER_BASE + size_of::<MemoryDescriptor>() as u64 <= CONTEXT_BASE + PAGE);

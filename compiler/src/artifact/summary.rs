@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::elf::Headers;
-use super::metadata::{Global, Memory, Metadata, Table, Tag};
+use super::metadata::{Asked, Global, Memory, Metadata, Table, Tag};
 use super::write::Access;
 use super::{Artifact, ArtifactError, ExportItem};
 use crate::sites;
@@ -35,6 +35,8 @@ pub struct Summary {
     pub imports: Vec<ImportSummary>,
     /// Exports.
     pub exports: Vec<ExportSummary>,
+    /// In a snapshot, how it came about.
+    pub snapshot: Option<SnapshotSummary>,
     /// The start function.
     pub start: Option<u32>,
     /// Instantiation traps.
@@ -53,6 +55,17 @@ pub struct Summary {
     pub call_sites: u64,
     /// The module's functions.
     pub functions: Vec<FunctionSummary>,
+}
+
+/// How a snapshot came about.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotSummary {
+    /// The exports that have run, the first one first.
+    pub inits: Vec<String>,
+    /// What the guest asked for that is not the same every time, by its own word.
+    pub asked: Vec<Asked>,
+    /// Whether the inputs decide it, see [`Snapshot::is_pure`](super::metadata::Snapshot::is_pure).
+    pub pure: bool,
 }
 
 /// Sizes in bytes.
@@ -169,6 +182,11 @@ impl<B: AsRef<[u8]>> Artifact<B> {
                 .collect(),
             imports: imports(metadata),
             exports: metadata.exports.iter().map(export).collect(),
+            snapshot: metadata.snapshot.as_ref().map(|snapshot| SnapshotSummary {
+                inits: snapshot.inits.clone(),
+                asked: snapshot.asked.clone(),
+                pure: snapshot.is_pure(),
+            }),
             start: metadata.start.as_ref().map(|start| start.function),
             start_trap: metadata.start_trap,
             memories: metadata.memories.clone(),

@@ -10,7 +10,7 @@ use super::metadata::{ExportItem, GlobalValue, ImportItem, Metadata};
 use super::write::{META_SECTION, SITES_SECTION};
 use super::*;
 use crate::types::ValType;
-use crate::{Options, compile, parse_text};
+use crate::{Caps, Options, compile, parse_text};
 
 const PROGRAM_HEADERS: usize = 64;
 const PROGRAM_HEADER: usize = 56;
@@ -348,6 +348,7 @@ fn metadata_of_imports() {
     let constant = with_metadata(|m| {
         let item = ImportItem::Global(m.globals.len() as u32);
         m.globals.push(metadata::Global {
+            reference: metadata::Reference::ANY,
             ty: ValType::I32,
             mutable: false,
             value: GlobalValue::Constant(0),
@@ -478,4 +479,147 @@ fn names_come_from_the_module() {
     let names: Vec<_> = (0..4).map(|function| artifact.function_name(function).unwrap()).collect();
     assert_eq!(names, ["proc_exit", "sched_yield", "f", "start"]);
     assert_eq!(artifact.function_name(u32::MAX), None);
+}
+
+/// A module in whose code some references are called without a look at them, and its state at the start.
+fn typed_references() -> (Artifact<Vec<u8>>, State) {
+    let text = r#"(module
+        (type $t (func (param i32) (result i32)))
+        (table $typed 2 (ref null $t))
+        (table $never 1 1 (ref $t) (ref.func $right))
+        (global $typed (mut (ref $t)) (ref.func $right))
+        (memory 1 3)
+        (data $passive "passive")
+        (elem declare func $wrong)
+        (func $right (export "right") (param i32) (result i32) (local.get 0))
+        (func $wrong (export "wrong") (param i64) (result i64) (local.get 0)))"#;
+    let wasm = crate::parse_text(text.as_bytes()).unwrap();
+    let artifact = Artifact::parse(crate::compile(&wasm, &Options::default()).unwrap()).unwrap();
+    let state = State {
+        memories: vec![MemoryState { bytes: 1 << 16, pieces: vec![(4096, vec![7; 4096])] }],
+        tables: vec![
+            TableState { size: 2, entries: vec![0; 32] },
+            TableState { size: 1, entries: entry(&artifact, 1) },
+        ],
+        globals: vec![[1, 0]],
+        segments: vec![7],
+        asked: 0,
+    };
+    (artifact, state)
+}
+
+fn entry(artifact: &Artifact<Vec<u8>>, number: usize) -> Vec<u8> {
+    artifact.descriptors(&Headers::parse(artifact.bytes()).unwrap()).unwrap()[number].to_vec()
+}
+
+#[test]
+fn a_snapshot_holds_what_its_state_says_and_is_sound() {
+    let (artifact, mut state) = typed_references();
+    state.tables[0].entries[16..].copy_from_slice(&entry(&artifact, 1));
+    state.memories[0].bytes = 2 << 16;
+    state.segments[0] = 0;
+    state.asked = u64::MAX;
+    let bytes = artifact.snapshot("init", &state, &Caps::default()).unwrap();
+    assert_eq!(bytes, artifact.snapshot("init", &state, &Caps::default()).unwrap());
+    let snapshot = Artifact::parse(bytes).unwrap();
+    let metadata = snapshot.metadata();
+    assert_eq!((metadata.memories[0].min_pages, metadata.tables[0].size), (2, 2));
+    let history = metadata.snapshot.as_ref().unwrap();
+    assert_eq!((history.inits.as_slice(), history.asked.len()), (&["init".to_owned()][..], 4));
+    assert_eq!(snapshot.function_name(0), artifact.function_name(0));
+}
+
+/// What a hostile instance can claim, and what becomes of it: references that code calls without a look at them first of all.
+#[test]
+fn a_hostile_state_is_an_error_that_names_the_lie() {
+    let (artifact, _) = typed_references();
+    let wrong = entry(&artifact, 2);
+    let lie = |change: &dyn Fn(&mut State)| {
+        let (_, mut state) = typed_references();
+        change(&mut state);
+        artifact.snapshot("init", &state, &Caps::default()).expect_err("a lie")
+    };
+    use SnapshotError as E;
+    assert!(matches!(
+        lie(&|s| s.tables[0].entries[..16].copy_from_slice(&wrong)),
+        E::TableEntry { table: 0, entry: 0 }
+    ));
+    assert!(matches!(lie(&|s| s.tables[1].entries = vec![0; 16]), E::TableEntry { table: 1, entry: 0 }));
+    assert!(matches!(lie(&|s| s.tables[0].entries[16] = 1), E::TableEntry { table: 0, entry: 1 }));
+    for number in [0, 2, 3, u64::from(u32::MAX), (1 << 32) + 1, u64::MAX] {
+        assert!(matches!(lie(&|s| s.globals[0] = [number, 0]), E::GlobalFunction { global: 0 }), "{number}");
+    }
+    assert!(matches!(lie(&|s| s.segments[0] = 6), E::SegmentLength { segment: 0, length: 6 }));
+    for bytes in [0, 65_535, 4 << 16, u64::MAX] {
+        assert!(matches!(lie(&|s| s.memories[0].bytes = bytes), E::MemorySize { memory: 0, .. }), "{bytes}");
+    }
+    for pieces in [
+        vec![(u64::MAX, vec![1])],
+        vec![(65_536, vec![1])],
+        vec![(65_535, vec![1, 1])],
+        vec![(9, vec![1, 1]), (10, vec![1])],
+        vec![(9, vec![1]), (8, vec![1])],
+    ] {
+        let error = lie(&|s| s.memories[0].pieces = pieces.clone());
+        assert!(matches!(error, E::MemoryContents { memory: 0 }), "{pieces:?}: {error}");
+    }
+    assert!(matches!(lie(&|s| s.tables[0].size = 3), E::TableSize { table: 0, .. }));
+    assert!(matches!(lie(&|s| s.tables[0].entries.truncate(31)), E::Shape));
+    assert!(matches!(lie(&|s| s.globals.truncate(0)), E::Shape));
+    let caps = Caps { image_bytes: 1 << 12, ..Caps::default() };
+    let (_, state) = typed_references();
+    assert!(matches!(artifact.snapshot("init", &state, &caps), Err(E::Write(_))));
+}
+
+#[test]
+fn metadata_of_passive_segments_and_snapshots() {
+    for (address, length) in
+        [(0, 1), (CONTEXT_BASE, 1), (CODE_BASE, 1), (CONTEXT_BASE + 0x101, 1), (u64::MAX, 1)]
+    {
+        let found = with_metadata(|m| m.segments = vec![metadata::PassiveSegment { address, length }]);
+        assert_eq!(found, E::PassiveSegment { index: 0 }, "{address:#x}");
+    }
+    // The descriptor of the memory begins with an address, which is no segment's length.
+    let of_memory = with_metadata(|m| {
+        m.segments = vec![metadata::PassiveSegment { address: m.memories[0].descriptor, length: 1 }];
+    });
+    assert_eq!(of_memory, E::PassiveSegment { index: 0 });
+    let made = |inits: &[&str], asked: &[metadata::Asked]| {
+        Some(metadata::Snapshot {
+            inits: inits.iter().map(|init| (*init).to_owned()).collect(),
+            asked: asked.to_vec(),
+        })
+    };
+    use metadata::Asked::{Random, Time};
+    assert_eq!(with_metadata(|m| (m.start, m.snapshot) = (None, made(&[], &[]))), E::Snapshot);
+    assert_eq!(with_metadata(|m| (m.start, m.snapshot) = (None, made(&["i"], &[Random, Time]))), E::Snapshot);
+    let starts = with_metadata(|m| {
+        let ExportItem::Function { entry, .. } = m
+            .exports
+            .iter()
+            .find_map(|e| match &e.item {
+                item @ ExportItem::Function { .. } => Some(item.clone()),
+                _ => None,
+            })
+            .unwrap()
+        else {
+            unreachable!()
+        };
+        (m.start, m.snapshot) = (Some(entry), made(&["i"], &[]));
+    });
+    assert_eq!(starts, E::Snapshot);
+}
+
+/// A table that is listed many times would have a reader of all tables read far more than there is.
+#[test]
+fn tables_do_not_share_their_room() {
+    let wasm = parse_text(
+        b"(module (table $t 1 funcref) (func (drop (table.grow $t (ref.null func) (i32.const 1)))))",
+    );
+    let mut bytes = compile(&wasm.unwrap(), &Options { threads: 1, ..Options::default() }).unwrap();
+    let mut metadata = Artifact::parse(&bytes[..]).unwrap().metadata().clone();
+    let room = metadata.tables[0].max * 16;
+    metadata.tables = vec![metadata.tables[0]; ((CONTEXT_END - CONTEXT_BASE) / room) as usize + 1];
+    replace_section(&mut bytes, META_SECTION, &postcard::to_stdvec(&metadata).unwrap());
+    assert_eq!(parse(&bytes), Err(E::TableRange { index: metadata.tables.len() - 1 }));
 }

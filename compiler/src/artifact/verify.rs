@@ -38,6 +38,8 @@ pub(super) fn check(file: &[u8], segments: &[Loaded], metadata: &Metadata) -> Re
     check.imports()?;
     check.exports()?;
     check.host_functions()?;
+    check.passive_segments()?;
+    check.snapshot()?;
     check.function_descriptors()?;
     check.handlers()?;
     check.data_bytes()
@@ -90,8 +92,12 @@ impl Check<'_> {
     }
 
     fn tables(&self) -> Result<(), ArtifactError> {
+        // They do not overlap, so that who reads all of them reads no more than the context.
+        let mut left = CONTEXT_END - CONTEXT_BASE;
         for (index, table) in self.metadata.tables.iter().enumerate() {
             let room = table.max.checked_mul(size_of::<TableEntry>() as u64);
+            let rest = room.and_then(|room| left.checked_sub(room));
+            left = rest.ok_or(ArtifactError::TableRange { index })?;
             let fits =
                 room.is_some_and(|room| table.size <= table.max && self.context_holds(table.base, room));
             if !fits || table.base % size_of::<TableEntry>() as u64 != 0 {
@@ -196,6 +202,28 @@ impl Check<'_> {
         let numbers = &self.metadata.host_functions;
         let known = numbers.iter().all(|number| FunctionId::from_number(*number).is_some());
         if known && numbers.is_sorted_by(|a, b| a < b) { Ok(()) } else { Err(ArtifactError::HostFunctions) }
+    }
+
+    fn passive_segments(&self) -> Result<(), ArtifactError> {
+        for (index, segment) in self.metadata.segments.iter().enumerate() {
+            let is_held = self.context_holds(segment.address, 8)
+                && self.word(segment.address).is_some_and(|length| length == 0 || length == segment.length);
+            if !is_held {
+                return Err(ArtifactError::PassiveSegment { index });
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<(), ArtifactError> {
+        let Metadata { snapshot, start, start_trap, .. } = self.metadata;
+        let is_ready = |s: &super::metadata::Snapshot| {
+            !s.inits.is_empty()
+                && s.asked.is_sorted_by(|a, b| a < b)
+                && start.is_none()
+                && start_trap.is_none()
+        };
+        if snapshot.as_ref().is_none_or(is_ready) { Ok(()) } else { Err(ArtifactError::Snapshot) }
     }
 
     fn function_descriptors(&self) -> Result<(), ArtifactError> {

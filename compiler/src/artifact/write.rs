@@ -4,6 +4,8 @@
 //! zeros to whole pages; symbol and string tables, our own sections; section headers. Nothing is relocated when
 //! it is loaded.
 
+use std::borrow::Cow;
+
 use object::elf;
 use object::endian::{LittleEndian, U16, U32, U64};
 use object::pod::bytes_of;
@@ -72,6 +74,12 @@ pub(crate) struct Symbol {
     pub size: u64,
 }
 
+/// The symbol table and its strings, as the sections hold them. Symbol 0 is the null one.
+pub(crate) struct Symbols<'a> {
+    pub table: Cow<'a, [u8]>,
+    pub strings: Cow<'a, [u8]>,
+}
+
 /// Everything that goes into an artifact.
 pub(crate) struct Image<'a> {
     /// Mapped in this order.
@@ -80,18 +88,18 @@ pub(crate) struct Image<'a> {
     pub text: (u64, u64),
     /// Address and size of the read-only data.
     pub rodata: (u64, u64),
-    pub symbols: Vec<Symbol>,
+    pub symbols: Symbols<'a>,
     /// Encoded [`super::Metadata`].
     pub metadata: Vec<u8>,
     /// Encoded [`crate::sites`].
     pub sites: Vec<u8>,
     /// Further sections that are not loaded: about source lines.
-    pub debug: Vec<(&'static str, Vec<u8>)>,
+    pub debug: Vec<(&'a str, Vec<u8>)>,
 }
 
 /// A section that is not loaded.
 struct Section<'a> {
-    name: &'static str,
+    name: &'a str,
     kind: u32,
     bytes: &'a [u8],
     link: u32,
@@ -102,6 +110,8 @@ struct Section<'a> {
 /// Indices of section headers.
 const TEXT_INDEX: u16 = 1;
 const STRTAB_INDEX: u32 = 4;
+
+const SYMBOL_BYTES: usize = size_of::<elf::Sym64<LittleEndian>>();
 
 const FIXED: Raise = Raise::Fixed("it is part of the format of artifacts");
 
@@ -117,18 +127,19 @@ impl Image<'_> {
             offsets.push(offset);
             offset = offset.saturating_add(segment.file_bytes);
         }
-        let (symbols, strings) = self.symbol_tables();
+        let Symbols { table: symbols, strings } = &self.symbols;
         let mut section_names = vec![0u8];
         let mut sections = vec![
             Section {
                 name: ".symtab",
                 kind: elf::SHT_SYMTAB,
-                bytes: &symbols,
+                bytes: symbols,
                 link: STRTAB_INDEX,
-                info: self.symbols.len() as u32 + 1,
-                entry: size_of::<elf::Sym64<LittleEndian>>() as u64,
+                // All of them are local.
+                info: (symbols.len() / SYMBOL_BYTES) as u32,
+                entry: SYMBOL_BYTES as u64,
             },
-            Section { name: ".strtab", kind: elf::SHT_STRTAB, bytes: &strings, link: 0, info: 0, entry: 0 },
+            Section { name: ".strtab", kind: elf::SHT_STRTAB, bytes: strings, link: 0, info: 0, entry: 0 },
             Section {
                 name: META_SECTION,
                 kind: elf::SHT_PROGBITS,
@@ -239,14 +250,15 @@ impl Image<'_> {
         }
         Ok(out)
     }
+}
 
-    /// The symbol table and its strings. Symbol `i + 1` is `self.symbols[i]`.
-    fn symbol_tables(&self) -> (Vec<u8>, Vec<u8>) {
+impl Symbols<'static> {
+    /// The symbol table. Symbol `i + 1` is `symbols[i]`.
+    pub fn new(symbols: &[Symbol]) -> Self {
         let mut strings = vec![0u8];
-        let entry = size_of::<elf::Sym64<LittleEndian>>();
-        let mut table = vec![0u8; entry];
-        table.reserve_exact(self.symbols.len() * entry);
-        for symbol in &self.symbols {
+        let mut table = vec![0u8; SYMBOL_BYTES];
+        table.reserve_exact(symbols.len() * SYMBOL_BYTES);
+        for symbol in symbols {
             table.extend_from_slice(bytes_of(&elf::Sym64 {
                 st_name: U32::new(LE, strings.len() as u32),
                 st_info: (elf::STB_LOCAL << 4) + elf::STT_FUNC,
@@ -259,7 +271,7 @@ impl Image<'_> {
             strings.extend(symbol.name.bytes().map(|byte| if byte == 0 { b'?' } else { byte }));
             strings.push(0);
         }
-        (table, strings)
+        Symbols { table: table.into(), strings: strings.into() }
     }
 }
 

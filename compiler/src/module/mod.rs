@@ -17,7 +17,7 @@ pub(crate) use constant::{Constant, Expression};
 pub(crate) use open::{GlobalSource, OpenImport, OpenItem};
 
 use crate::debug;
-use crate::types::{FuncType, ValType};
+use crate::types::{FuncType, Reference, ValType};
 
 /// Stands for the null reference among the items of an element segment.
 pub(crate) const NULL_ITEM: u32 = u32::MAX;
@@ -96,10 +96,8 @@ pub(crate) struct Table {
     pub index64: bool,
     /// What every entry is at first.
     pub init: Constant,
-    /// The signature id of every entry that is not null, where the table's type tells.
-    pub signature: Option<u32>,
-    /// Whether an entry can be null.
-    pub nullable: bool,
+    /// What every entry is.
+    pub reference: Reference,
     /// The host side may provide a larger one.
     pub imported: bool,
 }
@@ -107,6 +105,8 @@ pub(crate) struct Table {
 #[derive(Clone, Debug)]
 pub(crate) struct Global {
     pub ty: ValType,
+    /// What its value is, if it is a reference.
+    pub reference: Reference,
     pub mutable: bool,
     pub source: GlobalSource,
 }

@@ -76,7 +76,13 @@ impl<'a> Module<'a> {
                 }
                 let ty =
                     ValType::of_wasm(global.content_type).ok_or_else(|| unexpected("a global's type"))?;
-                self.globals.push(Global { ty, mutable: global.mutable, source: GlobalSource::Import });
+                let reference = self.reference_of(global.content_type);
+                self.globals.push(Global {
+                    ty,
+                    reference,
+                    mutable: global.mutable,
+                    source: GlobalSource::Import,
+                });
                 OpenItem::Global(self.globals.len() as u32 - 1)
             }
             TypeRef::Memory(memory) => {

@@ -15,7 +15,7 @@ use super::{NULL_ITEM, SegmentMode, Table, open};
 use crate::caps::{self, Cap, NO_ROOM, Raise};
 use crate::debug::read::Sections;
 use crate::features;
-use crate::types::{FuncType, ValType};
+use crate::types::{FuncType, Reference, ValType};
 use crate::{Caps, Error};
 
 /// WebAssembly pages that a 32-bit memory can have.
@@ -166,7 +166,8 @@ impl<'a> Module<'a> {
                     let ty = ValType::of_wasm(global.ty.content_type)
                         .ok_or_else(|| unexpected("a global's type"))?;
                     let source = GlobalSource::from(constant::evaluate(&global.init_expr, &values)?);
-                    let global = Global { ty, mutable: global.ty.mutable, source };
+                    let reference = self.reference_of(global.ty.content_type);
+                    let global = Global { ty, reference, mutable: global.ty.mutable, source };
                     values.push(global.constant());
                     self.globals.push(global);
                 }
@@ -230,22 +231,34 @@ impl<'a> Module<'a> {
     /// A table by its type, with these entries at first.
     pub(super) fn table(&self, ty: &wasmparser::TableType, init: Constant) -> Result<Table, Error> {
         let element = ty.element_type;
-        let signature = match element.heap_type() {
-            HeapType::Concrete(UnpackedIndex::Module(index)) => {
-                self.signature_ids.get(index as usize).copied()
-            }
-            _ => None,
-        };
         Ok(Table {
             ty: ValType::of_ref(element).ok_or_else(|| unexpected("a table type"))?,
             min: ty.initial,
             max: ty.maximum,
             index64: ty.table64,
             init,
-            signature,
-            nullable: element.is_nullable(),
+            reference: self.reference(element),
             imported: false,
         })
+    }
+
+    /// What a type of references says beyond the kind of its values.
+    fn reference(&self, ty: wasmparser::RefType) -> Reference {
+        let signature = match ty.heap_type() {
+            HeapType::Concrete(UnpackedIndex::Module(index)) => {
+                self.signature_ids.get(index as usize).copied()
+            }
+            _ => None,
+        };
+        Reference { signature, nullable: ty.is_nullable() }
+    }
+
+    /// The same for a type of values.
+    pub(super) fn reference_of(&self, ty: wasmparser::ValType) -> Reference {
+        match ty {
+            wasmparser::ValType::Ref(ty) => self.reference(ty),
+            _ => Reference::ANY,
+        }
     }
 
     /// What the caps say about tables and memories, so far.

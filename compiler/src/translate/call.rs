@@ -104,10 +104,10 @@ impl<'m> Translator<'_, 'm> {
         let entry = self.checked_entry(table, index)?;
         let flags = self.table_flags();
         let code_offset = offset_of!(TableEntry, code) as i32;
-        if ty.signature == Some(id) {
+        if ty.reference.signature == Some(id) {
             // The table's type has said it all but whether the entry is null.
             let code = self.builder.ins().load(types::I64, flags, entry, code_offset);
-            if ty.nullable {
+            if ty.reference.nullable {
                 self.builder.ins().trapz(code, trap::NULL_ELEMENT);
             }
             return Ok(code);

@@ -234,9 +234,12 @@ fn native_code_runs_as_an_artifact() {
     // lea rax, [rdi + rsi]; ret; nops; ud2
     let code = vec![0x48, 0x8d, 0x04, 0x37, 0xc3, 0x90, 0x90, 0x90, 0x0f, 0x0b];
     let functions = vec![("add".to_owned(), 0, 2, 1), ("die".to_owned(), 8, 0, 0)];
-    let artifact =
-        Artifact::parse(RawModule { code, functions, memory_pages: 2, memory_max_pages: 2 }.build().unwrap())
-            .unwrap();
+    let artifact = Artifact::parse(
+        RawModule { code, functions, memory_pages: 2, memory_max_pages: 2, ..RawModule::default() }
+            .build()
+            .unwrap(),
+    )
+    .unwrap();
     assert_eq!(artifact.metadata().memories[0].min_pages, 2);
     assert_eq!(result(&call(&artifact, "add", &[40, 2])), 42);
     assert_eq!(call(&artifact, "die", &[]), Outcome::Trapped(None, entry(&artifact, "die").code));

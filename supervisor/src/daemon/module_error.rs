@@ -27,6 +27,11 @@ pub fn concerns_module(error: &Error) -> bool {
             | Error::UnsupportedSignature { .. }
             | Error::HostCallNotGranted { .. }
             | Error::FuelNotCounted
+            | Error::SnapshotInit { .. }
+            | Error::SnapshotDescriptors { .. }
+            | Error::SnapshotSize { .. }
+            | Error::SnapshotTime { .. }
+            | Error::Snapshot(_)
     )
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 
 use super::outcome::Ending;
 use super::shared_memory::{RawValue, SharedMemory};
+use crate::wasi::WasiContext;
 
 /// What a host app wants of its session. Addresses and lengths are checked: they come from the artifact's metadata.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(crate) enum Operation {
     Read { address: u64, length: usize },
     /// Copy bytes into the instance, at most [`ARENA_BYTES`].
     Write { address: u64, bytes: Vec<u8> },
+    /// Tell which descriptors the guest has opened or closed. The supervisor knows.
+    Descriptors,
     /// End the instance.
     End,
 }
@@ -39,6 +42,8 @@ pub(crate) enum Answer {
     Trapped(Trap),
     /// The bytes that were read; none of a write.
     Bytes(Vec<u8>),
+    /// Descriptors that the guest has opened or closed.
+    Descriptors(Vec<u32>),
 }
 
 /// An operation on its way to the shard.
@@ -109,6 +114,7 @@ impl Conversation<'_> {
         &mut self,
         reply: &Submission,
         shared: &SharedMemory,
+        wasi: &WasiContext,
     ) -> Result<Command, Violation> {
         let [status, ..] = reply.args;
         let running = self.under_way.0.take();
@@ -124,11 +130,15 @@ impl Conversation<'_> {
         if let Some((answer, to)) = answer {
             let _ = to.send(answer);
         }
-        let Some(request) = self.requests.recv().await else {
-            // The host app dropped its session, which cancels it.
-            return std::future::pending().await;
-        };
-        Ok(self.begin(request, reply.sequence, shared))
+        loop {
+            let Some(request) = self.requests.recv().await else {
+                // The host app dropped its session, which cancels it.
+                return std::future::pending().await;
+            };
+            if let Some(command) = self.begin(request, reply.sequence, shared, wasi) {
+                return Ok(command);
+            }
+        }
     }
 
     fn answer(&self, expected: &Expected, status: u64, shared: &SharedMemory) -> Result<Answer, Violation> {
@@ -149,7 +159,14 @@ impl Conversation<'_> {
         }
     }
 
-    fn begin(&self, request: Request, sequence: u32, shared: &SharedMemory) -> Command {
+    /// The command for an operation; `None` when it needs none, and is answered.
+    fn begin(
+        &self,
+        request: Request,
+        sequence: u32,
+        shared: &SharedMemory,
+        wasi: &WasiContext,
+    ) -> Option<Command> {
         let Request { operation, timeout, answer } = request;
         let timeout = timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit))));
         let command = Command { sequence, ..Command::default() };
@@ -169,11 +186,15 @@ impl Conversation<'_> {
                 let length = shared.arena().write(0, &bytes) as u64;
                 (Command { kind: command::WRITE, address, length, ..command }, Expected::Written)
             }
+            Operation::Descriptors => {
+                let _ = answer.send(Answer::Descriptors(wasi.changed_descriptors()));
+                return None;
+            }
             // The answer to this is the instance's end.
             Operation::End => (Command { kind: command::END, ..command }, Expected::Nothing),
         };
         *self.under_way.0.borrow_mut() = Some(Running { expected, answer, timeout });
-        command
+        Some(command)
     }
 }
 

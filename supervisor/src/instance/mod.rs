@@ -117,7 +117,7 @@ pub(crate) async fn run(
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let provided = Provided::new(metadata, &job.imports)?;
     let policy = job.policy.name().to_owned();
-    let dangers: Vec<PolicyDanger> = job.policy.dangers().iter().map(danger).collect();
+    let dangers = dangers(&job.policy);
     let report = |outcome, usage| Report {
         outcome,
         usage,
@@ -399,8 +399,13 @@ async fn sleep(limit: Option<Duration>, started: Instant) {
     }
 }
 
-fn danger(danger: &policies::Danger) -> PolicyDanger {
-    PolicyDanger { policy: danger.policy.to_string(), reason: danger.reason.clone() }
+/// What a report says of where the policy may widen.
+pub(crate) fn dangers(policy: &policies::Policy) -> Vec<PolicyDanger> {
+    let danger = |danger: &policies::Danger| PolicyDanger {
+        policy: danger.policy.to_string(),
+        reason: danger.reason.clone(),
+    };
+    policy.dangers().iter().map(danger).collect()
 }
 
 fn layer_names(layers: u64) -> Vec<String> {

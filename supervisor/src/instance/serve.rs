@@ -85,7 +85,7 @@ impl Server<'_> {
                 return Ended::Finished;
             }
             if let (Some(session), ipc::session::REPLY) = (&mut session, submission.function) {
-                match session.next(&submission, self.shared).await {
+                match session.next(&submission, self.shared, wasi).await {
                     Ok(command) => {
                         if let Err(ended) = self.complete(&mut completed, &command.into()) {
                             return ended;

@@ -28,12 +28,16 @@ pub(super) struct Descriptors {
     /// The empty slots.
     free: BTreeSet<u32>,
     max: u32,
+    /// How many there were before the guest ran.
+    given: u32,
+    /// Those of them that are closed or stand for something else.
+    lost: BTreeSet<u32>,
 }
 
 impl Descriptors {
     /// A table for at most `max` descriptors.
     pub fn new(max: u32) -> Self {
-        Self { slots: Vec::new(), free: BTreeSet::new(), max }
+        Self { slots: Vec::new(), free: BTreeSet::new(), max, given: 0, lost: BTreeSet::new() }
     }
 
     /// The most that were in use at one time.
@@ -60,6 +64,24 @@ impl Descriptors {
         }
         self.slots.push(Some(descriptor));
         Ok(self.slots.len() as u32 - 1)
+    }
+
+    /// Takes what is in the table for what the guest is given, before it runs.
+    pub fn given(&mut self) {
+        self.given = self.slots.len() as u32;
+    }
+
+    /// Numbers that do not stand for what they stood for when the guest began: it has opened or closed them.
+    pub fn changed(&self) -> Vec<u32> {
+        let opened = (0..).zip(&self.slots).skip(self.given as usize);
+        let opened = opened.filter(|(_, slot)| slot.is_some()).map(|(number, _)| number);
+        self.lost.iter().copied().chain(opened).collect()
+    }
+
+    fn lose(&mut self, number: u32) {
+        if number < self.given {
+            self.lost.insert(number);
+        }
     }
 
     /// The descriptor with that number.
@@ -109,6 +131,7 @@ impl Descriptors {
     pub fn remove(&mut self, number: u32) -> Result<Descriptor, Errno> {
         let taken = self.slots.get_mut(number as usize).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
         self.free.insert(number);
+        self.lose(number);
         Ok(taken)
     }
 
@@ -119,6 +142,7 @@ impl Descriptors {
         if from != to {
             let moved = self.remove(from)?;
             *self.get_mut(to)? = moved;
+            self.lose(to);
         }
         Ok(())
     }

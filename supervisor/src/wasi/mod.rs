@@ -157,6 +157,7 @@ impl WasiContext {
             let directory = OpenDirectory::preopened(directory, guest_path, read_only);
             table.insert(Descriptor::Directory(directory)).map_err(full)?;
         }
+        table.given();
         let clocks =
             GuestClocks { resolution: config.clock_resolution_ns, monotonic_offset: config.monotonic_offset };
         Ok(Self {
@@ -168,6 +169,11 @@ impl WasiContext {
             used_stdio: false,
             opened_to_write: false,
         })
+    }
+
+    /// Descriptors that the guest has opened, or closed of those that it was given.
+    pub fn changed_descriptors(&self) -> Vec<u32> {
+        self.table.changed()
     }
 
     /// Bytes written to standard output and standard error so far.

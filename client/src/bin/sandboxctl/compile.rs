@@ -49,7 +49,7 @@ pub fn compile(options: Options) -> Result<u8, Error> {
 
 /// Writes a file so that it is either complete or not there. A device or a pipe is written to, never replaced; of a symbolic
 /// link, the file that it leads to is replaced.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => replace(&fs::canonicalize(path)?, bytes),
         // Opening a directory for writing is an error.

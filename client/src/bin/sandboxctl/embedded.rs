@@ -13,8 +13,8 @@ use supervisor::daemon::module_error;
 use supervisor::daemon::signals::Interrupts;
 use supervisor::terminal::Bar;
 use supervisor::{
-    CompileProgress, Config, Entry, Job, JobLimits, ModuleSource, Observed, PoolLimits, Preopen, Supervisor,
-    invoke,
+    CompileProgress, Config, Entry, Job, JobLimits, Module, ModuleSource, Observed, PoolLimits, Preopen,
+    Supervisor, invoke,
 };
 
 use crate::error::Error;
@@ -35,6 +35,15 @@ impl Prepared {
     pub async fn observe(self, interrupts: &mut Interrupts) -> Result<(Report, Observed), Error> {
         let result = self.supervisor.observe(self.job, interrupts.arrived()).await;
         result.map_err(|error| blame(error, &self.module_path))
+    }
+
+    /// Makes a snapshot after the export `init` instead of running the job; a signal ends it.
+    pub async fn snapshot(self, init: &str, interrupts: &mut Interrupts) -> Result<Module, Error> {
+        tokio::select! {
+            biased;
+            made = self.supervisor.snapshot(self.job, init) => made.map_err(|error| blame(error, &self.module_path)),
+            () = interrupts.arrived() => Err(Error::Interrupted),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod outcome;
 mod policy;
 mod run;
+mod snapshot;
 mod version;
 
 /// Exit status for errors of our own: whatever keeps the guest from running or its end from being known.
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Options>),
     Compile(compile::Options),
+    Snapshot(Box<snapshot::Options>),
     Policy(policy::Options),
     Doctor(doctor::Options),
     Version(version::Options),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let result = result.and_then(|()| match cli.command {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
+        Command::Snapshot(options) => snapshot::snapshot(*options),
         Command::Policy(options) => policy::policy(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Version(options) => version::version(options),

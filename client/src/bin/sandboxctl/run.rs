@@ -44,6 +44,25 @@ pub struct Options {
 /// A job, as the command line describes it.
 #[derive(Debug, clap::Args)]
 pub struct JobOptions {
+    #[command(flatten)]
+    guest: GuestOptions,
+    /// Run this export instead of _start; ARGS are its arguments, its results are printed.
+    #[arg(long, value_name = "EXPORT")]
+    invoke: Option<String>,
+    /// Compile the module with its debugging information, without a daemon: backtraces name source lines. (An artifact of
+    /// `sandboxctl compile -g` names them with a daemon too.)
+    #[arg(short = 'g', long)]
+    debug_info: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    /// The module, and arguments for the guest.
+    #[arg(value_names = ["MODULE", "ARGS"], required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    module_and_args: Vec<OsString>,
+}
+
+/// What a guest is given, and how far it may go.
+#[derive(Debug, clap::Args)]
+pub struct GuestOptions {
     /// Policy: the name of a profile, or a file (its name contains '/' or ends in .toml).
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     policy: String,
@@ -59,9 +78,6 @@ pub struct JobOptions {
     /// The program's own name, its first argument [default: the module's file name].
     #[arg(long, value_name = "NAME")]
     argv0: Option<OsString>,
-    /// Run this export instead of _start; ARGS are its arguments, its results are printed.
-    #[arg(long, value_name = "EXPORT")]
-    invoke: Option<String>,
     /// Largest size of the guest's memory, such as 64M or 1GiB.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
@@ -71,15 +87,6 @@ pub struct JobOptions {
     /// What the guest may execute, in units of about one instruction; then it traps. The report says what was used.
     #[arg(long, value_name = "UNITS")]
     fuel: Option<u64>,
-    /// Compile the module with its debugging information, without a daemon: backtraces name source lines. (An artifact of
-    /// `sandboxctl compile -g` names them with a daemon too.)
-    #[arg(short = 'g', long)]
-    debug_info: bool,
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
-    /// The module, and arguments for the guest.
-    #[arg(value_names = ["MODULE", "ARGS"], required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    module_and_args: Vec<OsString>,
 }
 
 #[derive(Clone, Debug)]
@@ -111,19 +118,20 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl JobOptions {
     /// The policy as it was given.
     pub fn policy_name(&self) -> &str {
-        &self.policy
+        &self.guest.policy
     }
 
     /// How a supervisor of our own is set up for it.
     pub fn config(&self, state_dir: Option<PathBuf>) -> Result<Config, Error> {
-        let configuration = self.configuration.configuration()?;
-        let state_dir = state_dir.or_else(|| configuration.state_dir.clone());
-        Ok(Config {
-            state_dir: supervisor::daemon::state_dir(state_dir),
-            shards: 1,
-            ..configuration.config()
-        })
+        config(&self.configuration, state_dir)
     }
+}
+
+/// How a supervisor of our own is set up for one job.
+pub fn config(configuration: &ConfigurationArguments, state_dir: Option<PathBuf>) -> Result<Config, Error> {
+    let configuration = configuration.configuration()?;
+    let state_dir = state_dir.or_else(|| configuration.state_dir.clone());
+    Ok(Config { state_dir: supervisor::daemon::state_dir(state_dir), shards: 1, ..configuration.config() })
 }
 
 /// A job as both ways of running it need it: everything is open, nothing is a path any more but for messages.
@@ -215,47 +223,57 @@ pub fn plan(options: JobOptions) -> Result<Plan, Error> {
     if module_path.as_bytes().starts_with(b"-") {
         return Err(Error::UnknownOption { text: module_path.to_string_lossy().into_owned() });
     }
-    let module_path = PathBuf::from(module_path);
     let mut rest: Vec<OsString> = strings.collect();
     if rest.first().is_some_and(|s| s == "--") {
         rest.remove(0);
     }
-    let module = client::ModuleFile::open(&module_path)?;
-    let argv0 =
-        options.argv0.unwrap_or_else(|| module_path.file_name().map(OsStr::to_os_string).unwrap_or_default());
-    let mut args = vec![argv0.into_vec()];
-    let entry = match options.invoke {
-        None => {
-            args.extend(rest.into_iter().map(OsString::into_vec));
-            EntryRequest::Command
-        }
-        Some(name) => EntryRequest::Invoke {
-            name,
+    let (entry, args) = match options.invoke {
+        None => (EntryRequest::Command, rest),
+        Some(name) => {
             // What is no UTF-8 is no number either, and is refused as such.
-            args: rest.iter().map(|s| s.to_string_lossy().into_owned()).collect(),
-        },
+            let args = rest.iter().map(|s| s.to_string_lossy().into_owned()).collect();
+            (EntryRequest::Invoke { name, args }, Vec::new())
+        }
     };
-    let directories = options
-        .dir
-        .into_iter()
-        .map(|d| (d, false))
-        .chain(options.ro_dir.into_iter().map(|d| (d, true)))
-        .map(|(d, read_only)| open_directory(d, read_only))
-        .collect::<Result<_, _>>()?;
-    Ok(Plan {
-        module_path,
-        module,
-        entry,
-        policy: policy(options.policy)?,
-        args,
-        env: options.env.into_iter().map(variable).collect::<Result<_, _>>()?,
-        stdio: stdio()?,
-        directories,
-        memory: options.memory,
-        wall_time: options.timeout,
-        fuel: options.fuel,
-        debug_info: options.debug_info,
-    })
+    let module_path = PathBuf::from(module_path);
+    options.guest.plan(module_path, entry, args, options.debug_info)
+}
+
+impl GuestOptions {
+    /// Opens what the guest is given. `args` follow the program's name.
+    pub fn plan(
+        self,
+        module_path: PathBuf,
+        entry: EntryRequest,
+        args: Vec<OsString>,
+        debug_info: bool,
+    ) -> Result<Plan, Error> {
+        let module = client::ModuleFile::open(&module_path)?;
+        let argv0 = self
+            .argv0
+            .unwrap_or_else(|| module_path.file_name().map(OsStr::to_os_string).unwrap_or_default());
+        let directories = self
+            .dir
+            .into_iter()
+            .map(|d| (d, false))
+            .chain(self.ro_dir.into_iter().map(|d| (d, true)))
+            .map(|(d, read_only)| open_directory(d, read_only))
+            .collect::<Result<_, _>>()?;
+        Ok(Plan {
+            module_path,
+            module,
+            entry,
+            policy: policy(self.policy)?,
+            args: std::iter::once(argv0).chain(args).map(OsString::into_vec).collect(),
+            env: self.env.into_iter().map(variable).collect::<Result<_, _>>()?,
+            stdio: stdio()?,
+            directories,
+            memory: self.memory,
+            wall_time: self.timeout,
+            fuel: self.fuel,
+            debug_info,
+        })
+    }
 }
 
 /// Opens for reading, so that a directory that we may not read is an error here and not in the guest.

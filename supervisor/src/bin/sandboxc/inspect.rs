@@ -50,6 +50,21 @@ fn write_all(out: &mut String, summary: &Summary) -> std::fmt::Result {
     }
     writeln!(out, "artifact    {}", summary.hash)?;
     writeln!(out, "module      {}", summary.wasm_hash)?;
+    if let Some(snapshot) = &summary.snapshot {
+        let inits: Vec<String> = snapshot.inits.iter().map(|init| format!("{init:?}")).collect();
+        write!(
+            out,
+            "snapshot    after {}, {}",
+            inits.join(", "),
+            if snapshot.pure { "pure" } else { "not pure" }
+        )?;
+        let asked: Vec<String> = snapshot.asked.iter().map(ToString::to_string).collect();
+        if asked.is_empty() {
+            writeln!(out)?;
+        } else {
+            writeln!(out, ": asked for {}", asked.join(", "))?;
+        }
+    }
     let sizes = &summary.sizes;
     writeln!(
         out,
