@@ -244,6 +244,8 @@ pub(crate) struct State {
     modules: RefCell<HashMap<Key, Kept>>,
     /// Compiled filters of the latest policies.
     filters: RefCell<Vec<CompiledFilter>>,
+    /// How the latest policies confine here.
+    confined: RefCell<Vec<(Arc<Policy>, Rc<Confined>)>>,
     /// A job has ended, so a zygote may have become idle.
     ended: Notify,
     /// A job has ended, so there is something for the housekeeper to do.
@@ -291,6 +293,7 @@ impl State {
             roots: RefCell::default(),
             modules: RefCell::default(),
             filters: RefCell::default(),
+            confined: RefCell::default(),
             ended: Notify::new(),
             work: Notify::new(),
             remains: RefCell::default(),
@@ -346,8 +349,15 @@ impl State {
         self.work.notify_one();
     }
 
-    /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
+    /// The layers to put in force, and those that the host lacks and the policy can do without. Found out once for the latest
+    /// policies.
+    async fn confined(&self, policy: &Arc<Policy>) -> Result<Rc<Confined>, Error> {
+        const KEPT: usize = 32;
+        let known =
+            |known: &(Arc<Policy>, Rc<Confined>)| Arc::ptr_eq(&known.0, policy).then(|| Rc::clone(&known.1));
+        if let Some(confined) = self.confined.borrow().iter().find_map(known) {
+            return Ok(confined);
+        }
         let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
@@ -367,7 +377,13 @@ impl State {
             }
         }
         let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
-        Ok(Confined { layers, missing, clock_ahead })
+        let confined = Rc::new(Confined::new(layers, missing, clock_ahead));
+        let mut known = self.confined.borrow_mut();
+        if known.len() >= KEPT {
+            known.remove(0);
+        }
+        known.push((Arc::clone(policy), Rc::clone(&confined)));
+        Ok(confined)
     }
 
     /// The zygote for a job if it serves already, which is the usual case.
