@@ -5,6 +5,7 @@
 //! A function is declared by its WebAssembly signature and by what its parameters mean.
 
 use crate::context::asked;
+use crate::nospec;
 
 /// A WebAssembly value type as it occurs in host-function signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +200,11 @@ host_functions! {
 impl FunctionId {
     /// The function with this number, if there is one.
     pub fn from_number(number: u32) -> Option<Self> {
-        IDS.get(number as usize).copied()
+        let number = number as usize;
+        if number >= IDS.len() {
+            return None;
+        }
+        IDS.get(nospec::below(number, IDS.len())).copied()
     }
 
     /// The function's number, as compiled code and the ring carry it.
