@@ -245,6 +245,15 @@ impl FunctionId {
     }
 }
 
+/// What an attack on [`FunctionId::from_number`] starts from. For tests only.
+#[cfg(feature = "weakened")]
+pub mod weakened {
+    /// The table that a function's number is an index of.
+    pub fn numbers() -> &'static [super::FunctionId] {
+        super::IDS
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

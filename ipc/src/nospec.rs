@@ -8,10 +8,12 @@
 /// `value`, which was checked to be below `bound`; 0 where the processor has not noticed yet that it is not.
 #[inline(always)]
 pub fn below(value: usize, bound: usize) -> usize {
-    let mask = arch::mask(value, bound);
+    // A branch, not arithmetic: that would still wait for the bound, which is half of what the mask does.
     #[cfg(feature = "weakened")]
-    let mask = mask | weakened::MASK.load(core::sync::atomic::Ordering::Relaxed);
-    value & mask
+    if weakened::is_off() {
+        return value;
+    }
+    value & arch::mask(value, bound)
 }
 
 /// The smaller of the two.
@@ -49,14 +51,18 @@ mod arch {
 /// [`below`] can be switched off: what an attack is tried against, to show what the mask is good for. For tests only.
 #[cfg(feature = "weakened")]
 pub mod weakened {
-    use core::sync::atomic::{AtomicUsize, Ordering};
+    use core::sync::atomic::{AtomicBool, Ordering};
 
-    /// What the mask is or-ed with, so that it takes no branch to be without.
-    pub(super) static MASK: AtomicUsize = AtomicUsize::new(0);
+    static OFF: AtomicBool = AtomicBool::new(false);
+
+    #[inline(always)]
+    pub(super) fn is_off() -> bool {
+        OFF.load(Ordering::Relaxed)
+    }
 
     /// Switches it off, or on again, in this whole process.
     pub fn switch_off(off: bool) {
-        MASK.store(if off { usize::MAX } else { 0 }, Ordering::Relaxed);
+        OFF.store(off, Ordering::Relaxed);
     }
 }
 
