@@ -260,6 +260,8 @@ steps! {
     ClockOffsets = 30, layer::TIME_NAMESPACE, "set the clocks of its time namespace (is /proc mounted?)";
     /// `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`.
     Keyring = 31, layer::OWN_KEYRING, "join an empty session keyring";
+    /// `prctl(PR_SET_MEMORY_MERGE)`.
+    MemoryMerge = 36, 0, "leave the merging of equal pages (KSM)";
     /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH)`.
     IndirectBranch = 32, layer::INDIRECT_BRANCH, "disable the speculation of indirect branches";
     /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS)`.

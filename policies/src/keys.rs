@@ -232,8 +232,8 @@ pub const SECTIONS: &[Section] = &[
             key(
                 "indirect_branch",
                 "`\"host\"`, `\"disable\"`",
-                "`disable`: layer `indirect-branch-control`: no indirect branch of an instance is predicted by what ran before it, and \
-                 its own predict none elsewhere. `host`: as the host has it.",
+                "`disable`: layer `indirect-branch-control`: no indirect branch of an instance is predicted by what another process \
+                 did, nor the other way round. `host`: as the host has it.",
             ),
             key(
                 "store_bypass",

@@ -50,6 +50,11 @@ fn the_compute_profile_grants_nothing_but_an_end() {
         assert_eq!(policy.allows_host_call(function), function == FunctionId::proc_exit, "{function:?}");
     }
     assert_eq!(policy.limits().host_calls, Some(0));
+    assert_eq!(
+        policy.layers() & layer::SPECULATION,
+        layer::NO_TIMESTAMP_COUNTER,
+        "no clock, for native code either"
+    );
     assert_eq!(policy.required(), Policy::builtin("default").unwrap().required());
 }
 

@@ -98,18 +98,25 @@ fn cookie(pid: Pid) -> Option<u64> {
     (result == 0).then_some(cookie)
 }
 
+/// Whether this is the process in which a test of this name is alone; if not, it has run there. For tests that look at every
+/// instance below, or change this process.
+fn in_a_process_of_its_own(test: &str) -> bool {
+    const ROLE: &str = "SANDBOXD_TEST_ALONE";
+    if std::env::var_os(ROLE).is_some() {
+        return true;
+    }
+    let mut alone = Command::new(std::env::current_exe().unwrap());
+    let output = alone.args(["--exact", test, "--nocapture"]).env(ROLE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    said.lines().filter(|line| line.contains("NOT CHECKED")).for_each(|line| println!("{line}"));
+    false
+}
+
 /// What the kernel says of running instances, under each control that it has.
 #[test]
 fn the_kernel_confirms_the_controls() {
-    const ROLE: &str = "SANDBOXD_TEST_CONTROLS";
-    // In a process of its own, because it looks at every instance below.
-    if std::env::var_os(ROLE).is_none() {
-        let mut alone = Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "the_kernel_confirms_the_controls", "--nocapture"]);
-        let output = alone.env(ROLE, "1").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        said.lines().filter(|line| line.starts_with("NOT CHECKED")).for_each(|line| println!("{line}"));
+    if !in_a_process_of_its_own("the_kernel_confirms_the_controls") {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -153,6 +160,34 @@ fn the_kernel_confirms_the_controls() {
             }
             _ => println!("NOT CHECKED: this host tells no cookies of core scheduling: {cookies:x?}"),
         }
+    });
+}
+
+/// Pages of equal contents are one page where a host merges them, and writing to one tells.
+#[test]
+fn pages_of_instances_are_not_merged_with_others() {
+    if !in_a_process_of_its_own("pages_of_instances_are_not_merged_with_others") {
+        return;
+    }
+    // SAFETY: takes no pointer.
+    if unsafe { libc::prctl(libc::PR_SET_MEMORY_MERGE, 1, 0, 0, 0) } != 0 {
+        println!("NOT CHECKED: this kernel merges no pages: {}", std::io::Error::last_os_error());
+        return;
+    }
+    let merges = |status: &[u8]| String::from_utf8_lossy(status).contains("ksm_merge_any: yes");
+    let child = Command::new("cat").arg("/proc/self/ksm_stat").output().unwrap();
+    assert!(merges(&child.stdout), "children inherit it: {child:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // An ordinary user may not look into an undumpable process.
+        let policy = Policy::builtin("default").unwrap();
+        let root = nix::unistd::geteuid().is_root();
+        let policy = if root { policy } else { policy.without_layers(layer::UNDUMPABLE) };
+        let attacker = attacker().await.with_policy(policy);
+        let _session = attacker.session().await;
+        let [instance] = instances()[..] else { panic!("one instance") };
+        let status = instance.read("ksm_stat").expect("readable");
+        assert!(!merges(&status) && !status.is_empty(), "{}", String::from_utf8_lossy(&status));
     });
 }
 
