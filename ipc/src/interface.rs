@@ -145,6 +145,7 @@ host_functions! {
         environ_get(i32, i32) -> (i32) Instance [V(0), V(1)];
         environ_sizes_get(i32, i32) -> (i32) Instance [V(0), V(1)];
         clock_res_get(i32, i32) -> (i32) Instance [V(0), res(1, 8)];
+        // Over the ring where the instance may not read the time-stamp counter.
         clock_time_get(i32, i64, i32) -> (i32) Instance [V(0), V(1), res(2, 8)];
         fd_advise(i32, i64, i64, i32) -> (i32) Supervisor [V(0), V(1), V(2), V(3)];
         fd_allocate(i32, i64, i64) -> (i32) Supervisor [V(0), V(1), V(2)];

@@ -9,7 +9,7 @@
 #[inline(always)]
 pub fn below(value: usize, bound: usize) -> usize {
     // A branch, not arithmetic: that would still wait for the bound, which is half of what the mask does.
-    #[cfg(feature = "weakened")]
+    #[cfg(all(feature = "weakened", debug_assertions))]
     if weakened::is_off() {
         return value;
     }
@@ -48,21 +48,24 @@ mod arch {
     }
 }
 
-/// [`below`] can be switched off: what an attack is tried against, to show what the mask is good for. For tests only.
+/// [`below`] can be switched off: what an attack is tried against, to show what the mask is good for. For tests only, and only with
+/// assertions: a build of the whole workspace has every feature that a test asks for, and no program should have this.
 #[cfg(feature = "weakened")]
 pub mod weakened {
     use core::sync::atomic::{AtomicBool, Ordering};
 
     static OFF: AtomicBool = AtomicBool::new(false);
 
+    #[cfg(debug_assertions)]
     #[inline(always)]
     pub(super) fn is_off() -> bool {
         OFF.load(Ordering::Relaxed)
     }
 
-    /// Switches it off, or on again, in this whole process.
-    pub fn switch_off(off: bool) {
+    /// Switches it off, or on again, in this whole process. `false` if this build cannot.
+    pub fn switch_off(off: bool) -> bool {
         OFF.store(off, Ordering::Relaxed);
+        cfg!(debug_assertions)
     }
 }
 
