@@ -260,8 +260,6 @@ steps! {
     ClockOffsets = 30, layer::TIME_NAMESPACE, "set the clocks of its time namespace (is /proc mounted?)";
     /// `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`.
     Keyring = 31, layer::OWN_KEYRING, "join an empty session keyring";
-    /// `prctl(PR_SET_MEMORY_MERGE)`.
-    MemoryMerge = 36, 0, "leave the merging of equal pages (KSM)";
     /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH)`.
     IndirectBranch = 32, layer::INDIRECT_BRANCH, "disable the speculation of indirect branches";
     /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS)`.
@@ -270,6 +268,8 @@ steps! {
     CoreScheduling = 34, layer::CORE_SCHEDULING, "get a cookie of core scheduling";
     /// `prctl(PR_SET_TSC)`.
     TimestampCounter = 35, layer::NO_TIMESTAMP_COUNTER, "disable the time-stamp counter";
+    /// `prctl(PR_SET_MEMORY_MERGE)`.
+    MemoryMerge = 36, 0, "leave the merging of equal pages (KSM)";
     /// Reading a request of another version.
     OtherVersion = 28, 0, "read a request of another version of sandboxd";
 }
