@@ -61,7 +61,7 @@ impl Policy {
                 (true, false) => "on where the host has it",
                 (false, _) => "OFF",
             };
-            writeln!(out, "  {name:<20} {state}")?;
+            writeln!(out, "  {name:<23} {state}")?;
         }
 
         let limits = self.limits();

@@ -48,9 +48,7 @@ pub use policy::{Danger, FILE_BYTES_MAX, Origin, Policy, Widening, zygote_base_f
 pub use position::Position;
 pub use reference::section as reference;
 pub use rule::{Place, Rule};
-pub use sections::{
-    Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl, Wasi,
-};
+pub use sections::{Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Wasi};
 pub use set::{DIRECTORY_FILES_MAX, PolicySet};
 pub use settings::{Difference, Direction, Setting};
 pub use units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};

@@ -62,7 +62,7 @@ impl Status {
 pub enum Kind {
     /// A layer of confinement, see [`ipc::control::layer`].
     Layer,
-    /// A control of speculative execution.
+    /// A layer that controls speculative execution: in force where a policy asks for it.
     Speculation,
     /// Something that the supervisor works with.
     Facility,
@@ -107,9 +107,11 @@ impl HostReport {
         };
         let mut features: Vec<Feature> = layer::ALL
             .iter()
-            .map(|(bit, name)| Feature { name, kind: Kind::Layer, status: probe_layer(*bit) })
+            .map(|(bit, name)| {
+                let kind = if bit & layer::SPECULATION == 0 { Kind::Layer } else { Kind::Speculation };
+                Feature { name, kind, status: probe_layer(*bit) }
+            })
             .collect();
-        features.extend(speculation::probe());
         let facilities: [(&'static str, Status); 8] = [
             ("kernel-version", facilities::kernel_version(&kernel)),
             ("openat2", facilities::openat2()),
@@ -228,6 +230,10 @@ fn probe_layer(bit: u64) -> Status {
         layer::RLIMITS => rlimits(),
         layer::UNDUMPABLE => answers(libc::PR_GET_DUMPABLE, "the dumpable attribute", "Linux 2.4 or newer"),
         layer::SEALED_CODE => sealed_code(),
+        layer::INDIRECT_BRANCH => speculation::indirect_branch(),
+        layer::STORE_BYPASS => speculation::store_bypass(),
+        layer::CORE_SCHEDULING => speculation::core_scheduling(),
+        layer::NO_TIMESTAMP_COUNTER => speculation::timestamp_counter(),
         _ => Status::missing("this program has no probe for the layer", "report this as a bug"),
     }
 }

@@ -230,7 +230,7 @@ pub(crate) const LOCAL_SHARDS_MAX: usize = 8;
 const ROOTS_MAX: usize = 2;
 
 /// Layers that the module zygote puts in force by itself; one root serves with and without them.
-const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE;
+const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE | layer::SPECULATION;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -370,7 +370,8 @@ impl State {
             layers &= !bit;
             missing.push(MissingLayer { layer, reason: reason.clone() });
         }
-        for (bit, name) in layer::ALL {
+        // Controls of speculation are extras: a policy that asks for none lacks nothing.
+        for (bit, name) in layer::ALL.iter().filter(|(bit, _)| bit & layer::SPECULATION == 0) {
             if policy.layers() & bit == 0 {
                 let reason = format!("policy \"{}\" does not ask for it", policy.name());
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
