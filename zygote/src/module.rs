@@ -19,9 +19,6 @@ use crate::root::{self, Forked};
 use crate::sys::{self, Errno};
 use crate::{confine, gate, instance};
 
-/// Bytes that the zygote's own stack, on which an instance starts, may grow to.
-const OWN_STACK_MAX: u64 = 1 << 20;
-
 /// Sets up the module zygote and serves. Process 1 of its PID namespace.
 pub fn run(received: &Received, artifact: i32, socket: i32, vdso: u64) -> ! {
     let id = received.command.id;
@@ -129,7 +126,7 @@ fn set_limits() -> Result<(), Errno> {
         (RLIMIT_MEMLOCK, 0),
         (RLIMIT_MSGQUEUE, 0),
         (RLIMIT_RTPRIO, 0),
-        (RLIMIT_STACK, OWN_STACK_MAX),
+        (RLIMIT_STACK, 0),
     ] {
         sys::set_limit(resource, value, value)?;
     }

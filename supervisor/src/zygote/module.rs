@@ -15,7 +15,7 @@ use super::channel::Channel;
 use super::root::RootZygote;
 use crate::config::Config;
 use crate::error::Error;
-use crate::instance::Parked;
+use crate::instance::{Parked, Seats};
 use crate::parking::Parking;
 
 /// How an instance ended, by its zygote's word.
@@ -84,6 +84,7 @@ pub(crate) struct ModuleZygote {
     next: Cell<u64>,
     reader: tokio::task::JoinHandle<()>,
     parking: Rc<Parking>,
+    seats: Rc<Seats>,
     patience: Duration,
     /// When it said something for the last time.
     heard: Rc<Cell<Instant>>,
@@ -141,6 +142,7 @@ impl ModuleZygote {
             next: Cell::new(1),
             reader,
             parking,
+            seats: Rc::default(),
             patience,
             heard,
         })
@@ -168,6 +170,11 @@ impl ModuleZygote {
     /// The parked instances, to be counted and given up.
     pub(crate) fn parking(&self) -> &Parking {
         &self.parking
+    }
+
+    /// Seats for its instances.
+    pub(crate) fn seats(&self) -> &Rc<Seats> {
+        &self.seats
     }
 
     /// Has an instance forked with this shared memory and doorbell.
