@@ -68,12 +68,14 @@ fn the_daemons_filter_refuses_nothing_that_serving_needs() {
     let guests = streams.map(Guest::with_stdio);
     // What a thread is put under stays with it, and with those that it starts.
     let served = std::thread::spawn(move || {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // The first of a process makes what all share; the daemon has it when it confines itself.
+        drop(runtime());
         // SAFETY: numbers.
         assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
         crate::confine::install_filter().unwrap();
         assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err(), "the filter is in force");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        runtime().block_on(async {
             for mut guest in guests {
                 serve_everything(&mut guest).await;
             }
