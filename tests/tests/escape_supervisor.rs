@@ -229,6 +229,11 @@ fn confinement_can_be_required_or_switched_off_and_the_log_says_which() {
         refused.expect_status(1);
         assert!(refused.stderr.contains("NOT landlock"), "{}", refused.stderr);
     }
+    let socket = scratch.file("s");
+    let off = ["--set", "daemon.confine=\"off\"", "--set", "daemon.directories=[]"];
+    let refused = run(Command::new(sandboxd()).arg("--socket").arg(&socket).args(off));
+    refused.expect_status(1);
+    assert!(refused.stderr.contains("nothing enforces it"), "{}", refused.stderr);
     let daemon = Daemon::start_with(&["--set", "daemon.confine=\"off\""]);
     daemon.wait_for_line("NOT confined: daemon.confine is \"off\"");
     scratch.module("hello.wasm", guests::HELLO);

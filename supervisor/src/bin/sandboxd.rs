@@ -63,6 +63,8 @@ enum Error {
     Configuration(#[from] policies::Error),
     #[error("{0}; daemon.confine = \"available\" does without what is missing")]
     NotConfined(InForce),
+    #[error("daemon.directories says where clients' directories lie, but nothing enforces it ({0}); leave it out to have them lie anywhere")]
+    DirectoriesOpen(String),
     #[error("the spawner, which starts zygotes, has ended, and nothing else can start any")]
     SpawnerEnded,
 }
@@ -134,6 +136,9 @@ async fn serve(
             (in_force.to_string(), given.directories.is_some() && in_force.layers & layer::LANDLOCK != 0)
         }
     };
+    if given.directories.is_some() && !listed_directories {
+        return Err(Error::DirectoriesOpen(confined));
+    }
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     say(&confined);
