@@ -3,6 +3,7 @@
 //! ```text
 //! jobs latency    [--count N] [--gap-us N] [--module FILE] [--local | --socket PATH | --in-process-wasmtime]
 //! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--local | --socket PATH]
+//! jobs growth
 //! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE]
 //! ```
 //!
@@ -10,6 +11,8 @@
 //! failure is not a figure.
 
 mod daemon;
+mod family;
+mod growth;
 mod library;
 mod soak;
 mod stats;
@@ -45,6 +48,8 @@ enum Measurement {
     Throughput(Throughput),
     /// Many jobs, and many parked instances that are killed together; an error if anything leaks.
     Soak(soak::Soak),
+    /// A parked job by the number of parked instances, the size of the image, and that of the memory.
+    Growth,
 }
 
 #[derive(Args)]
@@ -251,6 +256,7 @@ fn main() -> ExitCode {
             Measurement::Latency(options) => latency(options).await,
             Measurement::Throughput(options) => throughput(options).await,
             Measurement::Soak(options) => soak::soak(options).await,
+            Measurement::Growth => growth::growth().await,
         }
     });
     match result {

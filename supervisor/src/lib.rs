@@ -71,7 +71,7 @@ pub use ipc::report::{Outcome, Report, Trap, Value};
 pub use job::{Entry, Job, JobLimits, Preopen};
 pub use local::LocalShard;
 pub use module::{Module, ModuleSource, View};
-pub use observed::Observed;
+pub use observed::{Observed, Steps};
 pub use session::{CallOutcome, MemoryRef, Session};
 pub use spawner::Spawner;
 pub use supervisor::Supervisor;

@@ -244,6 +244,8 @@ pub(crate) struct State {
     modules: RefCell<HashMap<Key, Kept>>,
     /// Compiled filters of the latest policies.
     filters: RefCell<Vec<CompiledFilter>>,
+    /// How the latest policies confine here.
+    confined: RefCell<Vec<(Arc<Policy>, Rc<Confined>)>>,
     /// A job has ended, so a zygote may have become idle.
     ended: Notify,
     /// A job has ended, so there is something for the housekeeper to do.
@@ -283,6 +285,7 @@ impl State {
             roots: RefCell::default(),
             modules: RefCell::default(),
             filters: RefCell::default(),
+            confined: RefCell::default(),
             ended: Notify::new(),
             work: Notify::new(),
             remains: RefCell::default(),
@@ -344,8 +347,15 @@ impl State {
         self.host.get_or_init(look).await
     }
 
-    /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
+    /// The layers to put in force, and those that the host lacks and the policy can do without. Found out once for the latest
+    /// policies.
+    async fn confined(&self, policy: &Arc<Policy>) -> Result<Rc<Confined>, Error> {
+        const KEPT: usize = 32;
+        let known =
+            |known: &(Arc<Policy>, Rc<Confined>)| Arc::ptr_eq(&known.0, policy).then(|| Rc::clone(&known.1));
+        if let Some(confined) = self.confined.borrow().iter().find_map(known) {
+            return Ok(confined);
+        }
         let offer = self.offer().await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
@@ -365,7 +375,13 @@ impl State {
             }
         }
         let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
-        Ok(Confined { layers, missing, clock_ahead })
+        let confined = Rc::new(Confined::new(layers, missing, clock_ahead));
+        let mut known = self.confined.borrow_mut();
+        if known.len() >= KEPT {
+            known.remove(0);
+        }
+        known.push((Arc::clone(policy), Rc::clone(&confined)));
+        Ok(confined)
     }
 
     /// The zygote for a job if it serves already, which is the usual case.

@@ -63,7 +63,9 @@ enum Error {
     Configuration(#[from] policies::Error),
     #[error("{0}; daemon.confine = \"available\" does without what is missing")]
     NotConfined(InForce),
-    #[error("daemon.directories says where clients' directories lie, but nothing enforces it ({0}); leave it out to have them lie anywhere")]
+    #[error(
+        "daemon.directories says where clients' directories lie, but nothing enforces it ({0}); leave it out to have them lie anywhere"
+    )]
     DirectoriesOpen(String),
     #[error("the spawner, which starts zygotes, has ended, and nothing else can start any")]
     SpawnerEnded,
