@@ -51,6 +51,7 @@ impl Policy {
         let refused = match seccomp.default_action {
             DefaultAction::Trap => "is refused: the instance dies of SIGSYS and the report names the call",
             DefaultAction::Kill => "kills the instance at once; the report cannot name the call",
+            DefaultAction::Fail => "fails",
         };
         writeln!(out, "  every other call {refused}")?;
 

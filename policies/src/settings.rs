@@ -104,6 +104,7 @@ pub(crate) fn settings(sections: &Sections) -> Vec<Setting> {
         quoted(match sections.seccomp.default_action {
             DefaultAction::Trap => "trap",
             DefaultAction::Kill => "kill",
+            DefaultAction::Fail => "fail",
         }),
     );
     for (key, bit) in NAMESPACES {

@@ -17,6 +17,7 @@ mod landlock;
 mod namespaces;
 mod speculation;
 
+pub(crate) use landlock::status as landlock_status;
 pub use landlock::{landlock_abi, landlock_handled};
 
 /// Whether the host has something.
@@ -207,6 +208,28 @@ pub(crate) fn missing_optional_layers() -> Vec<(u64, String)> {
             }
         })
         .collect()
+}
+
+/// What the zygotes cannot find out by failing: everything else is an error of its step.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// What Landlock can deny here.
+    pub(crate) landlock: [u64; 3],
+    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
+    pub(crate) clocks: [i64; 2],
+    /// Layers that this host lacks, each with the reason.
+    pub(crate) missing: Vec<(u64, String)>,
+}
+
+impl Offer {
+    /// Looks at this host.
+    pub(crate) fn of_host() -> Self {
+        Self {
+            landlock: landlock_handled(landlock_abi()),
+            clocks: clocks_from_now(),
+            missing: missing_optional_layers(),
+        }
+    }
 }
 
 fn probe_layer(bit: u64) -> Status {

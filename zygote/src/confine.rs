@@ -272,6 +272,16 @@ fn lock_capabilities() -> Result<(), Errno> {
     set_capabilities(1 << CAP_SYS_ADMIN)
 }
 
+/// Drops every capability for good: by the bounding set where this process may change that, else by `no_new_privs`, which must be set.
+pub fn give_up_capabilities() -> Result<(), Errno> {
+    match lock_capabilities() {
+        // Nothing to lock: the process has no capability, or not the one (CAP_SETPCAP) that it takes.
+        Err(Errno(errno)) if errno == EPERM as i32 => {}
+        result => result?,
+    }
+    set_capabilities(0)
+}
+
 /// Drops every capability.
 pub fn no_capabilities() -> Result<(), Failed> {
     set_capabilities(0).map_err(failed(Step::Capabilities))
