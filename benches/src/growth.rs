@@ -46,7 +46,7 @@ async fn row(what: Value, parked: usize, wat: String) -> Result<Value, Failure> 
     tasks
         .run_until(async {
             let pool = PoolLimits { min: parked, max: parked };
-            let mut local = library::Local::with_pool(wat::parse_str(&wat)?, None, pool).await?;
+            let mut local = library::Local::new(wat::parse_str(&wat)?, None, "default", pool).await?;
             drop(wat);
             // The first parks the others.
             one_by_one(&mut local, 1, GAP).await?;

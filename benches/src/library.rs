@@ -19,15 +19,11 @@ pub struct Library {
 }
 
 impl Library {
-    /// Starts a supervisor with so many shards and loads the module.
-    pub async fn new(wasm: Vec<u8>, shards: usize) -> Result<Self, Failure> {
-        Self::with_pool(wasm, shards, PoolLimits::default()).await
-    }
-
-    async fn with_pool(wasm: Vec<u8>, shards: usize, pool: PoolLimits) -> Result<Self, Failure> {
+    /// Starts a supervisor with so many shards and loads the module. `policy` is a name or a file.
+    pub async fn new(wasm: Vec<u8>, shards: usize, policy: &str, pool: PoolLimits) -> Result<Self, Failure> {
         let supervisor = Supervisor::start(Config { shards, pool, ..Config::default() })?;
         let module = supervisor.load(ModuleSource::Wasm(wasm)).await?;
-        Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?) })
+        Ok(Self { supervisor, module, policy: Arc::new(Policy::load(policy)?) })
     }
 }
 
@@ -41,17 +37,13 @@ pub struct Local {
 impl Local {
     /// Starts a supervisor, loads the module, and keeps this thread on a processor, by default the one that it is on. Needs
     /// a `LocalSet`.
-    pub async fn new(wasm: Vec<u8>, processor: Option<usize>) -> Result<Self, Failure> {
-        Self::with_pool(wasm, processor, PoolLimits::default()).await
-    }
-
-    /// The same with so many parked instances.
-    pub async fn with_pool(
+    pub async fn new(
         wasm: Vec<u8>,
         processor: Option<usize>,
+        policy: &str,
         pool: PoolLimits,
     ) -> Result<Self, Failure> {
-        let library = Library::with_pool(wasm, 1, pool).await?;
+        let library = Library::new(wasm, 1, policy, pool).await?;
         let shard = Rc::new(library.supervisor.local_shard()?);
         let mut only = CpuSet::new();
         only.set(processor.map_or_else(sched_getcpu, Ok)?)?;

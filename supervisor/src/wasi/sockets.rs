@@ -5,13 +5,13 @@
 //! own, where it holds up nobody.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nix::errno::Errno as LinuxErrno;
-use rustix::event;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, shutdown, sockopt};
 use tokio::io::Interest;
@@ -107,20 +107,16 @@ impl Endpoint {
     /// Whether a transfer would not wait now (it may report an end or an error).
     pub fn is_ready(&self, direction: Direction) -> bool {
         let events = match direction {
-            Direction::In => event::PollFlags::IN,
-            Direction::Out => event::PollFlags::OUT,
+            Direction::In => PollFlags::POLLIN,
+            Direction::Out => PollFlags::POLLOUT,
         };
-        let mut polled = [event::PollFd::new(&*self.fd, events)];
-        !matches!(event::poll(&mut polled, Some(&event::Timespec::default())), Ok(0))
+        !matches!(poll(&mut [PollFd::new(self.fd.as_fd(), events)], PollTimeout::ZERO), Ok(0))
     }
 
-    /// Bytes that can be read now, and whether the other side has ended its sending.
+    /// Bytes that can be read now. A stream that is ready without any is at its end.
     pub fn waiting(&self) -> Result<(u64, bool), Errno> {
         let bytes = rustix::io::ioctl_fionread(&*self.fd).map_err(io::Error::from)?;
-        let mut polled = [event::PollFd::new(&*self.fd, event::PollFlags::RDHUP)];
-        event::poll(&mut polled, Some(&event::Timespec::default())).map_err(io::Error::from)?;
-        let ended = event::PollFlags::HUP | event::PollFlags::RDHUP;
-        Ok((bytes, polled.iter().any(|polled| polled.revents().intersects(ended))))
+        Ok((bytes, bytes == 0 && self.file_type == FileType::SocketStream))
     }
 
     /// Makes [`when_ready`](Self::when_ready) possible.

@@ -33,12 +33,6 @@ async fn time_passes_only_by_what_the_guest_does() {
 }
 
 #[tokio::test]
-async fn a_guest_that_is_not_deterministic_reads_its_clocks_itself() {
-    let mut guest = Guest::new();
-    assert_eq!(guest.time(0).await, Err(52));
-}
-
-#[tokio::test]
 async fn input_comes_the_same_however_it_arrives() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     let mut guest = guest(|config| config.stdio[0] = Some(reader.into()));
