@@ -258,7 +258,7 @@ const SECUREBITS: u64 = 0b11 | 0b11 << 2 | 0b10 << 4 | 0b11 << 6;
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Empties the bounding set, locks the securebits and keeps one capability, which only this user namespace honours.
-fn lock_capabilities() -> Result<(), Errno> {
+pub fn lock_capabilities() -> Result<(), Errno> {
     let _ = sys::prctl(PR_CAP_AMBIENT, u64::from(PR_CAP_AMBIENT_CLEAR_ALL), 0);
     for capability in 0.. {
         match sys::prctl(PR_CAPBSET_DROP, capability, 0) {
@@ -270,16 +270,6 @@ fn lock_capabilities() -> Result<(), Errno> {
     }
     sys::prctl(PR_SET_SECUREBITS, SECUREBITS, 0)?;
     set_capabilities(1 << CAP_SYS_ADMIN)
-}
-
-/// Drops every capability for good: by the bounding set where this process may change that, else by `no_new_privs`, which must be set.
-pub fn give_up_capabilities() -> Result<(), Errno> {
-    match lock_capabilities() {
-        // Nothing to lock: the process has no capability, or not the one (CAP_SETPCAP) that it takes.
-        Err(Errno(errno)) if errno == EPERM as i32 => {}
-        result => result?,
-    }
-    set_capabilities(0)
 }
 
 /// Drops every capability.

@@ -10,9 +10,12 @@ use linux_raw_sys::prctl::{
 
 use crate::sys::{self, Errno};
 
+/// A layer's step, and what puts it in force.
+type Control = (Step, fn() -> Result<(), Errno>);
+
 /// Puts those of the layers in force that are about speculation.
 pub fn restrict(layers: u64) -> Result<(), (Step, Errno)> {
-    let controls: [(Step, fn() -> Result<(), Errno>); 4] = [
+    let controls: [Control; 4] = [
         (Step::IndirectBranch, || disable(PR_SPEC_INDIRECT_BRANCH)),
         (Step::StoreBypass, || disable(PR_SPEC_STORE_BYPASS)),
         (Step::CoreScheduling, own_cookie),

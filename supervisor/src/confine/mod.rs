@@ -36,6 +36,8 @@ use ipc::control::layer;
 use ipc::report::MissingLayer;
 use policies::PathRulePlace;
 
+use zygote::sys::Errno;
+
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::host;
@@ -145,9 +147,7 @@ impl Confinement {
             }
         }
         if self.layers & layer::CAPABILITIES != 0 {
-            zygote::confine::give_up_capabilities().map_err(|errno| {
-                system("drop this process's capabilities")(io::Error::from_raw_os_error(errno.0))
-            })?;
+            give_up_capabilities()?;
         }
         // Last: it refuses what the others need.
         if self.layers & layer::SECCOMP != 0 {
@@ -219,6 +219,18 @@ fn prctl(option: i32, value: libc::c_ulong, what: &'static str) -> Result<(), Er
         0 => Ok(()),
         _ => Err(system(what)(io::Error::last_os_error())),
     }
+}
+
+/// Drops every capability for good: by the bounding set where this process may change that, else by `no_new_privs`, which must be
+/// set.
+fn give_up_capabilities() -> Result<(), Error> {
+    let failed = |errno: i32| system("drop this process's capabilities")(io::Error::from_raw_os_error(errno));
+    match zygote::confine::lock_capabilities() {
+        // Nothing to lock: the process has no capability, or not the one (CAP_SETPCAP) that it takes.
+        Err(Errno(libc::EPERM)) | Ok(()) => {}
+        Err(Errno(errno)) => return Err(failed(errno)),
+    }
+    zygote::confine::no_capabilities().map_err(|(_, Errno(errno))| failed(errno))
 }
 
 /// Refusals are written to the kernel's audit log, where there is one: they fail, and nothing else would tell of them.
