@@ -46,6 +46,7 @@ impl Runner for Connection {
             env: Vec::new(),
             stdio: [None, None, None],
             directories: Vec::new(),
+            sockets: Vec::new(),
             limits: LimitsRequest::default(),
             tenant: None,
         };

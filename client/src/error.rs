@@ -57,6 +57,9 @@ pub enum Error {
     /// More descriptors than a request can carry.
     #[error("{0} directories; a job may have at most 64")]
     TooManyDirectories(usize),
+    /// More sockets than a request can carry.
+    #[error("{0} sockets; a job may have at most 16")]
+    TooManySockets(usize),
     /// The daemon could not do what it was asked for.
     #[error(transparent)]
     Daemon(ErrorReply),

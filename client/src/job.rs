@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ipc::protocol::{
     Descriptor, EntryRequest, LimitsRequest, MODULE_BYTES_MAX, ModuleFormat, ModuleId, ModuleRef,
-    ModuleSource, PREOPENS_MAX, PolicyRequest, PreopenRequest, RunRequest,
+    ModuleSource, PREOPENS_MAX, PolicyRequest, PreopenRequest, RunRequest, SOCKETS_MAX,
 };
 
 use crate::Error;
@@ -85,6 +85,8 @@ pub struct JobRequest {
     pub stdio: [Option<OwnedFd>; 3],
     /// Directories, from descriptor 3 on; at most 64.
     pub directories: Vec<Directory>,
+    /// Sockets, listening or connected, behind the directories; at most 16. See [`supervisor::Job::sockets`].
+    pub sockets: Vec<OwnedFd>,
     /// Narrower limits than the policy's.
     pub limits: LimitsRequest,
     /// The trust domain; by default one per user.
@@ -103,6 +105,7 @@ impl JobRequest {
             env: Vec::new(),
             stdio: [None, None, None],
             directories: Vec::new(),
+            sockets: Vec::new(),
             limits: LimitsRequest::default(),
             tenant: None,
         }
@@ -112,6 +115,9 @@ impl JobRequest {
     pub(crate) fn wire(&self) -> Result<(RunRequest, Vec<BorrowedFd<'_>>), Error> {
         if self.directories.len() > PREOPENS_MAX {
             return Err(Error::TooManyDirectories(self.directories.len()));
+        }
+        if self.sockets.len() > SOCKETS_MAX {
+            return Err(Error::TooManySockets(self.sockets.len()));
         }
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         let module = match &self.module {
@@ -130,6 +136,7 @@ impl JobRequest {
                 read_only: d.read_only,
             });
         }
+        let sockets = self.sockets.iter().map(|socket| place(&mut descriptors, socket)).collect();
         let request = RunRequest {
             module,
             entry: self.entry.clone(),
@@ -138,6 +145,7 @@ impl JobRequest {
             env: self.env.clone(),
             stdio,
             preopens,
+            sockets,
             limits: self.limits,
             tenant: self.tenant.clone(),
         };
@@ -145,7 +153,7 @@ impl JobRequest {
     }
 }
 
-/// Adds a descriptor to those of a request; at most 1 + 3 + 64 are.
+/// Adds a descriptor to those of a request; at most 1 + 3 + 64 + 16 are.
 fn place<'fd>(descriptors: &mut Vec<BorrowedFd<'fd>>, fd: &'fd OwnedFd) -> Descriptor {
     let position = Descriptor(descriptors.len() as u8);
     descriptors.push(fd.as_fd());

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 
 /// Descriptors that one message may carry: a module, three for stdio, and 64 directories. The kernel allows 253.
-pub const DESCRIPTORS_MAX: usize = 68;
+pub const DESCRIPTORS_MAX: usize = 84;
 
 const SPACE: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 

@@ -123,6 +123,8 @@ pub mod job_flags {
     /// An instance that has finished submits [`FINISHED`](crate::ring::FINISHED) and waits to be killed, instead of
     /// exiting: taking an address space apart takes longer than most reports should wait.
     pub const WAIT_AT_END: u32 = 4;
+    /// Time passes only by what the guest does: the supervisor answers what it asks of clocks.
+    pub const DETERMINISTIC: u32 = 8;
 }
 
 /// How an instance ended, by its own word. See [`ExitRecord::kind`].

@@ -23,9 +23,9 @@ use crate::report::{Report, Value};
 /// First bytes of both hellos.
 pub const MAGIC: [u8; 8] = *b"sandboxd";
 /// Oldest version of the protocol that this build speaks.
-pub const VERSION_MIN: u16 = 3;
+pub const VERSION_MIN: u16 = 4;
 /// Newest version of the protocol that this build speaks.
-pub const VERSION_MAX: u16 = 3;
+pub const VERSION_MAX: u16 = 4;
 /// Bytes of the largest frame, its length not counted: the strings of a job (1 MiB), a policy, and room.
 pub const FRAME_MAX: usize = 2 << 20;
 /// Bytes of the length before each frame.
@@ -34,6 +34,8 @@ pub const HEADER_BYTES: usize = 4;
 pub const MODULE_BYTES_MAX: u64 = 1 << 30;
 /// Directories that a job may have.
 pub const PREOPENS_MAX: usize = 64;
+/// Most sockets of one job.
+pub const SOCKETS_MAX: usize = 16;
 /// Characters of a message in a reply; longer ones are cut.
 pub const MESSAGE_MAX: usize = 4096;
 
@@ -375,6 +377,8 @@ pub struct RunRequest {
     pub stdio: [Option<Descriptor>; 3],
     /// Directories, from descriptor 3 on; at most [`PREOPENS_MAX`].
     pub preopens: Vec<PreopenRequest>,
+    /// Sockets, listening or connected, behind the directories; at most [`SOCKETS_MAX`].
+    pub sockets: Vec<Descriptor>,
     /// Narrower limits than the policy's.
     pub limits: LimitsRequest,
     /// The trust domain; by default one per user.
@@ -645,6 +649,7 @@ mod tests {
                 guest_path: "/".into(),
                 read_only: true,
             }],
+            sockets: vec![Descriptor(4)],
             limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None, fuel: Some(9) },
             tenant: None,
         })
@@ -744,6 +749,7 @@ mod tests {
             1, 3, b'A', b'=', b'b', // env
             0, 1, 1, 1, 2, // stdio
             1, 3, 1, b'/', 1, // preopens
+            1, 4, // sockets
             1, 0x80, 0x80, 0x40, 0, 1, 9, // limits
             0, // tenant
         ];

@@ -91,8 +91,16 @@ impl Policy {
             given(wasi.clocks),
             format_duration(wasi.clock_resolution)
         )?;
+        writeln!(out, "              the monotonic one begins at {}", format_duration(wasi.monotonic_base))?;
+        if let Some(seed) = wasi.random_seed {
+            writeln!(out, "  random      always from seed {seed}")?;
+        }
+        if wasi.deterministic {
+            writeln!(out, "  every run with the same input is the same")?;
+        }
         for (name, granted) in [
             ("random", wasi.random),
+            ("sockets", wasi.sockets),
             ("stdio", wasi.stdio),
             ("arguments", wasi.args),
             ("environment", wasi.env),

@@ -137,7 +137,23 @@ pub const SECTIONS: &[Section] = &[
                 "duration, 1ns to 1h",
                 "Clock readings are rounded down to a multiple of it. Coarser is narrower.",
             ),
+            key("monotonic_base", "duration", "What the monotonic clock reads when the guest starts."),
             key("random", BOOLEAN, "Without: a module that imports `random_get` is refused."),
+            key(
+                "random_seed",
+                "number, `\"new\"`",
+                "All random bytes of every instance come from this seed. `new`: from one of its own that nobody knows.",
+            ),
+            key(
+                "deterministic",
+                BOOLEAN,
+                "The same input gives the same run, see [host-calls.md](host-calls.md#deterministic-runs).",
+            ),
+            key(
+                "sockets",
+                BOOLEAN,
+                "Without: no socket of the job is passed on. Nothing lets a guest make one.",
+            ),
             key(
                 "stdio",
                 BOOLEAN,

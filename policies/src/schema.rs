@@ -369,9 +369,26 @@ fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(),
         guard.check(&value, new < wasi.clock_resolution, || format_duration(wasi.clock_resolution))?;
         wasi.clock_resolution = new;
     }
+    if let Some(value) = table.get("monotonic_base") {
+        // It says nothing of the host, whatever it is.
+        wasi.monotonic_base = value.duration()?;
+    }
+    if let Some(value) = table.get("random_seed") {
+        let new = if value.as_string() == Some("new") { None } else { Some(value.count()?) };
+        guard.check(&value, new.is_none() && wasi.random_seed.is_some(), || {
+            wasi.random_seed.unwrap_or(0).to_string()
+        })?;
+        wasi.random_seed = new;
+    }
+    if let Some(value) = table.get("deterministic") {
+        let new = value.boolean()?;
+        guard.check(&value, wasi.deterministic && !new, || String::from("true"))?;
+        wasi.deterministic = new;
+    }
     for (key, slot) in [
         ("clocks", &mut wasi.clocks),
         ("random", &mut wasi.random),
+        ("sockets", &mut wasi.sockets),
         ("stdio", &mut wasi.stdio),
         ("args", &mut wasi.args),
         ("env", &mut wasi.env),

@@ -70,8 +70,16 @@ pub struct Wasi {
     pub clocks: bool,
     /// Readings are rounded down to a multiple of this.
     pub clock_resolution: Duration,
+    /// What the monotonic clock reads when the guest starts.
+    pub monotonic_base: Duration,
     /// Random bytes.
     pub random: bool,
+    /// The seed of all random bytes; `None` for a new one per instance, or 0 if it is deterministic.
+    pub random_seed: Option<u64>,
+    /// Nothing that the guest sees depends on when and how fast it runs.
+    pub deterministic: bool,
+    /// The sockets that the job passes.
+    pub sockets: bool,
     /// The job's stdin, stdout and stderr; without, they read as empty and swallow what is written.
     pub stdio: bool,
     /// The job's arguments; without, the guest sees none.
@@ -149,7 +157,11 @@ impl Sections {
                 filesystem: Filesystem::None,
                 clocks: false,
                 clock_resolution: Duration::from_secs(1),
+                monotonic_base: Duration::ZERO,
                 random: false,
+                random_seed: None,
+                deterministic: false,
+                sockets: false,
                 stdio: false,
                 args: false,
                 env: false,

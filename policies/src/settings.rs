@@ -84,9 +84,16 @@ pub(crate) fn settings(sections: &Sections) -> Vec<Setting> {
     put("wasi", "filesystem", quoted(filesystem_name(wasi.filesystem)));
     put("wasi", "clocks", wasi.clocks.to_string());
     put("wasi", "clock_resolution", quoted(&format_duration(wasi.clock_resolution)));
-    for (key, granted) in
-        [("random", wasi.random), ("stdio", wasi.stdio), ("args", wasi.args), ("env", wasi.env)]
-    {
+    put("wasi", "monotonic_base", quoted(&format_duration(wasi.monotonic_base)));
+    put("wasi", "random_seed", wasi.random_seed.map_or_else(|| quoted("new"), |seed| seed.to_string()));
+    put("wasi", "deterministic", wasi.deterministic.to_string());
+    for (key, granted) in [
+        ("random", wasi.random),
+        ("sockets", wasi.sockets),
+        ("stdio", wasi.stdio),
+        ("args", wasi.args),
+        ("env", wasi.env),
+    ] {
         put("wasi", key, granted.to_string());
     }
     let allowed = all_host_functions().filter(|function| sections.host_calls.contains(function));

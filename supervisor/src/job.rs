@@ -75,6 +75,9 @@ pub struct Job {
     pub stdio: [Option<OwnedFd>; 3],
     /// Directories, from descriptor 3 on.
     pub preopens: Vec<Preopen>,
+    /// Sockets, behind the directories: listeners on which the guest may accept connections, and connections, of streams or
+    /// datagrams (IPv4, IPv6, Unix). A listener is set not to wait (`O_NONBLOCK`), which whoever shares it sees.
+    pub sockets: Vec<OwnedFd>,
     /// What the module imports beyond the functions of the interface table, see [`compiler::Options::open_imports`].
     pub imports: Imports,
     /// Narrower limits than the policy's.
@@ -95,6 +98,7 @@ impl Job {
             env: Vec::new(),
             stdio: [None, None, None],
             preopens: Vec::new(),
+            sockets: Vec::new(),
             imports: Imports::default(),
             limits: JobLimits::default(),
             tenant: String::from("default"),

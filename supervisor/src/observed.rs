@@ -17,6 +17,8 @@ pub struct Observed {
     pub open_files: u32,
     /// It read or wrote a standard stream, or polled.
     pub used_stdio: bool,
+    /// It used a socket.
+    pub used_sockets: bool,
     /// It named something below a directory, or listed one.
     pub used_files: bool,
     /// It tried to change something below a directory, or opened something there for writing.

@@ -103,6 +103,7 @@ fn job() -> RunRequest {
         env: vec![],
         stdio: [None; 3],
         preopens: vec![],
+        sockets: vec![],
         limits: Default::default(),
         tenant: None,
     }
@@ -210,7 +211,7 @@ fn more_descriptors_than_a_message_may_have() {
     // Each half brings as many as a whole frame may.
     assert_eq!(fdpass::send(&client.0, &bytes[..6], &many).expect("send"), 6);
     client.send(&bytes[6..], &many);
-    client.expect_end("at most 68 may");
+    client.expect_end("at most 84 may");
     assert_serves(&daemon);
 }
 

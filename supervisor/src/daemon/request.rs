@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipc::job::STRINGS_BYTES;
 use ipc::protocol::{
     Descriptor, Descriptors, EntryRequest, ErrorKind, ErrorReply, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
-    ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, one_line,
+    ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, SOCKETS_MAX, one_line,
 };
 use policies::Policy;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
@@ -42,6 +42,17 @@ pub(super) enum RequestError {
     /// Too many directories.
     #[error("{0} directories; a job may have {PREOPENS_MAX}")]
     TooManyPreopens(usize),
+    /// Too many sockets.
+    #[error("{0} sockets; a job may have {SOCKETS_MAX}")]
+    TooManySockets(usize),
+    /// A socket is something else.
+    #[error("what was passed as socket {index} is {found}")]
+    NotASocket {
+        /// Its position among the sockets.
+        index: usize,
+        /// What it is.
+        found: &'static str,
+    },
     /// A directory is something else.
     #[error("the descriptor for {guest_path:?} is not a directory but {found}")]
     NotADirectory {
@@ -98,6 +109,7 @@ pub(super) struct Prepared {
     module_file: Option<OwnedFd>,
     stdio: [Option<OwnedFd>; 3],
     directories: Vec<OwnedFd>,
+    sockets: Vec<OwnedFd>,
 }
 
 /// Gives every descriptor to the part of the request that names it. An error breaks the protocol.
@@ -111,8 +123,9 @@ pub(super) fn prepare(request: RunRequest, mut descriptors: Descriptors) -> Resu
     let stdio = [take(stdin)?, take(stdout)?, take(stderr)?];
     let directories =
         request.preopens.iter().map(|p| descriptors.take(p.directory)).collect::<Result<_, _>>()?;
+    let sockets = request.sockets.iter().map(|s| descriptors.take(*s)).collect::<Result<_, _>>()?;
     descriptors.finish()?;
-    Ok(Prepared { request, module_file, stdio, directories })
+    Ok(Prepared { request, module_file, stdio, directories, sockets })
 }
 
 /// The job that a request asks for. Loads the module if it comes with the request.
@@ -122,8 +135,9 @@ pub(super) async fn job(
     modules: &HashMap<u32, Module>,
     shared: &Shared,
 ) -> Result<Job, ErrorReply> {
-    let Prepared { request, module_file, stdio, directories } = prepared;
+    let Prepared { request, module_file, stdio, directories, sockets } = prepared;
     let tenant = tenant(peer, request.tenant.as_deref())?;
+    check_sockets(&sockets)?;
     let mut preopens = preopens(&request, directories)?;
     if shared.bounds.listed_directories && !preopens.is_empty() {
         // A file system may not answer, and this thread serves everybody.
@@ -166,6 +180,7 @@ pub(super) async fn job(
         env: request.env,
         stdio,
         preopens,
+        sockets,
         // Modules are compiled without open imports here.
         imports: Imports::default(),
         limits,
@@ -256,6 +271,20 @@ fn preopens(request: &RunRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preop
         Ok(Preopen { directory, guest_path: p.guest_path.clone(), read_only: p.read_only })
     };
     directories.into_iter().zip(&request.preopens).map(preopen).collect()
+}
+
+/// What kind of sockets they are is checked when the job starts.
+fn check_sockets(sockets: &[OwnedFd]) -> Result<(), RequestError> {
+    if sockets.len() > SOCKETS_MAX {
+        return Err(RequestError::TooManySockets(sockets.len()));
+    }
+    for (index, socket) in sockets.iter().enumerate() {
+        let kind = file_type(socket)?;
+        if kind != FileType::Socket {
+            return Err(RequestError::NotASocket { index, found: type_name(kind) });
+        }
+    }
+    Ok(())
 }
 
 /// Directories as they came, if each lies where Landlock lets this process open files: a guest would see every one of its files refused
@@ -351,6 +380,7 @@ mod tests {
                 guest_path: "/d".into(),
                 read_only: false,
             }],
+            sockets: vec![],
             limits: Default::default(),
             tenant: None,
         };

@@ -173,14 +173,20 @@ pub(crate) async fn run(
     let kill_on_memory = job.policy.limits().memory_exceeded == policies::MemoryExceeded::Kill;
     let is_session = session.is_some();
     let clock_resolution_ns = job.policy.wasi().clock_resolution.as_nanos().clamp(1, u64::MAX.into()) as u64;
-    let monotonic_offset = monotonic_offset()?;
+    let (deterministic, monotonic_base) = (job.policy.wasi().deterministic, job.policy.wasi().monotonic_base);
+    let monotonic_base = monotonic_base.as_nanos().min(u64::MAX.into()) as u64;
+    // Of a deterministic guest nothing depends on the host's clock.
+    let monotonic_offset =
+        if deterministic { monotonic_base } else { monotonic_offset()?.wrapping_add(monotonic_base) };
     let mut wasi = WasiContext::new(WasiConfig {
         stdio: if job.policy.wasi().stdio { mem::take(&mut job.stdio) } else { [None, None, None] },
         preopens: granted_preopens(&mut job),
+        sockets: if job.policy.wasi().sockets { mem::take(&mut job.sockets) } else { Vec::new() },
         max_handles: job.policy.limits().open_files,
         max_output_bytes: job.policy.limits().output,
         clock_resolution_ns,
         monotonic_offset,
+        deterministic,
     })?;
 
     let (mut requests, ready) = session.map(|s| (s.requests, s.ready)).unzip();
@@ -191,7 +197,8 @@ pub(crate) async fn run(
     let header = JobHeader {
         go: go::PARKED,
         flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 }
-            | if is_session { job_flags::SESSION } else { 0 },
+            | if is_session { job_flags::SESSION } else { 0 }
+            | if deterministic { job_flags::DETERMINISTIC } else { 0 },
         data_limit,
         memory_limit: limits.memory,
         fuel,
@@ -216,7 +223,7 @@ pub(crate) async fn run(
         // The same reading from a clock that is ahead.
         monotonic_offset: monotonic_offset
             .wrapping_sub(confined.clock_ahead.wrapping_mul(1_000_000_000) as u64),
-        random_seed: random_seed()?,
+        random_seed: random_seed(job.policy.wasi())?,
     };
     let explain =
         |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack, failure.take());
@@ -472,8 +479,14 @@ fn strings_bytes(strings: &[Vec<u8>]) -> usize {
     strings.iter().map(|s| s.len() + 1).sum()
 }
 
-fn random_seed() -> Result<[u8; 32], Error> {
+/// The policy's seed, or a new one.
+fn random_seed(wasi: &policies::Wasi) -> Result<[u8; 32], Error> {
     let mut seed = [0u8; 32];
+    if wasi.random_seed.is_some() || wasi.deterministic {
+        let (number, _) = seed.split_at_mut(8);
+        number.copy_from_slice(&wasi.random_seed.unwrap_or(0).to_le_bytes());
+        return Ok(seed);
+    }
     // SAFETY: 32 writable bytes; requests of up to 256 bytes are never cut short (getrandom(2)).
     let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
     if filled == seed.len() as isize {

@@ -1,12 +1,14 @@
 //! The descriptor table of a guest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipc::nospec;
 
 use super::directories::OpenDirectory;
 use super::errno::Errno;
 use super::files::OpenFile;
+use super::rights::GivenUp;
+use super::sockets::{Connection, Listener};
 use super::streams::Stream;
 
 /// What a descriptor stands for.
@@ -20,6 +22,10 @@ pub(super) enum Descriptor {
     Directory(OpenDirectory),
     /// A regular file.
     File(OpenFile),
+    /// A socket that listens.
+    Listener(Listener),
+    /// A socket that is connected.
+    Connection(Connection),
 }
 
 /// Descriptors by number. Numbers are given as Wasmtime gives them: the highest free one below the highest in
@@ -34,12 +40,21 @@ pub(super) struct Descriptors {
     given: u32,
     /// Those of them that are closed or stand for something else.
     lost: BTreeSet<u32>,
+    /// Rights that the guest has given up, where it has.
+    given_up: BTreeMap<u32, GivenUp>,
 }
 
 impl Descriptors {
     /// A table for at most `max` descriptors.
     pub fn new(max: u32) -> Self {
-        Self { slots: Vec::new(), free: BTreeSet::new(), max, given: 0, lost: BTreeSet::new() }
+        Self {
+            slots: Vec::new(),
+            free: BTreeSet::new(),
+            max,
+            given: 0,
+            lost: BTreeSet::new(),
+            given_up: BTreeMap::new(),
+        }
     }
 
     /// The most that were in use at one time.
@@ -86,6 +101,20 @@ impl Descriptors {
         }
     }
 
+    /// Rights that were given up on a descriptor.
+    pub fn given_up(&self, number: u32) -> GivenUp {
+        self.given_up.get(&number).copied().unwrap_or_default()
+    }
+
+    /// Gives up rights on a descriptor that exists.
+    pub fn give_up(&mut self, number: u32, rights: GivenUp) {
+        if rights != GivenUp::default() {
+            let all = self.given_up.entry(number).or_default();
+            all.base |= rights.base;
+            all.inheriting |= rights.inheriting;
+        }
+    }
+
     /// The slot of a number that the guest gave. Guests may try any number as often as they like, so this is a bounds check that
     /// can be trained.
     fn index(&self, number: u32) -> Result<usize, Errno> {
@@ -115,19 +144,14 @@ impl Descriptors {
         }
     }
 
-    /// The descriptor with that number, if it is a regular file.
-    pub fn file_mut(&mut self, number: u32) -> Result<&mut OpenFile, Errno> {
-        match self.get_mut(number)? {
-            Descriptor::File(file) => Ok(file),
-            _ => Err(Errno::BadDescriptor),
-        }
-    }
-
-    /// The descriptor with that number, if it has a position: a pipe is not seekable, a directory not a file.
+    /// The descriptor with that number, if it has a position: a pipe or socket is not seekable, a directory not a file.
     pub fn seekable(&mut self, number: u32) -> Result<&mut OpenFile, Errno> {
         match self.get_mut(number)? {
             Descriptor::File(file) => Ok(file),
-            Descriptor::Input(_) | Descriptor::Output(_) => Err(Errno::NotSeekable),
+            Descriptor::Input(_)
+            | Descriptor::Output(_)
+            | Descriptor::Listener(_)
+            | Descriptor::Connection(_) => Err(Errno::NotSeekable),
             Descriptor::Directory(_) => Err(Errno::BadDescriptor),
         }
     }
@@ -146,6 +170,7 @@ impl Descriptors {
         let taken = self.slots.get_mut(index).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
         self.free.insert(number);
         self.lose(number);
+        self.given_up.remove(&number);
         Ok(taken)
     }
 
@@ -154,8 +179,11 @@ impl Descriptors {
         self.get(from)?;
         self.get(to)?;
         if from != to {
+            let given_up = self.given_up(from);
             let moved = self.remove(from)?;
             *self.get_mut(to)? = moved;
+            self.given_up.remove(&to);
+            self.give_up(to, given_up);
             self.lose(to);
         }
         Ok(())

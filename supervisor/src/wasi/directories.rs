@@ -79,7 +79,8 @@ impl OpenDirectory {
     pub fn stat(&self) -> FdStat {
         let (allowed, inheriting) = if self.preopen.is_some() {
             // What guest C libraries expect of the directories they find at their start.
-            let base = rights::PATH_CREATE_DIRECTORY
+            let base = rights::PATH_FILESTAT_SET_SIZE
+                | rights::PATH_CREATE_DIRECTORY
                 | rights::PATH_CREATE_FILE
                 | rights::PATH_LINK_SOURCE
                 | rights::PATH_LINK_TARGET
@@ -108,15 +109,12 @@ impl OpenDirectory {
                 | rights::POLL_FD_READWRITE;
             (base, base | of_files)
         } else {
-            let mut base = rights::ALL
-                & !(rights::FD_SEEK
-                    | rights::FD_FILESTAT_SET_SIZE
-                    | rights::PATH_FILESTAT_SET_SIZE
-                    | rights::FD_WRITE);
+            let mut base = rights::ALL & !(rights::FD_SEEK | rights::FD_FILESTAT_SET_SIZE | rights::FD_WRITE);
             if !self.readable {
                 base &= !(rights::FD_READ | rights::FD_READDIR);
             }
-            (base, base)
+            // C libraries ask for no more than this when they open something below.
+            (base, rights::ALL)
         };
         FdStat { file_type: FileType::Directory, flags: 0, rights: allowed, inheriting }
     }

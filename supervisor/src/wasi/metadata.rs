@@ -1,7 +1,9 @@
 //! `filestat` and the times of files.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::CString;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -68,6 +70,10 @@ fn statx(
     LinuxErrno::result(result)?;
     // SAFETY: all bytes were zeroed above, and every bit pattern is a `struct statx`.
     let found = unsafe { buffer.assume_init() };
+    let time = |time: &libc::statx_timestamp| match identities {
+        Identities::Random(_) => nanoseconds(time),
+        Identities::Sequential(_) => Ok(0),
+    };
     Ok(FileStat {
         // As Wasmtime does it: no device number, and a hash in place of the inode number. `ctim` is the time of creation, 0 where it is not recorded.
         device: 1,
@@ -75,21 +81,43 @@ fn statx(
         file_type: FileType::of_mode(found.stx_mode.into()),
         links: found.stx_nlink.into(),
         size: found.stx_size,
-        accessed: nanoseconds(&found.stx_atime)?,
-        modified: nanoseconds(&found.stx_mtime)?,
-        changed: if found.stx_mask & libc::STATX_BTIME == 0 { 0 } else { nanoseconds(&found.stx_btime)? },
+        accessed: time(&found.stx_atime)?,
+        modified: time(&found.stx_mtime)?,
+        changed: if found.stx_mask & libc::STATX_BTIME == 0 { 0 } else { time(&found.stx_btime)? },
     })
 }
 
-/// Makes the numbers that stand for files in `filestat` and `dirent`: hashes under a random key, so that a guest
-/// can compare files as long as it runs, but cannot search for the device and inode behind a number.
-#[derive(Debug, Default)]
-pub(super) struct Identities(RandomState);
+/// Makes the numbers that stand for files in `filestat` and `dirent`, so that a guest can compare files as long as it runs.
+#[derive(Debug)]
+pub(super) enum Identities {
+    /// Hashes under a random key: nobody can search for the device and inode behind a number.
+    Random(RandomState),
+    /// For a deterministic guest: files are numbered as it sees them first, and have no times.
+    Sequential(RefCell<HashMap<(u64, u64), u64>>),
+}
 
 impl Identities {
+    /// Files that are remembered; those beyond get a hash. Forty bytes each, which a guest can make the supervisor hold.
+    const REMEMBERED: usize = 1 << 16;
+
+    /// For a guest that is deterministic, or not.
+    pub fn new(deterministic: bool) -> Self {
+        if deterministic { Self::Sequential(RefCell::default()) } else { Self::Random(RandomState::new()) }
+    }
+
     /// The number of a file, always the same from one `Identities`.
     pub fn number(&self, device: u64, inode: u64) -> u64 {
-        self.0.hash_one((device, inode))
+        match self {
+            Self::Random(key) => key.hash_one((device, inode)),
+            Self::Sequential(seen) => {
+                let mut seen = seen.borrow_mut();
+                let next = seen.len() as u64 + 1;
+                if next as usize > Self::REMEMBERED && !seen.contains_key(&(device, inode)) {
+                    return BuildHasherDefault::<DefaultHasher>::default().hash_one((device, inode));
+                }
+                *seen.entry((device, inode)).or_insert(next)
+            }
+        }
     }
 }
 
@@ -142,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_file_has_one_number_for_one_guest_and_another_for_the_next() {
-        let (one, other) = (Identities::default(), Identities::default());
+        let (one, other) = (Identities::new(false), Identities::new(false));
         assert_eq!(one.number(1, 2), one.number(1, 2));
         assert_ne!(one.number(1, 2), one.number(2, 1));
         assert_ne!(one.number(1, 2), other.number(1, 2));

@@ -5,9 +5,10 @@
 //! ranges are checked but whose bytes the guest can still change: what is interpreted is copied out first, and
 //! payloads go between the shared memory and the kernel without being looked at.
 //!
-//! Authority comes from descriptors alone. A guest has the three standard streams, the directories that the host
-//! app opened for it, and what it opened below those.
+//! Authority comes from descriptors alone. A guest has the three standard streams, the directories and sockets that the
+//! host app opened for it, and what it opened below or accepted on those.
 
+mod clocks;
 mod descriptors;
 mod directories;
 mod errno;
@@ -16,6 +17,9 @@ mod metadata;
 mod path_calls;
 mod paths;
 mod poll;
+mod rights;
+mod socket_calls;
+mod sockets;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -27,15 +31,20 @@ use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached};
 use nix::unistd::UnlinkatFlags;
 
+use self::clocks::GuestClocks;
 use self::descriptors::{Descriptor, Descriptors};
 use self::directories::OpenDirectory;
 use self::errno::Errno;
 use self::metadata::{Identities, NewTimes};
 use self::paths::is_procfs;
-use self::poll::{GuestClocks, MAX_SUBSCRIPTIONS, poll_oneoff};
+use self::poll::{MAX_SUBSCRIPTIONS, poll_oneoff};
+use self::rights::GivenUp;
+use self::sockets::Socket;
+pub use self::sockets::SocketError;
 use self::streams::{Direction, Stream};
 use self::types::{
-    EVENT_BYTES, FdStat, FileStat, SUBSCRIPTION_BYTES, fdflags, flags16, fstflags, prestat_directory, rights,
+    EVENT_BYTES, FdStat, FileStat, FileType, SUBSCRIPTION_BYTES, fdflags, flags16, fstflags,
+    prestat_directory, rights as bits,
 };
 use crate::hostcall::{Answer, HostCall, SharedRegion};
 use crate::job::Preopen;
@@ -48,14 +57,19 @@ pub struct WasiConfig {
     pub stdio: [Option<OwnedFd>; 3],
     /// Directories, from descriptor 3 on.
     pub preopens: Vec<Preopen>,
+    /// Sockets, listening or connected, behind the directories.
+    pub sockets: Vec<OwnedFd>,
     /// Descriptors open at a time, standard streams and preopened directories included.
     pub max_handles: u32,
     /// Bytes that may be written to standard output and standard error together.
     pub max_output_bytes: Option<u64>,
     /// The guest's clocks read multiples of this many nanoseconds.
     pub clock_resolution_ns: u64,
-    /// Added (wrapping) to `CLOCK_MONOTONIC` in nanoseconds as the guest sees it.
+    /// Added (wrapping) to `CLOCK_MONOTONIC` in nanoseconds as the guest sees it; if it is deterministic, to the time that has
+    /// passed for it.
     pub monotonic_offset: u64,
+    /// Nothing that the guest sees depends on when and how fast it runs.
+    pub deterministic: bool,
 }
 
 /// Why a guest cannot get what the host app passed.
@@ -65,10 +79,10 @@ pub enum WasiError {
     /// More descriptors than the guest may have.
     #[error(
         "the job passes {passed} descriptors but its policy allows {max}: raise the limit of open handles or pass \
-         fewer directories"
+         fewer directories or sockets"
     )]
     TooManyHandles {
-        /// Standard streams and directories.
+        /// Standard streams, directories and sockets.
         passed: usize,
         /// The limit.
         max: u32,
@@ -96,6 +110,14 @@ pub enum WasiError {
         /// The guest's name of it.
         guest_path: String,
     },
+    /// What was passed as a socket cannot be one of a guest.
+    #[error("socket {index} of the job cannot be passed on: {source}; pass a stream or datagram socket")]
+    Socket {
+        /// Its position among the job's sockets.
+        index: usize,
+        /// Why not.
+        source: SocketError,
+    },
 }
 
 /// The WASI state of one instance. Dropping it closes everything that the guest had open; so does nothing else,
@@ -108,6 +130,7 @@ pub struct WasiContext {
     output_bytes: u64,
     max_output_bytes: Option<u64>,
     used_stdio: bool,
+    used_sockets: bool,
     /// `path_open` was asked for something writable.
     opened_to_write: bool,
 }
@@ -134,13 +157,14 @@ impl From<nix::errno::Errno> for Stop {
 impl WasiContext {
     /// The state at the start of a guest.
     pub fn new(config: WasiConfig) -> Result<Self, WasiError> {
-        let passed = config.stdio.len().saturating_add(config.preopens.len());
+        let passed = config.stdio.len() + config.preopens.len() + config.sockets.len();
         let mut table = Descriptors::new(config.max_handles);
         let full = |_: Errno| WasiError::TooManyHandles { passed, max: config.max_handles };
+        let stream = |fd, direction| Stream::new(fd, direction).patient(config.deterministic);
         let [input, output, error] = config.stdio;
-        table.insert(Descriptor::Input(Stream::new(input, Direction::In))).map_err(full)?;
-        table.insert(Descriptor::Output(Stream::new(output, Direction::Out))).map_err(full)?;
-        table.insert(Descriptor::Output(Stream::new(error, Direction::Out))).map_err(full)?;
+        table.insert(Descriptor::Input(stream(input, Direction::In))).map_err(full)?;
+        table.insert(Descriptor::Output(stream(output, Direction::Out))).map_err(full)?;
+        table.insert(Descriptor::Output(stream(error, Direction::Out))).map_err(full)?;
         for Preopen { directory, guest_path, read_only } in config.preopens {
             match nix::sys::stat::fstat(&directory) {
                 Err(source) => return Err(WasiError::ExaminePreopen { guest_path, source }),
@@ -157,16 +181,27 @@ impl WasiContext {
             let directory = OpenDirectory::preopened(directory, guest_path, read_only);
             table.insert(Descriptor::Directory(directory)).map_err(full)?;
         }
+        for (index, socket) in config.sockets.into_iter().enumerate() {
+            let socket = match Socket::new(socket).map_err(|source| WasiError::Socket { index, source })? {
+                Socket::Listener(listener) => Descriptor::Listener(listener),
+                Socket::Connection(connection) => Descriptor::Connection(connection),
+            };
+            table.insert(socket).map_err(full)?;
+        }
         table.given();
-        let clocks =
-            GuestClocks { resolution: config.clock_resolution_ns, monotonic_offset: config.monotonic_offset };
+        let clocks = GuestClocks {
+            resolution: config.clock_resolution_ns,
+            monotonic_offset: config.monotonic_offset,
+            passed: config.deterministic.then_some(0),
+        };
         Ok(Self {
             table,
-            identities: Identities::default(),
+            identities: Identities::new(config.deterministic),
             clocks,
             output_bytes: 0,
             max_output_bytes: config.max_output_bytes,
             used_stdio: false,
+            used_sockets: false,
             opened_to_write: false,
         })
     }
@@ -186,6 +221,7 @@ impl WasiContext {
         observed.open_files = self.table.most();
         observed.used_stdio |= self.used_stdio;
         observed.wrote_files |= self.opened_to_write;
+        observed.used_sockets |= self.used_sockets;
     }
 
     /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
@@ -200,6 +236,10 @@ impl WasiContext {
 
     /// Returns the bytes written to the variable-length output.
     async fn serve(&mut self, call: &HostCall<'_>) -> Result<usize, Stop> {
+        for (argument, rights) in rights::needed(call) {
+            // Of a number that stands for nothing, nothing was given up.
+            self.table.given_up(call.value32(argument)).check(rights)?;
+        }
         let done = match call.function {
             FunctionId::fd_read => return Ok(self.fd_read(call).await?),
             FunctionId::fd_pread => return Ok(self.fd_pread(call)?),
@@ -208,6 +248,7 @@ impl WasiContext {
             FunctionId::path_readlink => return Ok(self.path_readlink(call)?),
             FunctionId::poll_oneoff => return Ok(self.poll_oneoff(call).await?),
             FunctionId::fd_write => return self.fd_write(call).await,
+            FunctionId::sock_recv => return Ok(self.sock_recv(call).await?),
 
             FunctionId::fd_advise => self.fd_advise(call),
             FunctionId::fd_allocate => self.fd_allocate(call).await,
@@ -242,13 +283,12 @@ impl WasiContext {
             FunctionId::path_rename => self.path_rename(call),
             FunctionId::path_symlink => self.path_symlink(call),
             FunctionId::path_unlink_file => self.path_remove(call, UnlinkatFlags::NoRemoveDir),
-            // Where the instance has no time-stamp counter to read its clocks by.
+            // Where the instance has no time-stamp counter to read its clocks by, or is deterministic.
             FunctionId::clock_time_get => self.clock_time_get(call),
             FunctionId::proc_raise => Err(Errno::NotSupported),
-            FunctionId::sock_accept
-            | FunctionId::sock_recv
-            | FunctionId::sock_send
-            | FunctionId::sock_shutdown => self.table.get(call.value32(0)).and(Err(Errno::NotSocket)),
+            FunctionId::sock_accept => self.sock_accept(call).await,
+            FunctionId::sock_send => self.sock_send(call).await,
+            FunctionId::sock_shutdown => self.sock_shutdown(call),
 
             // Answered inside the instance: only one that is taken over sends them here.
             FunctionId::args_get
@@ -272,7 +312,13 @@ impl WasiContext {
                 self.used_stdio = true;
                 stream.read(into).await?
             }
-            Descriptor::Output(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+            Descriptor::Connection(connection) => {
+                self.used_sockets = true;
+                connection.receive(into, 0).await?.0
+            }
+            Descriptor::Output(_) | Descriptor::Directory(_) | Descriptor::Listener(_) => {
+                return Err(Errno::BadDescriptor);
+            }
         };
         write_count(call.region(2), count);
         Ok(count)
@@ -281,8 +327,10 @@ impl WasiContext {
     fn fd_pread(&self, call: &HostCall<'_>) -> Result<usize, Errno> {
         let count = match self.table.get(call.value32(0))? {
             Descriptor::File(file) => file.read_at(call.region(1), call.value(2))?,
-            Descriptor::Input(_) => return Err(Errno::NotSeekable),
-            Descriptor::Output(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+            Descriptor::Input(_) | Descriptor::Connection(_) => return Err(Errno::NotSeekable),
+            Descriptor::Output(_) | Descriptor::Directory(_) | Descriptor::Listener(_) => {
+                return Err(Errno::BadDescriptor);
+            }
         };
         write_count(call.region(3), count);
         Ok(count)
@@ -307,7 +355,13 @@ impl WasiContext {
                 }
                 count
             }
-            Descriptor::Input(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor.into()),
+            Descriptor::Connection(connection) => {
+                self.used_sockets = true;
+                connection.send(from).await?
+            }
+            Descriptor::Input(_) | Descriptor::Directory(_) | Descriptor::Listener(_) => {
+                return Err(Errno::BadDescriptor.into());
+            }
         };
         write_count(call.region(2), count);
         Ok(0)
@@ -316,8 +370,10 @@ impl WasiContext {
     fn fd_pwrite(&self, call: &HostCall<'_>) -> Result<(), Errno> {
         let count = match self.table.get(call.value32(0))? {
             Descriptor::File(file) => file.write_at(call.region(1), call.value(2))?,
-            Descriptor::Output(_) => return Err(Errno::NotSeekable),
-            Descriptor::Input(_) | Descriptor::Directory(_) => return Err(Errno::BadDescriptor),
+            Descriptor::Output(_) | Descriptor::Connection(_) => return Err(Errno::NotSeekable),
+            Descriptor::Input(_) | Descriptor::Directory(_) | Descriptor::Listener(_) => {
+                return Err(Errno::BadDescriptor);
+            }
         };
         write_count(call.region(3), count);
         Ok(())
@@ -332,50 +388,64 @@ impl WasiContext {
     }
 
     fn fd_fdstat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        let of_stream = |stream: &Stream, right| FdStat {
-            file_type: stream.file_type(),
-            flags: 0,
-            rights: right,
-            inheriting: right,
-        };
-        let stat = match self.table.get(call.value32(0))? {
-            Descriptor::Input(stream) => of_stream(stream, rights::FD_READ),
-            Descriptor::Output(stream) => of_stream(stream, rights::FD_WRITE),
+        call.region(1).write(0, &self.fdstat(call.value32(0))?.to_bytes());
+        Ok(())
+    }
+
+    fn fdstat(&self, number: u32) -> Result<FdStat, Errno> {
+        let stat = match self.table.get(number)? {
+            Descriptor::Input(stream) => stream.stat(bits::FD_READ),
+            Descriptor::Output(stream) => stream.stat(bits::FD_WRITE),
             Descriptor::Directory(directory) => directory.stat(),
             Descriptor::File(file) => file.stat(),
+            Descriptor::Listener(listener) => listener.stat(),
+            Descriptor::Connection(connection) => connection.stat(),
         };
-        call.region(1).write(0, &stat.to_bytes());
-        Ok(())
+        let GivenUp { base, inheriting } = self.table.given_up(number);
+        Ok(FdStat { rights: stat.rights & !base, inheriting: stat.inheriting & !inheriting, ..stat })
     }
 
     fn fd_fdstat_set_flags(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
         let flags = flags16(call.value32(1), fdflags::ALL)?;
-        self.table.file_mut(call.value32(0))?.set_flags(flags)
+        match self.table.get_mut(call.value32(0))? {
+            Descriptor::File(file) => file.set_flags(flags),
+            Descriptor::Input(stream) | Descriptor::Output(stream) => stream.set_flags(flags),
+            Descriptor::Listener(listener) => listener.0.set_flags(flags),
+            Descriptor::Connection(connection) => connection.0.set_flags(flags),
+            Descriptor::Directory(_) => Err(Errno::BadDescriptor),
+        }
     }
 
-    /// Rights are what a descriptor can do; they cannot be given up, as in Wasmtime.
-    fn fd_fdstat_set_rights(&self, call: &HostCall<'_>) -> Result<(), Errno> {
-        if (call.value(1) | call.value(2)) & !rights::ALL != 0 {
+    /// Rights can be given up, and are not given back.
+    fn fd_fdstat_set_rights(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let (number, base, inheriting) = (call.value32(0), call.value(1), call.value(2));
+        if (base | inheriting) & !bits::ALL != 0 {
             return Err(Errno::Invalid);
         }
-        match self.table.get(call.value32(0))? {
-            Descriptor::Directory(_) | Descriptor::File(_) => Err(Errno::NotSupported),
-            Descriptor::Input(_) | Descriptor::Output(_) => Err(Errno::BadDescriptor),
+        let held = self.fdstat(number)?;
+        if base & !held.rights != 0 || inheriting & !held.inheriting != 0 {
+            return Err(Errno::NotCapable);
         }
+        let given_up = GivenUp { base: held.rights & !base, inheriting: held.inheriting & !inheriting };
+        self.table.give_up(number, given_up);
+        Ok(())
     }
 
     fn fd_filestat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        let of_no_file = |file_type: FileType| FileStat {
+            device: 0,
+            inode: 0,
+            file_type,
+            links: 0,
+            size: 0,
+            accessed: 0,
+            modified: 0,
+            changed: 0,
+        };
         let stat = match self.table.get(call.value32(0))? {
-            Descriptor::Input(stream) | Descriptor::Output(stream) => FileStat {
-                device: 0,
-                inode: 0,
-                file_type: stream.file_type(),
-                links: 0,
-                size: 0,
-                accessed: 0,
-                modified: 0,
-                changed: 0,
-            },
+            Descriptor::Input(stream) | Descriptor::Output(stream) => of_no_file(stream.file_type()),
+            Descriptor::Listener(listener) => of_no_file(listener.0.file_type()),
+            Descriptor::Connection(connection) => of_no_file(connection.0.file_type()),
             Descriptor::Directory(directory) => metadata::stat(directory.as_fd(), &self.identities)?,
             Descriptor::File(file) => metadata::stat(file.as_fd(), &self.identities)?,
         };
@@ -395,7 +465,10 @@ impl WasiContext {
                 file.check_writable()?;
                 times.set(file.as_fd())
             }
-            Descriptor::Input(_) | Descriptor::Output(_) => Err(Errno::BadDescriptor),
+            Descriptor::Input(_)
+            | Descriptor::Output(_)
+            | Descriptor::Listener(_)
+            | Descriptor::Connection(_) => Err(Errno::BadDescriptor),
         }
     }
 
@@ -440,7 +513,7 @@ impl WasiContext {
         Ok(())
     }
 
-    fn clock_time_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+    fn clock_time_get(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
         let time = self.clocks.read(call.value32(0))?;
         call.region(2).write(0, &time.to_le_bytes());
         Ok(())
@@ -457,7 +530,7 @@ impl WasiContext {
         {
             return Err(Errno::Invalid);
         }
-        let due = poll_oneoff(&mut self.table, self.clocks, subscriptions, events).await?;
+        let due = poll_oneoff(&mut self.table, &mut self.clocks, subscriptions, events).await?;
         call.region(3).write(0, &due.to_le_bytes());
         Ok(due as usize * EVENT_BYTES)
     }

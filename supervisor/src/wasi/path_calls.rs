@@ -11,6 +11,7 @@ use super::directories::{OpenOptions, Opened};
 use super::errno::Errno;
 use super::metadata::{self, NewTimes};
 use super::paths::{Place, TrailingSlash, locate, read_path};
+use super::rights::GivenUp;
 use super::types::{fdflags, flags16, follows_symlinks, fstflags, oflags, rights};
 use super::{WasiContext, write_count};
 use crate::hostcall::HostCall;
@@ -74,14 +75,25 @@ impl WasiContext {
         let directory = match self.table.get(call.value32(0))? {
             Descriptor::Directory(directory) => directory,
             Descriptor::File(_) => return Err(Errno::NotDirectory),
-            Descriptor::Input(_) | Descriptor::Output(_) => return Err(Errno::BadDescriptor),
+            Descriptor::Input(_)
+            | Descriptor::Output(_)
+            | Descriptor::Listener(_)
+            | Descriptor::Connection(_) => return Err(Errno::BadDescriptor),
         };
+        let inherited = self.table.given_up(call.value32(0)).inherited();
+        inherited.check(call.value(4) | call.value(5))?;
         // Before the open, which may create or truncate.
         self.table.check_room()?;
-        let number = self.table.insert(match directory.open(&path, options)? {
-            Opened::Directory(directory) => Descriptor::Directory(directory),
-            Opened::File(file) => Descriptor::File(file),
-        })?;
+        let (opened, without) = match directory.open(&path, options)? {
+            Opened::Directory(directory) => (Descriptor::Directory(directory), 0),
+            // To create or truncate it is opened for writing, whether the guest asked for that right or not.
+            Opened::File(file) => (Descriptor::File(file), rights::FD_WRITE & !options.rights),
+        };
+        let number = self.table.insert(opened)?;
+        self.table.give_up(number, inherited);
+        if options.writable() {
+            self.table.give_up(number, GivenUp { base: without, inheriting: without });
+        }
         call.region(7).write(0, &number.to_le_bytes());
         Ok(())
     }

@@ -3,60 +3,45 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::clocks::GuestClocks;
 use super::descriptors::{Descriptor, Descriptors};
 use super::errno::Errno;
 use super::metadata;
-use super::streams::Stream;
-use super::types::{Awaited, Clock, SUBSCRIPTION_BYTES, Subscription, event};
+use super::sockets::Endpoint;
+use super::streams::{Direction, Stream};
+use super::types::{Awaited, Clock, SUBSCRIPTION_BYTES, Subscription, event, rights};
 use crate::hostcall::SharedRegion;
 
 /// Most subscriptions of one call: handling them is time that other guests of the thread wait.
 pub(super) const MAX_SUBSCRIPTIONS: usize = 4096;
 
-/// The clocks as the guest sees them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GuestClocks {
-    /// Readings are multiples of this many nanoseconds, rounded down.
-    pub resolution: u64,
-    /// Added to the host's monotonic clock, wrapping.
-    pub monotonic_offset: u64,
-}
-
-impl GuestClocks {
-    /// What the clock of this number reads for the guest.
-    pub fn read(&self, clock: u32) -> Result<u64, Errno> {
-        let time = match clock {
-            0 => now(libc::CLOCK_REALTIME)?,
-            1 => now(libc::CLOCK_MONOTONIC)?.wrapping_add(self.monotonic_offset),
-            2 | 3 => return Err(Errno::BadDescriptor),
-            _ => return Err(Errno::Invalid),
-        };
-        Ok(time - time % self.resolution.max(1))
-    }
-}
-
 /// When a subscription is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// When the host's monotonic clock reads this many nanoseconds.
+    /// When [`GuestClocks::now`] reads this many nanoseconds.
     At(u64),
     /// When the descriptor is ready.
-    Ready(u32),
+    Ready(Watched),
     /// Already.
     Now,
 }
 
+/// A descriptor that is waited for.
+type Watched = (u32, Direction);
+
 /// Waits until at least one subscription is due and writes an event for each that is. Returns their number.
+///
+/// For a deterministic guest descriptors are always ready (what it does next waits), and sleeping takes time of its clocks only.
 pub(super) async fn poll_oneoff(
     table: &mut Descriptors,
-    clocks: GuestClocks,
+    clocks: &mut GuestClocks,
     subscriptions: SharedRegion<'_>,
     events: SharedRegion<'_>,
 ) -> Result<u32, Errno> {
@@ -67,26 +52,33 @@ pub(super) async fn poll_oneoff(
         .iter()
         .map(Subscription::parse)
         .collect::<Result<Vec<_>, _>>()?;
-    let now = now(libc::CLOCK_MONOTONIC)?;
+    let now = clocks.now()?;
     let sleeps_only = is_sleep(&subscriptions);
     let mut dues = Vec::with_capacity(subscriptions.len());
     for subscription in &subscriptions {
-        dues.push(due(subscription, table, clocks, now, sleeps_only)?);
+        dues.push(due(subscription, table, *clocks, now, sleeps_only)?);
     }
 
     // A stream may be awaited by many subscriptions; what is waited for is each stream once.
-    let mut streams: Vec<u32> =
+    let mut streams: Vec<Watched> =
         dues.iter().filter_map(|due| if let Due::Ready(fd) = due { Some(*fd) } else { None }).collect();
     streams.sort_unstable();
     streams.dedup();
     let deadline =
         dues.iter().filter_map(|due| if let Due::At(time) = due { Some(*time) } else { None }).min();
-    let now = if dues.contains(&Due::Now) { now } else { wait(table, &streams, deadline, now).await? };
+    let now = match deadline {
+        _ if dues.contains(&Due::Now) => now,
+        Some(deadline) if clocks.passed.is_some() => {
+            clocks.pass_until(deadline);
+            deadline
+        }
+        deadline => wait(table, &streams, deadline, now, *clocks).await?,
+    };
 
     let mut ready = Vec::with_capacity(streams.len());
-    for fd in streams {
-        if stream(table, fd)?.is_ready() {
-            ready.push(fd);
+    for watched in streams {
+        if awaitable(table, watched)?.is_ready() {
+            ready.push(watched);
         }
     }
     let mut at_end = BTreeMap::new();
@@ -118,6 +110,7 @@ fn due(
     now_monotonic: u64,
     sleeps_only: bool,
 ) -> Result<Due, Errno> {
+    let when_ready = |watched| if clocks.passed.is_some() { Due::Now } else { Due::Ready(watched) };
     match subscription.awaited {
         Awaited::Clock { clock, timeout, absolute } => {
             // Up to the next multiple of the resolution, or the guest would wake and read too early a time.
@@ -125,23 +118,33 @@ fn due(
             let remaining = match (clock, absolute) {
                 (Clock::Cpu, _) if !sleeps_only => return Err(Errno::Invalid),
                 (_, false) => timeout,
-                (Clock::Monotonic, true) => {
-                    timeout.saturating_sub(now_monotonic.wrapping_add(clocks.monotonic_offset))
-                }
-                (_, true) => timeout.saturating_sub(now(libc::CLOCK_REALTIME)?),
+                (Clock::Monotonic, true) => timeout.saturating_sub(clocks.monotonic(now_monotonic)),
+                (_, true) => timeout.saturating_sub(clocks.realtime()?),
             };
             Ok(if remaining == 0 { Due::Now } else { Due::At(now_monotonic.saturating_add(remaining)) })
         }
-        Awaited::Read(fd) => match table.get(fd)? {
-            Descriptor::Input(_) => Ok(Due::Ready(fd)),
-            Descriptor::File(_) => Ok(Due::Now),
-            Descriptor::Output(_) | Descriptor::Directory(_) => Err(Errno::BadDescriptor),
-        },
-        Awaited::Write(fd) => match table.get(fd)? {
-            Descriptor::Output(_) => Ok(Due::Ready(fd)),
-            Descriptor::File(file) => file.check_writable().map(|()| Due::Now),
-            Descriptor::Input(_) | Descriptor::Directory(_) => Err(Errno::BadDescriptor),
-        },
+        Awaited::Read(fd) => {
+            let descriptor = table.get(fd)?;
+            table.given_up(fd).check(rights::POLL_FD_READWRITE | rights::FD_READ)?;
+            match descriptor {
+                Descriptor::Input(_) | Descriptor::Listener(_) | Descriptor::Connection(_) => {
+                    Ok(when_ready((fd, Direction::In)))
+                }
+                Descriptor::File(_) => Ok(Due::Now),
+                Descriptor::Output(_) | Descriptor::Directory(_) => Err(Errno::BadDescriptor),
+            }
+        }
+        Awaited::Write(fd) => {
+            let descriptor = table.get(fd)?;
+            table.given_up(fd).check(rights::POLL_FD_READWRITE | rights::FD_WRITE)?;
+            match descriptor {
+                Descriptor::Output(_) | Descriptor::Connection(_) => Ok(when_ready((fd, Direction::Out))),
+                Descriptor::File(file) => file.check_writable().map(|()| Due::Now),
+                Descriptor::Input(_) | Descriptor::Directory(_) | Descriptor::Listener(_) => {
+                    Err(Errno::BadDescriptor)
+                }
+            }
+        }
     }
 }
 
@@ -156,6 +159,10 @@ fn event_of(
     Ok(match subscription.awaited {
         Awaited::Clock { .. } => event(subscription, u64::from(sleeps_only), false),
         Awaited::Read(fd) => {
+            if let Descriptor::Connection(connection) = table.get(fd)? {
+                let (bytes, ended) = connection.0.waiting()?;
+                return Ok(event(subscription, bytes, ended));
+            }
             let known = at_end.get(&fd).copied();
             let is_at_end = match (known, table.get(fd)?) {
                 (Some(known), _) => known,
@@ -172,28 +179,33 @@ fn event_of(
 /// Waits until one of the streams is ready or the deadline is reached. Returns the monotonic time then.
 async fn wait(
     table: &mut Descriptors,
-    streams: &[u32],
+    streams: &[Watched],
     deadline: Option<u64>,
     mut time: u64,
+    clocks: GuestClocks,
 ) -> Result<u64, Errno> {
-    let any_ready =
-        |table: &Descriptors| streams.iter().any(|&fd| stream(table, fd).is_ok_and(Stream::is_ready));
+    let any_ready = |table: &Descriptors| {
+        streams.iter().any(|&watched| awaitable(table, watched).is_ok_and(|found| found.is_ready()))
+    };
     if any_ready(table) {
         return Ok(time);
     }
-    for &fd in streams {
-        if let Descriptor::Input(stream) | Descriptor::Output(stream) = table.get_mut(fd)? {
-            stream.watch()?;
+    for &(fd, _) in streams {
+        match table.get_mut(fd)? {
+            Descriptor::Input(stream) | Descriptor::Output(stream) => stream.watch()?,
+            Descriptor::Listener(listener) => listener.0.watch()?,
+            Descriptor::Connection(connection) => connection.0.watch()?,
+            Descriptor::Directory(_) | Descriptor::File(_) => {}
         }
     }
     let timer = deadline.map(timer).transpose()?;
-    let watched = streams.iter().map(|&fd| stream(table, fd)).collect::<Result<Vec<_>, _>>()?;
+    let watched = streams.iter().map(|&fd| awaitable(table, fd)).collect::<Result<Vec<_>, _>>()?;
     while !any_ready(table) && deadline.is_none_or(|deadline| deadline > time) {
         poll_fn(|context| {
             // All are asked, so that each can wake this task.
             let mut woken = Poll::Pending;
-            for stream in &watched {
-                if let Poll::Ready(result) = stream.when_ready(context) {
+            for found in &watched {
+                if let Poll::Ready(result) = found.when_ready(context) {
                     woken = Poll::Ready(result);
                 }
             }
@@ -205,15 +217,39 @@ async fn wait(
             woken
         })
         .await?;
-        time = now(libc::CLOCK_MONOTONIC)?;
+        time = clocks.now()?;
     }
     Ok(time)
 }
 
-fn stream(table: &Descriptors, fd: u32) -> Result<&Stream, Errno> {
+/// What can be waited for.
+enum Awaitable<'t> {
+    Stream(&'t Stream),
+    Socket(&'t Endpoint, Direction),
+}
+
+fn awaitable(table: &Descriptors, (fd, direction): Watched) -> Result<Awaitable<'_>, Errno> {
     match table.get(fd)? {
-        Descriptor::Input(stream) | Descriptor::Output(stream) => Ok(stream),
+        Descriptor::Input(stream) | Descriptor::Output(stream) => Ok(Awaitable::Stream(stream)),
+        Descriptor::Listener(listener) => Ok(Awaitable::Socket(&listener.0, direction)),
+        Descriptor::Connection(connection) => Ok(Awaitable::Socket(&connection.0, direction)),
         Descriptor::Directory(_) | Descriptor::File(_) => Err(Errno::BadDescriptor),
+    }
+}
+
+impl Awaitable<'_> {
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Stream(stream) => stream.is_ready(),
+            Self::Socket(socket, direction) => socket.is_ready(*direction),
+        }
+    }
+
+    fn when_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), Errno>> {
+        match self {
+            Self::Stream(stream) => stream.when_ready(context),
+            Self::Socket(socket, direction) => socket.when_ready(*direction, context),
+        }
     }
 }
 
@@ -236,14 +272,4 @@ fn timer(deadline: u64) -> Result<AsyncFd<Timer>, Errno> {
     // SAFETY: a `TimerFd` owns one descriptor, the same as long as it lives, and the `AsyncFd` owns it.
     let registered = unsafe { AsyncFd::register_with_interest(Timer(timer), Interest::READABLE) };
     Ok(registered.map_err(std::io::Error::from)?)
-}
-
-/// A reading of a clock in nanoseconds.
-fn now(clock: libc::clockid_t) -> Result<u64, Errno> {
-    let time = nix::time::clock_gettime(nix::time::ClockId::from_raw(clock))?;
-    u64::try_from(time.tv_sec())
-        .ok()
-        .and_then(|seconds| seconds.checked_mul(1_000_000_000))
-        .and_then(|ns| ns.checked_add_signed(time.tv_nsec()))
-        .ok_or(Errno::Overflow)
 }

@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::errno::Errno;
-use super::types::FileType;
+use super::types::{FdStat, FileType, fdflags};
 use crate::hostcall::SharedRegion;
 
 /// Largest transfer over a descriptor that can only be polled: what a pipe that polls as writable takes without
@@ -27,7 +27,7 @@ use crate::hostcall::SharedRegion;
 const POLLED_BYTES: usize = libc::PIPE_BUF;
 
 /// Which way the data goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
     /// The guest reads.
     In,
@@ -41,6 +41,10 @@ pub(super) struct Stream {
     /// `None` reads as empty and swallows what is written.
     source: Option<Source>,
     direction: Direction,
+    /// The guest does not want to wait.
+    nonblock: bool,
+    /// It waits all the same, and a read fills the buffer: what the guest sees must not depend on when bytes arrive.
+    patient: bool,
 }
 
 /// How a transfer is kept from waiting.
@@ -98,7 +102,27 @@ impl Stream {
     pub fn new(fd: Option<OwnedFd>, direction: Direction) -> Self {
         let source =
             fd.map(|fd| Source { fd: Arc::new(fd), readiness: None, method: None, always_ready: false });
-        Self { source, direction }
+        Self { source, direction, nonblock: false, patient: false }
+    }
+
+    /// The same, for a deterministic guest or another.
+    pub fn patient(self, patient: bool) -> Self {
+        Self { patient, ..self }
+    }
+
+    /// Only `NONBLOCK` has a meaning.
+    pub fn set_flags(&mut self, flags: u16) -> Result<(), Errno> {
+        if flags & !fdflags::NONBLOCK != 0 {
+            return Err(Errno::Invalid);
+        }
+        self.nonblock = flags != 0;
+        Ok(())
+    }
+
+    /// The `fdstat` of a stream with this right.
+    pub fn stat(&self, right: u64) -> FdStat {
+        let flags = if self.nonblock { fdflags::NONBLOCK } else { 0 };
+        FdStat { file_type: self.file_type(), flags, rights: right, inheriting: right }
     }
 
     /// A terminal is a character device; what anything else is stays unknown, as in Wasmtime.
@@ -109,14 +133,32 @@ impl Stream {
         }
     }
 
-    /// Reads what there is, waiting for the first byte. Returns 0 at the end.
+    /// Reads what there is, waiting for the first byte; a patient one until the buffer is full or the end is reached. Returns 0 at
+    /// the end.
     pub async fn read(&mut self, into: SharedRegion<'_>) -> Result<usize, Errno> {
+        let mut read = 0;
+        loop {
+            match self.read_some(into.skip(read)).await {
+                Ok(count) => {
+                    read += count;
+                    if !self.patient || count == 0 {
+                        return Ok(read);
+                    }
+                }
+                Err(_) if read > 0 => return Ok(read),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn read_some(&mut self, into: SharedRegion<'_>) -> Result<usize, Errno> {
         let Some(source) = &mut self.source else { return Ok(0) };
         if into.is_empty() {
             return Ok(0);
         }
         loop {
             match source.try_read(into) {
+                Err(LinuxErrno::EAGAIN) if self.nonblock && !self.patient => return Err(Errno::Again),
                 Err(LinuxErrno::EAGAIN) => source.wait(Direction::In).await?,
                 Err(LinuxErrno::EINTR) => {}
                 other => return Ok(other?),
@@ -124,13 +166,16 @@ impl Stream {
         }
     }
 
-    /// Writes everything, waiting for room. An error after the first byte is left to the next call to find.
+    /// Writes everything, waiting for room; what there is room for, if the guest does not wait. An error after the first byte is left to the next call to find.
     pub async fn write(&mut self, from: SharedRegion<'_>) -> Result<usize, Errno> {
         let Some(source) = &mut self.source else { return Ok(from.len()) };
         let mut written = 0;
         while written < from.len() {
             match source.try_write(from.skip(written)) {
                 Ok(count) => written += count,
+                Err(LinuxErrno::EAGAIN) if self.nonblock && !self.patient => {
+                    return if written > 0 { Ok(written) } else { Err(Errno::Again) };
+                }
                 Err(LinuxErrno::EAGAIN) => source.wait(Direction::Out).await?,
                 Err(LinuxErrno::EINTR) => {}
                 Err(_) if written > 0 => break,

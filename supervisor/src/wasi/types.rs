@@ -33,7 +33,9 @@ pub(super) mod rights {
     pub const PATH_REMOVE_DIRECTORY: u64 = 1 << 25;
     pub const PATH_UNLINK_FILE: u64 = 1 << 26;
     pub const POLL_FD_READWRITE: u64 = 1 << 27;
-    /// Every right that exists: the last is `sock_accept`, bit 29.
+    pub const SOCK_SHUTDOWN: u64 = 1 << 28;
+    pub const SOCK_ACCEPT: u64 = 1 << 29;
+    /// Every right that exists.
     pub const ALL: u64 = (1 << 30) - 1;
 }
 
@@ -65,6 +67,21 @@ pub(super) mod fstflags {
     pub const ALL: u16 = 15;
 }
 
+/// Bits of `riflags` and `roflags`.
+pub(super) mod recvflags {
+    pub const PEEK: u16 = 1;
+    pub const WAIT_ALL: u16 = 2;
+    pub const ALL: u16 = 3;
+    /// Of the result.
+    pub const TRUNCATED: u16 = 1;
+}
+
+/// Bits of `sdflags`.
+pub(super) mod shutdownflags {
+    pub const READ: u32 = 1;
+    pub const WRITE: u32 = 2;
+}
+
 /// Values of `whence`.
 pub(super) mod whence {
     pub const SET: u32 = 0;
@@ -86,7 +103,7 @@ pub(super) fn follows_symlinks(lookupflags: u32) -> Result<bool, Errno> {
     }
 }
 
-/// `filetype`. Pipes and sockets have no code of their own in a file system.
+/// `filetype`. A pipe, and a socket that is a name in a file system, have no code of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum FileType {
@@ -95,6 +112,8 @@ pub(super) enum FileType {
     CharacterDevice = 2,
     Directory = 3,
     RegularFile = 4,
+    SocketDatagram = 5,
+    SocketStream = 6,
     SymbolicLink = 7,
 }
 

@@ -37,6 +37,7 @@ pub async fn run(mut client: Client, plan: Plan, interrupts: &mut Interrupts) ->
         env: plan.env,
         stdio: plan.stdio,
         directories: plan.directories,
+        sockets: plan.sockets,
         limits: LimitsRequest {
             memory: plan.memory,
             fuel: plan.fuel,

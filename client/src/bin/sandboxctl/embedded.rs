@@ -119,6 +119,7 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
         env: plan.env,
         stdio: plan.stdio,
         preopens,
+        sockets: plan.sockets,
         limits,
         imports: supervisor::Imports::default(),
         tenant: String::from("default"),

@@ -70,6 +70,25 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A listener cannot be made.
+    #[error("--tcplisten {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// No sockets were passed to this process.
+    #[error("--listenfd: LISTEN_FDS and LISTEN_PID do not say that sockets were passed to this process")]
+    NoListenFds,
+    /// A socket that was passed to this process cannot be passed on.
+    #[error("--listenfd: descriptor {number} cannot be passed on: {source}")]
+    ListenFd {
+        /// Its number.
+        number: i32,
+        /// Why.
+        source: io::Error,
+    },
     /// An environment variable to pass on is not set.
     #[error("--env {name}: the variable is not set here; write --env {name}=VALUE")]
     NoVariable {

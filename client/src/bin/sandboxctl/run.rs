@@ -3,7 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,12 @@ pub struct GuestOptions {
     /// The same, for reading only.
     #[arg(long, value_name = "HOST::GUEST", value_parser = directory)]
     ro_dir: Vec<DirectoryOption>,
+    /// Listen on this address (HOST:PORT) and let the guest accept connections there. Repeatable.
+    #[arg(long, value_name = "ADDRESS")]
+    tcplisten: Vec<String>,
+    /// Hand the guest the sockets that a service manager passed to this process (LISTEN_FDS, sd_listen_fds(3)).
+    #[arg(long)]
+    listenfd: bool,
     /// Environment variable of the guest; without a value, the one it has here. Repeatable.
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<OsString>,
@@ -152,6 +159,8 @@ pub struct Plan {
     pub stdio: [Option<OwnedFd>; 3],
     /// Directories.
     pub directories: Vec<Directory>,
+    /// Sockets.
+    pub sockets: Vec<OwnedFd>,
     /// Largest memory.
     pub memory: Option<u64>,
     /// Longest run time.
@@ -268,6 +277,7 @@ impl GuestOptions {
             env: self.env.into_iter().map(variable).collect::<Result<_, _>>()?,
             stdio: stdio()?,
             directories,
+            sockets: sockets(self.tcplisten, self.listenfd)?,
             memory: self.memory,
             wall_time: self.timeout,
             fuel: self.fuel,
@@ -284,6 +294,35 @@ fn open_directory(option: DirectoryOption, read_only: bool) -> Result<Directory,
         .open(&option.host)
         .map_err(|source| Error::Directory { path: option.host, source })?;
     Ok(Directory { directory: file.into(), guest_path: option.guest, read_only })
+}
+
+/// The sockets that were passed to us, then those that listen where we are told to.
+fn sockets(listen: Vec<String>, passed: bool) -> Result<Vec<OwnedFd>, Error> {
+    let mut sockets = if passed { passed_sockets()? } else { Vec::new() };
+    for address in listen {
+        match TcpListener::bind(&address) {
+            Ok(listener) => sockets.push(listener.into()),
+            Err(source) => return Err(Error::Listen { address, source }),
+        }
+    }
+    Ok(sockets)
+}
+
+/// Copies of the descriptors of sd_listen_fds(3): the first is 3.
+fn passed_sockets() -> Result<Vec<OwnedFd>, Error> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    let count = number("LISTEN_FDS").filter(|_| number("LISTEN_PID") == Some(std::process::id()));
+    let count = count.and_then(|count| i32::try_from(count).ok()).ok_or(Error::NoListenFds)?;
+    let copy = |fd: i32| {
+        // SAFETY: fcntl(2) with integers; a result that is not negative is a new descriptor that nobody else owns.
+        unsafe {
+            match libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) {
+                ..0 => Err(Error::ListenFd { number: fd, source: io::Error::last_os_error() }),
+                copy => Ok(OwnedFd::from_raw_fd(copy)),
+            }
+        }
+    };
+    (3..3i32.saturating_add(count)).map(copy).collect()
 }
 
 fn variable(text: OsString) -> Result<Vec<u8>, Error> {

@@ -52,6 +52,28 @@ async fn serve_everything(guest: &mut Guest) {
     }
 }
 
+/// The same of sockets: 4 listens, and there is a client.
+async fn serve_sockets(guest: &mut Guest, mut client: std::net::TcpStream, listener: OwnedFd) {
+    use super::poll::On;
+    use std::io::{Read, Write};
+    let connection = guest.accept(4, 0).await.unwrap();
+    client.write_all(b"in").unwrap();
+    let awaited = [On::Read(connection)];
+    assert_eq!(guest.poll(&awaited).await.unwrap(), [(100, 0, 1, 2, 0)]);
+    assert_eq!(guest.recv(connection, 9, 0).await.unwrap().0, b"in");
+    guest.set_flags(connection, 4).await.unwrap();
+    assert_eq!(guest.recv(connection, 9, 0).await, Err(AGAIN));
+    guest.send(connection, b"out", 0).await.unwrap();
+    guest.shutdown(connection, 2).await.unwrap();
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert_eq!(received, b"out");
+    guest.close(connection).await.unwrap();
+    // What a client's sockets are asked when its job starts.
+    crate::wasi::sockets::Socket::new(client.into()).unwrap();
+    crate::wasi::sockets::Socket::new(listener).unwrap();
+}
+
 #[test]
 fn the_daemons_filter_refuses_nothing_that_serving_needs() {
     use std::io::{Read, Write};
@@ -65,7 +87,16 @@ fn the_daemons_filter_refuses_nothing_that_serving_needs() {
         [Some(OwnedFd::from(input)), Some(OwnedFd::from(output)), None],
         [Some(OwnedFd::from(their_input)), Some(OwnedFd::from(their_socket)), None],
     ];
-    let guests = streams.map(Guest::with_stdio);
+    let guests = streams.map(|stdio| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let shared = OwnedFd::from(listener.try_clone().unwrap());
+        let guest = Guest::with(|config| {
+            config.stdio = stdio;
+            config.sockets = vec![listener.into(), UnixStream::pair().unwrap().0.into()];
+        });
+        (guest, client, shared)
+    });
     // What a thread is put under stays with it, and with those that it starts.
     let served = std::thread::spawn(move || {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -76,8 +107,9 @@ fn the_daemons_filter_refuses_nothing_that_serving_needs() {
         crate::confine::install_filter().unwrap();
         assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err(), "the filter is in force");
         runtime().block_on(async {
-            for mut guest in guests {
+            for (mut guest, client, listener) in guests {
                 serve_everything(&mut guest).await;
+                serve_sockets(&mut guest, client, listener).await;
             }
         });
     });

@@ -71,20 +71,23 @@ async fn preopened_directories_say_their_names() {
 }
 
 #[tokio::test]
-async fn fdstat_says_what_wasmtime_says() {
+async fn fdstat_says_what_a_descriptor_can_do() {
     let mut guest = Guest::new();
     std::fs::create_dir(guest.host("d")).unwrap();
     assert_eq!(guest.fdstat(0).await, Ok((0, 0, READ, READ)));
     assert_eq!(guest.fdstat(1).await, Ok((0, 0, WRITE, WRITE)));
-    assert_eq!(
-        guest.fdstat(ROOT).await,
-        Ok((3, 0, 0x07BF_FE00 & !(1 << 19) & !(1 << 22), 0x0FFF_FFFF & !(1 << 19)))
-    );
-    let directory = guest.open(ROOT, "d", DIRECTORY, READ).await.unwrap();
-    assert_eq!(guest.fdstat(directory).await, Ok((3, 0, 0x3FB7_FFBB, 0x3FB7_FFBB)));
+    assert_eq!(guest.fdstat(ROOT).await, Ok((3, 0, 0x07BF_FE00 & !(1 << 22), 0x0FFF_FFFF)));
     let all = 0x3FFF_FFFF;
-    let file = guest.open(ROOT, "f", CREATE, READ).await.unwrap();
+    let directory = guest.open(ROOT, "d", DIRECTORY, READ).await.unwrap();
+    assert_eq!(guest.fdstat(directory).await, Ok((3, 0, 0x3FBF_FFBB, all)));
+    let file = guest.open(ROOT, "f", CREATE, READ_WRITE).await.unwrap();
     assert_eq!(guest.fdstat(file).await, Ok((4, 0, all, all)));
+    // To create or cut a file is not to write to it.
+    for oflags in [CREATE, TRUNCATE] {
+        let file = guest.open(ROOT, "f", oflags, READ).await.unwrap();
+        assert_eq!(guest.fdstat(file).await, Ok((4, 0, all & !WRITE, all & !WRITE)));
+        assert_eq!(guest.write(file, b"x").await, Err(NOTCAPABLE));
+    }
     let file = guest.open(ROOT, "f", 0, READ).await.unwrap();
     assert_eq!(guest.fdstat(file).await, Ok((4, 0, all & !WRITE, all & !WRITE)));
     let file = guest.open_with(ROOT, 1, "f", 0, WRITE, 1).await.unwrap();
@@ -94,7 +97,7 @@ async fn fdstat_says_what_wasmtime_says() {
 }
 
 #[tokio::test]
-async fn flags_change_on_files_only() {
+async fn flags_change_on_everything_but_directories() {
     let mut guest = Guest::new();
     let file = guest.open(ROOT, "f", CREATE, READ_WRITE).await.unwrap();
     let set = |fd: u32, flags: u32| [n(fd), n(flags)];
@@ -105,17 +108,60 @@ async fn flags_change_on_files_only() {
     for flags in [2, 8, 16, 32, 0x1_0000] {
         assert_eq!(guest.call(FunctionId::fd_fdstat_set_flags, &set(file, flags)).await, Err(INVAL));
     }
-    for fd in [0, 1, ROOT, 99] {
-        assert_eq!(guest.call(FunctionId::fd_fdstat_set_flags, &set(fd, 0)).await, Err(BADF));
+    for fd in [ROOT, 99] {
+        assert_eq!(guest.set_flags(fd, 0).await, Err(BADF));
     }
-    let rights = |fd: u32, rights: u64| [n(fd), n(rights), n(0u32)];
-    assert_eq!(guest.call(FunctionId::fd_fdstat_set_rights, &rights(file, READ)).await, Err(NOTSUP));
-    assert_eq!(guest.call(FunctionId::fd_fdstat_set_rights, &rights(0, READ)).await, Err(BADF));
-    assert_eq!(guest.call(FunctionId::fd_fdstat_set_rights, &rights(file, 1 << 30)).await, Err(INVAL));
+    // A stream can wait or not; nothing else can be said of it.
+    for fd in [0, 1, 2] {
+        guest.set_flags(fd, 4).await.unwrap();
+        assert_eq!(guest.fdstat(fd).await.unwrap().1, 4);
+        guest.set_flags(fd, 0).await.unwrap();
+        assert_eq!(guest.fdstat(fd).await.unwrap().1, 0);
+        assert_eq!(guest.set_flags(fd, 1).await, Err(INVAL));
+    }
 }
 
 #[tokio::test]
-async fn sockets_and_signals_do_not_exist() {
+async fn rights_only_become_fewer() {
+    let mut guest = Guest::new();
+    std::fs::create_dir(guest.host("d")).unwrap();
+    std::fs::write(guest.host("d/f"), "text").unwrap();
+    let directory = guest.open(ROOT, "d", DIRECTORY, READ).await.unwrap();
+    let (_, _, base, inheriting) = guest.fdstat(directory).await.unwrap();
+    assert_eq!(guest.set_rights(directory, 1 << 30, 0).await, Err(INVAL));
+    // What it cannot do, it cannot be given: a directory is not written.
+    assert_eq!(guest.set_rights(directory, base | WRITE, inheriting).await, Err(NOTCAPABLE));
+    guest.set_rights(directory, base, inheriting).await.unwrap();
+    let before = guest.open(directory, "f", 0, READ_WRITE).await.unwrap();
+    guest.set_rights(directory, base, inheriting & !WRITE).await.unwrap();
+    assert_eq!(guest.fdstat(directory).await, Ok((3, 0, base, inheriting & !WRITE)));
+    assert_eq!(guest.set_rights(directory, base, inheriting).await, Err(NOTCAPABLE));
+    // For what is opened through it from here on, also by way of another directory.
+    assert_eq!(guest.open(directory, "f", 0, READ_WRITE).await, Err(NOTCAPABLE));
+    assert_eq!(guest.open(directory, "f", 0, WRITE).await, Err(NOTCAPABLE));
+    let file = guest.open(directory, "f", 0, READ).await.unwrap();
+    assert_eq!(guest.fdstat(file).await.unwrap().2 & WRITE, 0);
+    assert_eq!(guest.write(file, b"x").await, Err(NOTCAPABLE));
+    let below = guest.open(directory, ".", DIRECTORY, READ).await.unwrap();
+    assert_eq!(guest.open(below, "f", 0, WRITE).await, Err(NOTCAPABLE));
+    assert_eq!(guest.write(before, b"x").await, Ok(1));
+    // The rights move with the descriptor, and go with it.
+    let other = guest.open(ROOT, "d/f", 0, READ).await.unwrap();
+    guest.give_up(other, READ).await;
+    guest.call(FunctionId::fd_renumber, &[n(other), n(before)]).await.unwrap();
+    assert_eq!(guest.read(before, 1).await, Err(NOTCAPABLE));
+    assert_eq!(guest.open(ROOT, "d/f", 0, READ).await, Ok(other));
+    assert_eq!(guest.read(other, 1).await.unwrap(), b"x");
+    guest.call(FunctionId::fd_renumber, &[n(other), n(before)]).await.unwrap();
+    assert_eq!(guest.read(before, 1).await.unwrap(), b"e");
+    // Nothing is left that could be regained by taking a number again.
+    guest.give_up(0, READ).await;
+    assert_eq!(guest.read(0, 1).await, Err(NOTCAPABLE));
+    assert_eq!(guest.set_rights(0, READ, READ).await, Err(NOTCAPABLE));
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_not_used_as_one() {
     let mut guest = Guest::new();
     for (fd, errno) in [(0, NOTSOCK), (ROOT, NOTSOCK), (99, BADF)] {
         let calls: [(FunctionId, &[Value<'_>]); 4] = [

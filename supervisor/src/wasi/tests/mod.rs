@@ -3,10 +3,14 @@
 mod attacks;
 mod confined;
 mod descriptors;
+mod deterministic;
 mod directories;
+mod errnos;
 mod files;
 mod paths;
 mod poll;
+mod random;
+mod sockets;
 mod stdio;
 
 use std::fs::File;
@@ -22,6 +26,7 @@ use super::{WasiConfig, WasiContext, WasiError};
 use crate::hostcall::{Answer, HostCall, SharedRegion};
 use crate::job::Preopen;
 
+pub(super) const AGAIN: u16 = 6;
 pub(super) const BADF: u16 = 8;
 pub(super) const EXIST: u16 = 20;
 pub(super) const ILSEQ: u16 = 25;
@@ -31,6 +36,7 @@ pub(super) const LOOP: u16 = 32;
 pub(super) const MFILE: u16 = 33;
 pub(super) const NAMETOOLONG: u16 = 37;
 pub(super) const NOENT: u16 = 44;
+pub(super) const NOTCONN: u16 = 53;
 pub(super) const NOTDIR: u16 = 54;
 pub(super) const NOTEMPTY: u16 = 55;
 pub(super) const NOTSOCK: u16 = 57;
@@ -38,6 +44,7 @@ pub(super) const NOTSUP: u16 = 58;
 pub(super) const PERM: u16 = 63;
 pub(super) const PIPE: u16 = 64;
 pub(super) const SPIPE: u16 = 70;
+pub(super) const NOTCAPABLE: u16 = 76;
 
 pub(super) const READ: u64 = 1 << 1;
 pub(super) const WRITE: u64 = 1 << 6;
@@ -84,10 +91,12 @@ pub(super) fn config(preopens: Vec<Preopen>) -> WasiConfig {
     WasiConfig {
         stdio: [None, None, None],
         preopens,
+        sockets: Vec::new(),
         max_handles: 64,
         max_output_bytes: None,
         clock_resolution_ns: 1,
         monotonic_offset: 0,
+        deterministic: false,
     }
 }
 
@@ -192,6 +201,21 @@ impl Guest {
             }
             (answer, _) => panic!("{function:?}: {answer:?}"),
         }
+    }
+
+    /// What is left of the rights of a descriptor: its own, and those of what is opened through it.
+    pub async fn set_rights(&mut self, fd: u32, base: u64, inheriting: u64) -> Result<(), u16> {
+        self.call(FunctionId::fd_fdstat_set_rights, &[n(fd), n(base), n(inheriting)]).await.map(drop)
+    }
+
+    /// Gives up these rights of a descriptor, and nothing else.
+    pub async fn give_up(&mut self, fd: u32, rights: u64) {
+        let (_, _, base, inheriting) = self.fdstat(fd).await.unwrap();
+        self.set_rights(fd, base & !rights, inheriting).await.unwrap();
+    }
+
+    pub async fn set_flags(&mut self, fd: u32, flags: u32) -> Result<(), u16> {
+        self.call(FunctionId::fd_fdstat_set_flags, &[n(fd), n(flags)]).await.map(drop)
     }
 
     pub async fn open(&mut self, fd: u32, path: &str, oflags: u32, rights: u64) -> Result<u32, u16> {

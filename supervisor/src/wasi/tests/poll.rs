@@ -6,7 +6,7 @@ use super::*;
 
 /// One subscription of the guest.
 #[derive(Clone, Copy)]
-enum On {
+pub(super) enum On {
     /// Clock, timeout, flags.
     Clock(u32, u64, u16),
     Read(u32),
@@ -14,7 +14,7 @@ enum On {
 }
 
 /// (user data, error, type, nbytes, flags) of an event.
-type Event = (u64, u16, u8, u64, u16);
+pub(super) type Event = (u64, u16, u8, u64, u16);
 
 fn subscriptions(on: &[On]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -38,7 +38,7 @@ fn subscriptions(on: &[On]) -> Vec<u8> {
 }
 
 impl Guest {
-    async fn poll(&mut self, on: &[On]) -> Result<Vec<Event>, u16> {
+    pub(super) async fn poll(&mut self, on: &[On]) -> Result<Vec<Event>, u16> {
         let bytes = subscriptions(on);
         let values = [Value::Bytes(&bytes), Value::Room(32 * on.len()), n(on.len() as u64), Value::Result];
         let outputs = self.call(FunctionId::poll_oneoff, &values).await?;
@@ -52,6 +52,12 @@ impl Guest {
                 (u64_of(e), short(8), e[10], u64_of(&e[16..]), short(24))
             })
             .collect())
+    }
+}
+
+impl Guest {
+    pub(super) async fn sleep(&mut self, nanoseconds: u64) {
+        self.poll(&[On::Clock(1, nanoseconds, 0)]).await.unwrap();
     }
 }
 

@@ -297,3 +297,32 @@ async fn output_ends_at_its_limit() {
     let file = guest.open(ROOT, "f", CREATE, WRITE).await.unwrap();
     assert_eq!(guest.write(file, b"12345").await, Ok(5));
 }
+
+#[tokio::test]
+async fn a_guest_that_does_not_want_to_wait_is_told_to_come_again() {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (mut out_reader, out_writer) = std::io::pipe().unwrap();
+    let capacity = capacity(&out_writer);
+    let shared = out_writer.try_clone().unwrap();
+    let mut guest = Guest::with_stdio([Some(reader.into()), Some(out_writer.into()), None]);
+    guest.set_flags(0, 4).await.unwrap();
+    guest.set_flags(1, 4).await.unwrap();
+    assert_eq!(guest.read(0, 9).await, Err(AGAIN));
+    writer.write_all(b"ab").unwrap();
+    assert_eq!(guest.read(0, 9).await.unwrap(), b"ab");
+    assert_eq!(guest.read(0, 9).await, Err(AGAIN));
+    let data: Vec<u8> = (0..2 * capacity).map(|i| (i % 251) as u8).collect();
+    assert_eq!(guest.write(1, &data).await, Ok(capacity as u32));
+    assert_eq!(guest.write(1, &data).await, Err(AGAIN));
+    assert_eq!(guest.context.output_bytes(), capacity as u64);
+    let mut received = vec![0; capacity];
+    out_reader.read_exact(&mut received).unwrap();
+    assert!(received == data[..capacity]);
+    guest.set_flags(0, 0).await.unwrap();
+    let (read, ()) = tokio::join!(guest.read(0, 9), async {
+        tokio::task::yield_now().await;
+        writer.write_all(b"late").unwrap();
+    });
+    assert_eq!(read.unwrap(), b"late");
+    assert!(!status_flags(&shared).contains(OFlag::O_NONBLOCK));
+}

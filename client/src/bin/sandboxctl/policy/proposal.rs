@@ -143,9 +143,10 @@ fn wanted(base: &Policy, facts: &Facts<'_>) -> String {
     }
     let _ = write!(
         text,
-        "[wasi]\nfilesystem = \"{filesystem}\"\nclocks = {}\nrandom = {}\nstdio = {}\nargs = {}\nenv = {}\n",
+        "[wasi]\nfilesystem = \"{filesystem}\"\nclocks = {}\nrandom = {}\nsockets = {}\nstdio = {}\nargs = {}\nenv = {}\n",
         clocks && wasi.clocks,
         facts.imports(&[FunctionId::random_get]) && wasi.random,
+        observed.used_sockets && wasi.sockets,
         observed.used_stdio && wasi.stdio,
         args && wasi.args,
         env && wasi.env,
