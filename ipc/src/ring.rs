@@ -48,8 +48,22 @@ pub struct Submission {
     pub sequence: u32,
     /// One word per [`crate::interface::Arg`] of the function: a value, or [`pack_range`] of arena bytes.
     pub args: [u64; ARGS_MAX],
+    /// Bits of [`submission_flags`].
+    pub flags: u64,
+    /// With [`submission_flags::POSITION`]: where the descriptor of the call is, which the instance keeps.
+    pub position: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 3],
+}
+
+/// Bits of [`Submission::flags`].
+pub mod submission_flags {
+    /// The call is about a regular file whose position the instance keeps, see [`super::Submission::position`].
+    pub const POSITION: u64 = 1;
+    /// The instance does not wait for the completion, so nobody needs to wake it.
+    pub const QUIET: u64 = 2;
+    /// All of them.
+    pub const ALL: u64 = POSITION | QUIET;
 }
 
 /// The answer to a [`Submission`].
@@ -62,8 +76,12 @@ pub struct Completion {
     pub errno: u32,
     /// How many bytes of the `Out` or `ScatterOut` range were written.
     pub written: u64,
+    /// After a call with [`submission_flags::POSITION`]: where the descriptor is now. After `path_open`: the new descriptor.
+    pub value: u64,
+    /// After `path_open`: the `fdstat` of the new descriptor, as `fd_fdstat_get` would give it.
+    pub opened: [u64; 3],
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 2],
 }
 
 const _: () = {

@@ -8,6 +8,7 @@
 //!
 //! * [`entry`]: from the job header to the guest's first instruction, and the ways back.
 //! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
+//! * [`descriptors`]: what need not be asked about the guest's descriptors.
 //! * [`imports`]: globals, memories, tables and functions that the host side provides.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`ring_client`]: submit, wait.
@@ -20,6 +21,7 @@
 #![no_std]
 
 pub mod arch;
+pub mod descriptors;
 pub mod entry;
 pub mod exceptions;
 pub mod fuel;

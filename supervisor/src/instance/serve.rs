@@ -13,7 +13,7 @@ use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
-use crate::wasi::WasiContext;
+use crate::wasi::{Known, WasiContext};
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
 const TURN: u32 = 64;
@@ -127,11 +127,14 @@ impl Server<'_> {
                 Answer::Done { errno, written } => (errno, written),
                 Answer::Limit(limit) => return Ended::Limit(limit),
             };
+            let Known { value, opened } = if errno == 0 { wasi.known_after(&call) } else { Known::default() };
             let completion = Completion {
                 sequence: call.sequence,
                 errno: u32::from(errno),
                 written: written as u64,
-                reserved: [0; 6],
+                value,
+                opened,
+                reserved: [0; 2],
             };
             if let Err(ended) = self.complete(&mut completed, &completion) {
                 return ended;

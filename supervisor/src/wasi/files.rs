@@ -145,6 +145,11 @@ impl OpenFile {
         self.position
     }
 
+    /// Moves the position, as the instance says that it has done.
+    pub fn set_position(&mut self, position: u64) {
+        self.position = position;
+    }
+
     /// Tells the kernel how the file will be used.
     pub fn advise(&self, offset: u64, length: u64, advice: u32) -> Result<(), Errno> {
         let advice = match advice {

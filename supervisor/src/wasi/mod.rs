@@ -110,6 +110,17 @@ pub struct WasiContext {
     used_stdio: bool,
     /// `path_open` was asked for something writable.
     opened_to_write: bool,
+    /// What `path_open` opened last.
+    opened: u32,
+}
+
+/// What an instance needs to know after a call, so that it need not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Where the call's descriptor is now, if the instance keeps its position; what `path_open` opened.
+    pub value: u64,
+    /// Its `fdstat`, after `path_open`.
+    pub opened: [u64; 3],
 }
 
 /// Why a call has no result.
@@ -168,6 +179,7 @@ impl WasiContext {
             max_output_bytes: config.max_output_bytes,
             used_stdio: false,
             opened_to_write: false,
+            opened: 0,
         })
     }
 
@@ -191,10 +203,32 @@ impl WasiContext {
     /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
     /// blocking the thread; that takes a tokio runtime with its I/O driver enabled.
     pub async fn call(&mut self, call: &HostCall<'_>) -> Answer {
+        if let (Some(position), Ok(file)) = (call.position, self.table.file_mut(call.value32(0))) {
+            file.set_position(position);
+        }
         match self.serve(call).await {
             Ok(written) => Answer::Done { errno: 0, written },
             Err(Stop::Errno(errno)) => Answer::Done { errno: errno as u16, written: 0 },
             Err(Stop::Limit(limit)) => Answer::Limit(limit),
+        }
+    }
+
+    /// What the instance needs to know after a call that succeeded.
+    pub fn known_after(&self, call: &HostCall<'_>) -> Known {
+        match call.function {
+            FunctionId::path_open => {
+                let stat = match self.table.get(self.opened) {
+                    Ok(Descriptor::File(file)) => file.stat(),
+                    Ok(Descriptor::Directory(directory)) => directory.stat(),
+                    _ => return Known::default(),
+                };
+                Known { value: self.opened.into(), opened: zerocopy::transmute!(stat.to_bytes()) }
+            }
+            _ if call.position.is_some() => {
+                let position = self.table.file(call.value32(0)).map_or(0, |file| file.position());
+                Known { value: position, ..Known::default() }
+            }
+            _ => Known::default(),
         }
     }
 

@@ -83,6 +83,7 @@ impl WasiContext {
             Opened::File(file) => Descriptor::File(file),
         })?;
         call.region(7).write(0, &number.to_le_bytes());
+        self.opened = number;
         Ok(())
     }
 
