@@ -121,6 +121,8 @@ pub mod job_flags {
     /// An instance that has finished submits [`FINISHED`](crate::ring::FINISHED) and waits to be killed, instead of
     /// exiting: taking an address space apart takes longer than most reports should wait.
     pub const WAIT_AT_END: u32 = 4;
+    /// The instance may ask for descriptors of files, see [`crate::direct`].
+    pub const DIRECT: u32 = 8;
 }
 
 /// How an instance ended, by its own word. See [`ExitRecord::kind`].

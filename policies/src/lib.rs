@@ -49,7 +49,8 @@ pub use position::Position;
 pub use reference::section as reference;
 pub use rule::{Place, Rule};
 pub use sections::{
-    Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl, Wasi,
+    FileData, Filesystem, Fs, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl,
+    Wasi,
 };
 pub use set::{DIRECTORY_FILES_MAX, PolicySet};
 pub use settings::{Difference, Direction, Setting};

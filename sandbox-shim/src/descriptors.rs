@@ -7,8 +7,10 @@ use core::cell::UnsafeCell;
 
 use ipc::interface::FunctionId;
 
+use crate::direct::{self, Way};
 use crate::guest_memory::GuestMemory;
 use crate::marshal::{self, Answer, errno};
+use crate::state;
 
 /// Descriptors below this number can be known.
 const KNOWN_MAX: usize = 256;
@@ -31,9 +33,23 @@ struct Known {
     position: u64,
     /// It is such a file.
     is_file: bool,
+    /// How often its data was read or written through the supervisor. From [`WORTH_ASKING`] on it is not asked for any more.
+    uses: u8,
 }
 
-const UNKNOWN: Known = Known { stat: [0; 3], position: 0, is_file: false };
+const UNKNOWN: Known = Known { stat: [0; 3], position: 0, is_file: false, uses: 0 };
+
+/// Reads and writes after which a file is asked for. Asking and giving back cost as much as two of them.
+const WORTH_ASKING: u8 = 3;
+const REFUSED: u8 = WORTH_ASKING;
+
+impl Known {
+    /// Whether it was opened to append, or set to.
+    fn appends(&self) -> bool {
+        // Bytes 2 and 3 of a `fdstat`.
+        self.stat[0] >> 16 & 1 != 0
+    }
+}
 
 struct Table(UnsafeCell<[Known; KNOWN_MAX]>);
 // SAFETY: the process has one thread; the signal handler does not look here.
@@ -74,6 +90,7 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
             if known.stat == [0; 3] {
                 return ask(None).errno;
             }
+            state::with(|s| s.local_calls += 1);
             let bytes = size_of_val(&known.stat) as u64;
             // SAFETY: `stat` is that many readable bytes.
             let written =
@@ -96,21 +113,38 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
                 return errno::FAULT;
             }
             let Some(position) = target else { return errno::INVALID };
+            state::with(|s| s.local_calls += 1);
             set(word(0), Known { position, ..known });
             memory.write_u64(result as u32, position).map_or(errno::FAULT, |()| 0)
         }
-        FunctionId::fd_read | FunctionId::fd_write => {
-            let known = get(word(0));
-            if known.is_file { at_position(word(0), known, ask) } else { ask(None).errno }
+        FunctionId::fd_read | FunctionId::fd_write if get(word(0)).is_file => {
+            let (fd, known) = (word(0), get(word(0)));
+            let way = if function == FunctionId::fd_read { Way::Read } else { Way::Write };
+            match directly(way, fd, word(1), word(2), known.position, word(3)) {
+                Some(moved) => {
+                    set(fd, Known { position: known.position + u64::from(moved), ..get(fd) });
+                    0
+                }
+                None => at_position(fd, get(fd), ask),
+            }
+        }
+        FunctionId::fd_pread | FunctionId::fd_pwrite if get(word(0)).is_file => {
+            let way = if function == FunctionId::fd_pread { Way::Read } else { Way::Write };
+            match directly(way, word(0), word(1), word(2), word(3), word(4)) {
+                Some(_) => 0,
+                None => ask(None).errno,
+            }
         }
         FunctionId::path_open => {
             let Answer { errno, value, opened } = ask(None);
             if errno == 0 {
-                set(value, Known { stat: opened, position: 0, is_file: opened[0] as u8 == REGULAR_FILE });
+                let is_file = opened[0] as u8 == REGULAR_FILE;
+                set(value, Known { stat: opened, is_file, ..UNKNOWN });
             }
             errno
         }
         FunctionId::fd_close => {
+            direct::give_back(word(0) as u32);
             let errno = ask(None).errno;
             if errno == 0 {
                 set(word(0), UNKNOWN);
@@ -133,6 +167,32 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
     }
 }
 
+/// Reads or writes a file without the supervisor, if it is here or worth asking for: how many bytes, which are also written to
+/// `result`. `None`: it was not done.
+fn directly(way: Way, fd: u64, array: u64, pairs: u64, offset: u64, result: u64) -> Option<u32> {
+    let known = get(fd);
+    if !direct::is_possible() || way == Way::Write && known.appends() {
+        return None;
+    }
+    let number = direct::number(fd as u32).or_else(|| {
+        let uses = known.uses.saturating_add(1);
+        set(fd, Known { uses, ..known });
+        if uses != WORTH_ASKING {
+            return None;
+        }
+        let number = direct::obtain(fd as u32);
+        // What makes room for another file is asked for again, what is refused never.
+        set(fd, Known { uses: if number.is_some() { 0 } else { REFUSED }, ..known });
+        number
+    })?;
+    let memory = GuestMemory::current();
+    memory.check(result as u32, 4).ok()?;
+    let moved = direct::transfer(way, number, offset, array as u32, pairs as u32)?;
+    state::with(|s| s.local_calls += 1);
+    memory.write_u32(result as u32, moved).ok()?;
+    Some(moved)
+}
+
 /// A call about a file whose position is known, which it may move.
 fn at_position(fd: u64, known: Known, ask: impl Fn(Option<u64>) -> Answer) -> u32 {
     let Answer { errno, value, .. } = ask(Some(known.position));
@@ -144,6 +204,8 @@ fn at_position(fd: u64, known: Known, ask: impl Fn(Option<u64>) -> Answer) -> u3
 
 /// `fd_renumber`: what is known moves along.
 fn renumber(from: u64, to: u64, ask: impl Fn(Option<u64>) -> Answer) -> u32 {
+    direct::give_back(from as u32);
+    direct::give_back(to as u32);
     let known = get(from);
     // The position goes with the call: the descriptor may get a number that cannot be known.
     let errno = ask(known.is_file.then_some(known.position)).errno;

@@ -9,6 +9,7 @@
 //! * [`entry`]: from the job header to the guest's first instruction, and the ways back.
 //! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
 //! * [`descriptors`]: what need not be asked about the guest's descriptors.
+//! * [`direct`]: files that the instance reads and writes itself.
 //! * [`imports`]: globals, memories, tables and functions that the host side provides.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`ring_client`]: submit, wait.
@@ -22,6 +23,7 @@
 
 pub mod arch;
 pub mod descriptors;
+pub mod direct;
 pub mod entry;
 pub mod exceptions;
 pub mod fuel;

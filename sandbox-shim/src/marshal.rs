@@ -189,7 +189,7 @@ fn prepare(
 }
 
 /// Calls `f` with the pieces of a gather or scatter array, cut off after `room` bytes.
-fn each_piece(
+pub(crate) fn each_piece(
     memory: &GuestMemory,
     array: u32,
     pairs: u32,

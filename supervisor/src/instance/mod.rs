@@ -35,7 +35,7 @@ use limits::Limits;
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
-pub(crate) use seat::{Parked, kill};
+pub(crate) use seat::{Parked, has_ended, kill};
 use seat::{Process, Seat, Used};
 use serve::{Ended, Server};
 use shared_memory::RawValue;
@@ -233,7 +233,8 @@ pub(crate) async fn run(
         shared.write_values(&entry.values);
         shared.arena().write(0, provided.records.as_bytes());
         let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
-        shared.write_job(&JobHeader { flags: header.flags | wait, ..header });
+        let direct = if zygote.listener().is_some() { job_flags::DIRECT } else { 0 };
+        shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });
         shared.go();
         let heard = Cell::new(false);
         // Nothing of the job has happened: neither it says so, nor has it asked for anything.
@@ -254,6 +255,7 @@ pub(crate) async fn run(
                 ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
             },
         });
+        let mut asking = zygote.listener().and_then(|listener| process.asking(listener));
         let server = Server {
             shared,
             doorbell: &seat.doorbell,
@@ -267,7 +269,7 @@ pub(crate) async fn run(
             heard: &heard,
         };
         let closed = {
-            let mut serving = pin!(server.run(&mut wasi, conversation.as_mut()));
+            let mut serving = pin!(server.run(&mut wasi, conversation.as_mut(), asking.as_mut()));
             tokio::select! {
                 biased;
                 dead = process.death(&zygote) => Closed::Dead(dead),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::shared_memory::SharedMemory;
 use crate::error::{Error, system};
+use crate::zygote::listener::{Asking, Listener};
 use crate::zygote::module::{Death, ModuleZygote, Spawned};
 
 /// Shared memory and doorbell of one instance. Never used for a second one.
@@ -30,7 +32,7 @@ impl Seat {
     pub(crate) async fn fork(&self, zygote: &ModuleZygote) -> Result<Process, Error> {
         let Spawned { pidfd, death } =
             zygote.spawn(self.shared.file(), self.doorbell.get_ref().as_fd()).await?;
-        Ok(Process { pidfd, death, dead: false, meter: None })
+        Ok(Process { pidfd, death, dead: false, pid: None, meter: None })
     }
 }
 
@@ -46,7 +48,8 @@ impl Parked {
     pub(crate) async fn new(zygote: &ModuleZygote) -> Result<Self, Error> {
         let seat = Seat::new()?;
         let mut process = seat.fork(zygote).await?;
-        process.meter = Meter::of(process.pidfd.as_fd());
+        process.pid = host_pid(process.pidfd.as_fd());
+        process.meter = process.pid.and_then(Meter::of);
         Ok(Self { seat, process })
     }
 
@@ -62,6 +65,8 @@ pub(crate) struct Process {
     pidfd: OwnedFd,
     death: oneshot::Receiver<Death>,
     dead: bool,
+    /// Its process id in this process's view, where it is known already.
+    pid: Option<u32>,
     meter: Option<Meter>,
 }
 
@@ -73,6 +78,12 @@ impl Process {
         let death = told.and_then(Result::ok).ok_or_else(|| zygote.died());
         self.dead = death.is_ok();
         death
+    }
+
+    /// Has the process's calls for files served, which are refused before that and wherever it cannot be told apart from others.
+    pub(super) fn asking(&self, listener: &Rc<Listener>) -> Option<Asking> {
+        let pid = self.pid.or_else(|| host_pid(self.pidfd.as_fd()))?;
+        listener.serve(pid, self.pidfd.as_fd()).ok()
     }
 
     /// Whether [`Self::used`] can be asked.
@@ -121,11 +132,8 @@ struct Meter {
 
 impl Meter {
     /// `None` where this process cannot see the other in `/proc`.
-    fn of(pidfd: BorrowedFd<'_>) -> Option<Self> {
-        // pidfd_open(2): `Pid` is the number in the namespace of the `/proc` that is asked.
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-        let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0)?;
+    fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
         let statm = File::open(format!("/proc/{pid}/statm")).ok()?;
         let mut clock = 0;
         // SAFETY: `clock` is writable.
@@ -146,8 +154,17 @@ impl Meter {
     }
 }
 
+/// The process id behind a pidfd, in this process's view.
+fn host_pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    // pidfd_open(2): `Pid` is the number in the namespace of the `/proc` that is asked.
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    // 0: it is not seen; -1: it is dead.
+    pid.parse().ok().filter(|pid| *pid > 0)
+}
+
 /// Whether the process behind a pidfd has ended, reaped or not; also when that cannot be told.
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut process = [PollFd::new(pidfd, PollFlags::POLLIN)];
     !matches!(poll(&mut process, PollTimeout::ZERO), Ok(0))
 }

@@ -1,9 +1,10 @@
 //! Serving one instance's host calls until something ends the job.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
+use ipc::direct;
 use ipc::report::{Limit, LimitReached, Violation};
 use ipc::ring::{Completion, FINISHED, SLOTS, Submission};
 use tokio::io::unix::AsyncFd;
@@ -14,6 +15,7 @@ use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
 use crate::wasi::{Known, WasiContext};
+use crate::zygote::listener::{Ask, Asking};
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
 const TURN: u32 = 64;
@@ -59,6 +61,7 @@ impl Server<'_> {
         &self,
         wasi: &mut WasiContext,
         mut session: Option<&mut Conversation<'_>>,
+        mut asking: Option<&mut Asking>,
     ) -> Ended {
         let indices = self.shared.indices();
         // Private copies of the indices that this side writes: the instance cannot move them.
@@ -72,8 +75,24 @@ impl Server<'_> {
                 ));
             }
             if waiting == 0 {
-                if let Err(error) = wait(self.doorbell).await {
-                    return broken(format!("doorbell: {error}"));
+                let ask = async {
+                    match &mut asking {
+                        Some(asking) => asking.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    rung = wait(self.doorbell) => if let Err(error) = rung {
+                        return broken(format!("doorbell: {error}"));
+                    },
+                    ask = ask => if let (Some(asking), Some(limit)) =
+                        (asking.as_mut(), self.count()) {
+                        asking.refuse(ask);
+                        return Ended::Limit(limit);
+                    } else if let Some(asking) = asking.as_mut() {
+                        self.give(wasi, asking, ask);
+                    }
                 }
                 continue;
             }
@@ -122,6 +141,12 @@ impl Server<'_> {
             if let Some(limit) = self.count() {
                 return Ended::Limit(limit);
             }
+            if let Some(fd) = wasi.held_by(&call) {
+                let name = call.declaration().name;
+                return broken(format!(
+                    "{name} of descriptor {fd}, whose file the instance has not given back"
+                ));
+            }
             self.seen.count(call.function);
             let (errno, written) = match wasi.call(&call).await {
                 Answer::Done { errno, written } => (errno, written),
@@ -142,6 +167,28 @@ impl Server<'_> {
             if completed.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Answers a call for a descriptor of a file.
+    fn give(&self, wasi: &mut WasiContext, asking: &Asking, ask: Ask) {
+        let [what, fd, slot, ..] = ask.args;
+        let slot = usize::try_from(slot).unwrap_or(usize::MAX);
+        let Some(number) = direct::descriptor(slot) else { return asking.refuse(ask) };
+        match what {
+            direct::ask::FILE => {
+                let Some(file) = wasi.file_to_give(fd) else { return asking.refuse(ask) };
+                if asking.give(ask, file, number) {
+                    wasi.given_in(slot, Some(fd));
+                }
+            }
+            direct::ask::RETURN => {
+                // Nothing that the instance does not have.
+                if asking.give(ask, self.doorbell.get_ref().as_fd(), number) {
+                    wasi.given_in(slot, None);
+                }
+            }
+            _ => asking.refuse(ask),
         }
     }
 

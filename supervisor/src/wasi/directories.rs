@@ -176,7 +176,13 @@ impl OpenDirectory {
             })),
             _ if has(oflags::DIRECTORY) => Err(Errno::NotDirectory),
             FileType::RegularFile => {
-                let mode = FileMode { readable, writable, read_only: self.read_only, flags: options.fdflags };
+                let mode = FileMode {
+                    readable,
+                    writable,
+                    read_only: self.read_only,
+                    beyond_rights: writable && !write_right,
+                    flags: options.fdflags,
+                };
                 Ok(Opened::File(OpenFile::new(fd, mode)))
             }
             _ => Err(Errno::NotPermitted),

@@ -21,8 +21,9 @@ mod streams;
 mod tests;
 mod types;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipc::direct;
 use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached};
 use nix::unistd::UnlinkatFlags;
@@ -112,6 +113,8 @@ pub struct WasiContext {
     opened_to_write: bool,
     /// What `path_open` opened last.
     opened: u32,
+    /// Descriptors whose files the instance has, by slot.
+    given: [Option<u32>; direct::SLOTS],
 }
 
 /// What an instance needs to know after a call, so that it need not ask.
@@ -180,6 +183,7 @@ impl WasiContext {
             used_stdio: false,
             opened_to_write: false,
             opened: 0,
+            given: [None; direct::SLOTS],
         })
     }
 
@@ -211,6 +215,30 @@ impl WasiContext {
             Err(Stop::Errno(errno)) => Answer::Done { errno: errno as u16, written: 0 },
             Err(Stop::Limit(limit)) => Answer::Limit(limit),
         }
+    }
+
+    /// The file of a descriptor, if the instance may have it: then it can do with it what it can do over the ring, and no more.
+    pub(crate) fn file_to_give(&self, fd: u64) -> Option<BorrowedFd<'_>> {
+        let file = self.table.file(u32::try_from(fd).ok()?).ok()?;
+        file.may_be_given().then(|| file.as_fd())
+    }
+
+    /// Says what the instance has in a slot.
+    pub(crate) fn given_in(&mut self, slot: usize, fd: Option<u64>) {
+        if let Some(given) = self.given.get_mut(slot) {
+            *given = fd.and_then(|fd| u32::try_from(fd).ok());
+        }
+    }
+
+    /// The descriptor that a call would close or move although the instance has its file.
+    pub(crate) fn held_by(&self, call: &HostCall<'_>) -> Option<u32> {
+        let affected = match call.function {
+            FunctionId::fd_close => &[0][..],
+            FunctionId::fd_renumber => &[0, 1],
+            _ => return None,
+        };
+        let mut affected = affected.iter().map(|arg| call.value32(*arg));
+        affected.find(|fd| self.given.contains(&Some(*fd)))
     }
 
     /// What the instance needs to know after a call that succeeded.
