@@ -1,8 +1,8 @@
 //! What the compiled filters decide, call by call, in the BPF interpreter.
 
 use ipc::layout::{
-    DIRECT_FD, DIRECT_FDS, DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_MAX, MEMORY_STRIDE, PAGE,
-    RING_BASE, RING_END, memory_base,
+    DIRECT_FD, DIRECT_FDS, DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_MAX,
+    MEMORY_STRIDE, PAGE, RING_BASE, RING_END, memory_base,
 };
 use policies::{AUDIT_ARCH_X86_64, FilterContext, Policy, SeccompData, interpret, zygote_base_filter};
 

@@ -184,7 +184,7 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
         if relaxed.elapsed() >= RELAX {
             relaxed = Instant::now();
             // Each of them, not only up to the first that has some left.
-            let left: Vec<bool> = state.zygotes().iter().map(|zygote| zygote.parking().relax()).collect();
+            let left: Vec<bool> = state.zygotes().iter().map(|zygote| zygote.relax()).collect();
             parked = left.contains(&true);
         }
     }

@@ -209,7 +209,9 @@ async fn descriptors_serve_for_nothing_but_positioned_reads_and_writes() {
         all.extend(args);
         let report = attacker.attack("syscall", &all).await;
         match &report.outcome {
-            Outcome::Violated(Violation::Syscall { number: named, .. }) => assert_eq!(*named, all[0], "{what}"),
+            Outcome::Violated(Violation::Syscall { number: named, .. }) => {
+                assert_eq!(*named, all[0], "{what}")
+            }
             other => panic!("{what}: {other:?}"),
         }
     }
@@ -231,7 +233,11 @@ async fn an_instance_gets_its_own_files_only() {
     let (mut one, _its) = armed(&attacker).await;
     let (mut two, _others) = armed(&attacker).await;
     let fd = open(&mut one, "file", 0, READ, 0).await;
-    assert_eq!(obtain(&mut two, fd, 0).await, no(libc::EPERM), "that descriptor is open in the other one only");
+    assert_eq!(
+        obtain(&mut two, fd, 0).await,
+        no(libc::EPERM),
+        "that descriptor is open in the other one only"
+    );
     assert_eq!(obtain(&mut one, fd, 0).await, number(0));
     assert_eq!(read(&mut two, number(0)).await, Err(no(libc::EBADF)));
     let other = open(&mut two, "other", 0, READ, 0).await;

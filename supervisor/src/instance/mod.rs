@@ -23,20 +23,24 @@ use crate::zygote::module::{Death, ModuleZygote};
 
 mod conversation;
 mod limits;
+mod meter;
 mod outcome;
 mod provided;
 mod seat;
+mod seats;
 mod serve;
 mod shared_memory;
 
 pub(crate) use conversation::{Answer, Operation, Request};
 use conversation::{Conversation, UnderWay};
 use limits::Limits;
+use meter::Used;
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
 pub(crate) use seat::{Parked, has_ended, kill};
-use seat::{Process, Seat, Used};
+use seat::{Process, Seat};
+pub(crate) use seats::Seats;
 use serve::{Ended, Server};
 use shared_memory::RawValue;
 
@@ -85,11 +89,22 @@ pub(crate) struct SessionEnd {
 }
 
 /// What is left of an instance after its job. Cleaning up costs microseconds for which no report should wait. Dropping this
-/// kills what still lives.
+/// kills what still lives, and gives back what the next instance can use.
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
     seat: Option<Seat>,
     process: Option<Process>,
+    /// Where the seat came from.
+    seats: Option<Rc<Seats>>,
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if let (Some(seat), Some(process), Some(seats)) = (self.seat.take(), self.process.take(), &self.seats)
+        {
+            seats.give_back(seat, process);
+        }
+    }
 }
 
 /// Runs a job in an instance of its own, parked in or forked from a zygote that `zygote` gives. `cancel` ends it from outside. With a
@@ -221,11 +236,12 @@ pub(crate) async fn run(
         let parked = if start == Start::Usual { zygote.take_parked() } else { None };
         let (seat, parked) = match parked {
             Some(Parked { seat, process }) => (seat, Some(process)),
-            None => (Seat::new()?, None),
+            None => (zygote.seats().take()?, None),
         };
         // One that is not metered must die before anybody knows what it used.
         let waits_at_end =
             !is_session && parked.as_ref().is_some_and(Process::is_metered) && can_wait(&job.policy).is_ok();
+        remains.seats = Some(Rc::clone(zygote.seats()));
         let seat = &*remains.seat.insert(seat);
         let shared = &seat.shared;
         let fits = shared.write_strings(args.iter().chain(&env).map(Vec::as_slice));

@@ -1,22 +1,22 @@
 //! What an instance needs before its job is known, so that it can be made ahead of the job.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use super::meter::{Meter, Used, process_id};
 use super::shared_memory::SharedMemory;
-use crate::error::{Error, system};
+use crate::error::{Error, errno, system};
 use crate::zygote::listener::{Asking, Listener};
 use crate::zygote::module::{Death, ModuleZygote, Spawned};
 
-/// Shared memory and doorbell of one instance. Never used for a second one.
+/// Shared memory and doorbell of one instance. Whoever gets it next finds nothing in it: [`Self::renew`].
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(super) shared: SharedMemory,
@@ -28,11 +28,21 @@ impl Seat {
         Ok(Self { shared: SharedMemory::new()?, doorbell: doorbell()? })
     }
 
+    /// Makes it as good as new. Nobody but this process may have the memory mapped or the doorbell open any more.
+    pub(super) fn renew(&self) -> Result<(), Error> {
+        // An instance may have left any count, up to one that lets nobody ring any more (eventfd(2)).
+        match nix::unistd::read(self.doorbell.get_ref(), &mut [0; 8]) {
+            Ok(_) | Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(errno("empty a used doorbell")(error)),
+        }
+        self.shared.renew()
+    }
+
     /// Has the process forked that belongs here. It waits for its job if [`SharedMemory::go`] was not called yet.
     pub(crate) async fn fork(&self, zygote: &ModuleZygote) -> Result<Process, Error> {
         let Spawned { pidfd, death } =
             zygote.spawn(self.shared.file(), self.doorbell.get_ref().as_fd()).await?;
-        Ok(Process { pidfd, death, dead: false, pid: None, meter: None })
+        Ok(Process { pidfd, death, dead: false, meter: None })
     }
 }
 
@@ -46,10 +56,9 @@ pub(crate) struct Parked {
 impl Parked {
     /// Forks one.
     pub(crate) async fn new(zygote: &ModuleZygote) -> Result<Self, Error> {
-        let seat = Seat::new()?;
+        let seat = zygote.seats().take()?;
         let mut process = seat.fork(zygote).await?;
-        process.pid = host_pid(process.pidfd.as_fd());
-        process.meter = process.pid.and_then(Meter::of);
+        process.meter = Meter::of(process.pidfd.as_fd());
         Ok(Self { seat, process })
     }
 
@@ -65,12 +74,18 @@ pub(crate) struct Process {
     pidfd: OwnedFd,
     death: oneshot::Receiver<Death>,
     dead: bool,
-    /// Its process id in this process's view, where it is known already.
-    pid: Option<u32>,
     meter: Option<Meter>,
 }
 
 impl Process {
+    /// Whether it is certainly dead, so that it has nothing mapped any more. By the kernel's word, not its zygote's.
+    pub(super) fn is_gone(&self) -> bool {
+        // pidfd_open(2): readable from its end on, which comes after the end of its memory.
+        let mut process = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut process, PollTimeout::ZERO), Ok(1))
+            && process[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
+    }
+
     /// Waits until it is dead and reaped. An error: its zygote died first, or does not tell. Not to be asked again after that.
     pub(super) async fn death(&mut self, zygote: &ModuleZygote) -> Result<Death, Error> {
         let ended = || has_ended(self.pidfd.as_fd());
@@ -82,8 +97,7 @@ impl Process {
 
     /// Has the process's calls for files served, which are refused before that and wherever it cannot be told apart from others.
     pub(super) fn asking(&self, listener: &Rc<Listener>) -> Option<Asking> {
-        let pid = self.pid.or_else(|| host_pid(self.pidfd.as_fd()))?;
-        listener.serve(pid, self.pidfd.as_fd()).ok()
+        listener.serve(process_id(self.pidfd.as_fd())?, self.pidfd.as_fd()).ok()
     }
 
     /// Whether [`Self::used`] can be asked.
@@ -98,69 +112,19 @@ impl Process {
         (!has_ended(self.pidfd.as_fd())).then_some(used)
     }
 
-    /// Kills it. Does nothing if it is dead, which its zygote tells.
+    /// Kills it, unless it is known to be dead.
     pub(super) fn kill(&self) {
-        let _ = kill(self.pidfd.as_fd());
+        if !self.dead {
+            // One that is dead without our knowing cannot be killed, which its zygote tells.
+            let _ = kill(self.pidfd.as_fd());
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if !self.dead {
-            self.kill();
-        }
+        self.kill();
     }
-}
-
-/// What a living process has used.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Used {
-    /// Microseconds.
-    pub(super) cpu_us: u64,
-    /// Bytes that are resident. No instance gives memory back, so that this is also its peak.
-    pub(super) resident_bytes: u64,
-}
-
-/// Reads what a process has used, without its parent.
-#[derive(Debug)]
-struct Meter {
-    /// Its CPU time (clock_getcpuclockid(3)).
-    clock: libc::clockid_t,
-    /// `/proc/PID/statm`.
-    statm: File,
-}
-
-impl Meter {
-    /// `None` where this process cannot see the other in `/proc`.
-    fn of(pid: u32) -> Option<Self> {
-        let pid = i32::try_from(pid).ok()?;
-        let statm = File::open(format!("/proc/{pid}/statm")).ok()?;
-        let mut clock = 0;
-        // SAFETY: `clock` is writable.
-        let known = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) } == 0;
-        known.then_some(Self { clock, statm })
-    }
-
-    fn read(&self) -> Option<Used> {
-        let time = nix::time::clock_gettime(self.clock.into()).ok()?;
-        let seconds = u64::try_from(time.tv_sec()).ok()?;
-        let cpu_us = seconds.saturating_mul(1_000_000).saturating_add(time.tv_nsec() as u64 / 1000);
-        let mut text = [0u8; 128];
-        let length = self.statm.read_at(&mut text, 0).ok()?;
-        let text = std::str::from_utf8(text.get(..length)?).ok()?;
-        // proc_pid_statm(5): size and resident pages.
-        let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some(Used { cpu_us, resident_bytes: pages.saturating_mul(ipc::layout::PAGE) })
-    }
-}
-
-/// The process id behind a pidfd, in this process's view.
-fn host_pid(pidfd: BorrowedFd<'_>) -> Option<u32> {
-    // pidfd_open(2): `Pid` is the number in the namespace of the `/proc` that is asked.
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-    // 0: it is not seen; -1: it is dead.
-    pid.parse().ok().filter(|pid| *pid > 0)
 }
 
 /// Whether the process behind a pidfd has ended, reaped or not; also when that cannot be told.

@@ -12,13 +12,20 @@ use ipc::job::{
     JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX, VALUES_OFFSET, go,
 };
 use ipc::ring::{Completion, Indices, SLOTS, Submission};
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, errno, system};
 use crate::hostcall::{SharedRegion, copy_shared};
 pub(crate) use crate::module::RawValue;
 use crate::process;
+
+/// Bytes at the start that every instance uses: header, exit record, queues. They are always in memory, so that mapping them
+/// costs an instance one page fault (the kernel maps the neighbouring pages along).
+pub(crate) const HEAD_BYTES: usize = VALUES_OFFSET;
+
+/// Unit of `st_blocks` (stat(3type)).
+const STAT_BLOCK: u64 = 512;
 
 /// One ring, mapped.
 #[derive(Debug)]
@@ -41,7 +48,27 @@ impl SharedMemory {
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &file, 0) }
             .map_err(errno("map a ring"))?
             .cast();
-        Ok(Self { file: file.into(), start })
+        let memory = Self { file: file.into(), start };
+        memory.clear_head();
+        Ok(memory)
+    }
+
+    /// Makes all of it zero again. Nobody else may have it mapped any more.
+    pub(super) fn renew(&self) -> Result<(), Error> {
+        self.clear_head();
+        // The head is always there: whatever else holds memory lies behind it.
+        let status = nix::sys::stat::fstat(&self.file).map_err(errno("examine a used ring"))?;
+        if status.st_blocks as u64 * STAT_BLOCK > HEAD_BYTES as u64 {
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(&self.file, hole, HEAD_BYTES as i64, (RING_BYTES - HEAD_BYTES) as i64)
+                .map_err(errno("empty a used ring"))?;
+        }
+        Ok(())
+    }
+
+    fn clear_head(&self) {
+        // SAFETY: the head lies in the mapping, and nobody else has it mapped: it is new, or by the contract of `renew`.
+        unsafe { self.start.write_bytes(0, HEAD_BYTES) };
     }
 
     /// The descriptor, for the zygote.
@@ -167,4 +194,32 @@ fn futex_wake(word: *mut u32) {
     // SAFETY: FUTEX_WAKE does not touch the word; a failure would mean an unmapped address, which it is not.
     let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
     debug_assert!(woken >= 0, "{}", io::Error::last_os_error());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_ring_is_zero() {
+        let shared = SharedMemory::new().unwrap();
+        let all = || {
+            // SAFETY: the whole mapping, which lives as long as `shared`.
+            unsafe { SharedRegion::new(shared.start.as_ptr(), RING_BYTES) }
+        };
+        let places =
+            [0, EXIT_OFFSET, HEAD_BYTES - 1, HEAD_BYTES, STRINGS_OFFSET, ARENA_OFFSET, RING_BYTES - 1];
+        for place in places {
+            all().skip(place).write(0, b"!");
+            shared.renew().unwrap();
+            assert!(all().copy_out().iter().all(|byte| *byte == 0), "{place:#x}");
+            // What was only read above holds memory now, too.
+            shared.renew().unwrap();
+        }
+        for place in places {
+            all().skip(place).write(0, b"!");
+        }
+        shared.renew().unwrap();
+        assert!(all().copy_out().iter().all(|byte| *byte == 0));
+    }
 }

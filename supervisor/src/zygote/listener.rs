@@ -39,7 +39,7 @@ struct Client {
 pub(crate) struct Listener {
     fd: AsyncFd<OwnedFd>,
     /// By process id as this process sees it.
-    clients: RefCell<HashMap<u32, Client>>,
+    clients: RefCell<HashMap<i32, Client>>,
 }
 
 impl Listener {
@@ -51,7 +51,7 @@ impl Listener {
     }
 
     /// Takes a process's calls from now on. Before that it is told no.
-    pub(crate) fn serve(self: &Rc<Self>, pid: u32, pidfd: BorrowedFd<'_>) -> io::Result<Asking> {
+    pub(crate) fn serve(self: &Rc<Self>, pid: i32, pidfd: BorrowedFd<'_>) -> io::Result<Asking> {
         let (sender, asks) = mpsc::unbounded_channel();
         let client = Client { pidfd: pidfd.try_clone_to_owned()?, asks: sender };
         self.clients.borrow_mut().insert(pid, client);
@@ -88,7 +88,10 @@ impl Listener {
         let ask = Ask { id: notice.id, args: notice.data.args };
         let clients = self.clients.borrow();
         // As long as the process of the pidfd lives, its id is nobody else's.
-        let client = clients.get(&notice.pid).filter(|client| !has_ended(client.pidfd.as_fd()));
+        let client = i32::try_from(notice.pid)
+            .ok()
+            .and_then(|pid| clients.get(&pid))
+            .filter(|client| !has_ended(client.pidfd.as_fd()));
         if client.is_none_or(|client| client.asks.send(ask).is_err()) {
             self.refuse(ask);
         }
@@ -116,7 +119,7 @@ impl Listener {
 #[derive(Debug)]
 pub(crate) struct Asking {
     listener: Rc<Listener>,
-    pid: u32,
+    pid: i32,
     asks: mpsc::UnboundedReceiver<Ask>,
 }
 

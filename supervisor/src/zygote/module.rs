@@ -16,7 +16,7 @@ use super::listener::Listener;
 use super::root::RootZygote;
 use crate::config::Config;
 use crate::error::Error;
-use crate::instance::Parked;
+use crate::instance::{Parked, Seats};
 use crate::parking::Parking;
 
 /// How an instance ended, by its zygote's word.
@@ -87,6 +87,7 @@ pub(crate) struct ModuleZygote {
     parking: Rc<Parking>,
     /// Where its instances ask for files, if they may.
     listener: Option<(Rc<Listener>, AbortOnDrop)>,
+    seats: Rc<Seats>,
     patience: Duration,
     /// When it said something for the last time.
     heard: Rc<Cell<Instant>>,
@@ -158,6 +159,7 @@ impl ModuleZygote {
             reader,
             parking,
             listener,
+            seats: Rc::default(),
             patience,
             heard,
         })
@@ -187,9 +189,15 @@ impl ModuleZygote {
         }
     }
 
-    /// The parked instances, to be counted and given up.
-    pub(crate) fn parking(&self) -> &Parking {
-        &self.parking
+    /// Seats for its instances.
+    pub(crate) fn seats(&self) -> &Rc<Seats> {
+        &self.seats
+    }
+
+    /// Gives up what nobody has needed for a while. Returns whether anything is left that could be given up later.
+    pub(crate) fn relax(&self) -> bool {
+        self.seats.relax();
+        self.parking.relax()
     }
 
     /// Has an instance forked with this shared memory and doorbell.

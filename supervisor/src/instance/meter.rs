@@ -1,0 +1,107 @@
+//! What a living process has used, without asking its parent.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+/// What a living process has used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    /// Microseconds.
+    pub(super) cpu_us: u64,
+    /// Bytes that are resident. No instance gives memory back, so that this is also its peak.
+    pub(super) resident_bytes: u64,
+}
+
+/// Reads what a process has used, without its parent.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// Its CPU time (clock_getcpuclockid(3)).
+    clock: libc::clockid_t,
+    /// `/proc/PID/statm`.
+    statm: File,
+}
+
+impl Meter {
+    /// `None` where this process cannot see the other in `/proc`.
+    pub(super) fn of(pidfd: BorrowedFd<'_>) -> Option<Self> {
+        let pid = process_id(pidfd)?;
+        let statm = File::open(format!("/proc/{pid}/statm")).ok()?;
+        let mut clock = 0;
+        // SAFETY: `clock` is writable.
+        let known = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) } == 0;
+        known.then_some(Self { clock, statm })
+    }
+
+    pub(super) fn read(&self) -> Option<Used> {
+        let time = nix::time::clock_gettime(self.clock.into()).ok()?;
+        let seconds = u64::try_from(time.tv_sec()).ok()?;
+        let cpu_us = seconds.saturating_mul(1_000_000).saturating_add(time.tv_nsec() as u64 / 1000);
+        let mut text = [0u8; 128];
+        let length = self.statm.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(text.get(..length)?).ok()?;
+        // proc_pid_statm(5): size and resident pages.
+        let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(Used { cpu_us, resident_bytes: pages.saturating_mul(ipc::layout::PAGE) })
+    }
+}
+
+/// `struct pidfd_info` in its first version, linux/pidfd.h.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    others: [u32; 11],
+}
+
+/// Asks for, and says that it was told: the process ids.
+const PIDFD_INFO_PID: u64 = 1 << 0;
+
+nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
+
+/// The process id behind a pidfd, in this process's PID namespace.
+pub(super) fn process_id(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    process_id_by_kernel(pidfd).or_else(|| process_id_by_proc(pidfd))
+}
+
+/// The same by `PIDFD_GET_INFO`, Linux 6.13.
+fn process_id_by_kernel(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_PID, ..PidfdInfo::default() };
+    // SAFETY: the request's number says how large the structure is, which is writable.
+    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
+    let told = info.mask & PIDFD_INFO_PID != 0;
+    i32::try_from(info.pid).ok().filter(|pid| told && *pid > 0)
+}
+
+/// The same on older kernels (pidfd_open(2)): `Pid` is the number in the namespace of the `/proc` that is asked.
+fn process_id_by_proc(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    pid.parse().ok().filter(|pid| *pid > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_by_its_descriptor() {
+        let own = std::process::id() as i32;
+        // SAFETY: takes no pointer; the result is checked before it is owned.
+        let pidfd = unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, own, 0);
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            OwnedFd::from_raw_fd(fd as i32)
+        };
+        assert_eq!(process_id_by_proc(pidfd.as_fd()), Some(own));
+        if let Some(pid) = process_id_by_kernel(pidfd.as_fd()) {
+            assert_eq!(pid, own);
+        }
+        let used = Meter::of(pidfd.as_fd()).unwrap().read().unwrap();
+        assert!(used.cpu_us > 0 && used.resident_bytes > 0, "{used:?}");
+    }
+}
