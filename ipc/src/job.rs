@@ -31,6 +31,10 @@ pub const STRINGS_BYTES: usize = 0x10_0000;
 pub const ARENA_OFFSET: usize = STRINGS_OFFSET + STRINGS_BYTES;
 /// Bytes in the arena.
 pub const ARENA_BYTES: usize = 0x40_0000;
+/// Bytes at the end of the arena that hold queued output ([`crate::ring::Output`]); host calls use what is before them.
+pub const OUTPUT_BYTES: usize = 2 * crate::ring::OUTPUT_HALF;
+/// Bytes of the arena for the payloads of host calls.
+pub const CALLS_BYTES: usize = ARENA_BYTES - OUTPUT_BYTES;
 /// Bytes in the whole shared memory.
 pub const RING_BYTES: usize = ARENA_OFFSET + ARENA_BYTES;
 

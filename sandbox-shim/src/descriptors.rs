@@ -10,7 +10,7 @@ use ipc::interface::FunctionId;
 use crate::direct::{self, Way};
 use crate::guest_memory::GuestMemory;
 use crate::marshal::{self, Answer, errno};
-use crate::state;
+use crate::{output, state};
 
 /// Descriptors below this number can be known.
 const KNOWN_MAX: usize = 256;
@@ -128,6 +128,17 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
                 None => at_position(fd, get(fd), ask),
             }
         }
+        FunctionId::fd_write => {
+            let result = word(3) as u32;
+            let memory = GuestMemory::current();
+            let queued = memory
+                .check(result, 4)
+                .ok()
+                .and_then(|()| output::queue(word(0) as u32, word(1) as u32, word(2) as u32));
+            let Some(bytes) = queued else { return ask(None).errno };
+            state::with(|s| s.local_calls += 1);
+            memory.write_u32(result, bytes).map_or(errno::FAULT, |()| 0)
+        }
         FunctionId::fd_pread | FunctionId::fd_pwrite if get(word(0)).is_file => {
             let way = if function == FunctionId::fd_pread { Way::Read } else { Way::Write };
             match directly(way, word(0), word(1), word(2), word(3), word(4)) {
@@ -148,6 +159,7 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
             let errno = ask(None).errno;
             if errno == 0 {
                 set(word(0), UNKNOWN);
+                output::lose(word(0) as u32);
             }
             errno
         }
@@ -212,6 +224,8 @@ fn renumber(from: u64, to: u64, ask: impl Fn(Option<u64>) -> Answer) -> u32 {
     if errno == 0 && from as u32 != to as u32 {
         set(from, UNKNOWN);
         set(to, known);
+        output::lose(from as u32);
+        output::lose(to as u32);
     }
     errno
 }

@@ -12,6 +12,7 @@
 //! * [`direct`]: files that the instance reads and writes itself.
 //! * [`imports`]: globals, memories, tables and functions that the host side provides.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
+//! * [`output`]: writes to standard output and error that nobody waits for.
 //! * [`ring_client`]: submit, wait.
 //! * [`exceptions`]: the arena of exceptions, and the way from a throw to its handler.
 //! * [`session`]: several calls on one instance, by the supervisor's command.
@@ -33,6 +34,7 @@ pub mod host_call;
 pub mod imports;
 pub mod local;
 pub mod marshal;
+pub mod output;
 pub mod ring_client;
 pub mod session;
 pub mod signals;

@@ -5,7 +5,7 @@
 //! start, fixed results from its end.
 
 use ipc::interface::{ARGS_MAX, Arg, FunctionId};
-use ipc::job::{ARENA_BYTES, ARENA_OFFSET};
+use ipc::job::{ARENA_OFFSET, CALLS_BYTES};
 use ipc::layout::RING_BASE;
 use ipc::ring::{Submission, pack_range, submission_flags, unpack_range};
 
@@ -55,7 +55,7 @@ struct Arena {
 }
 
 impl Arena {
-    const LIMIT: u32 = ARENA_BYTES as u32 - RESULTS_BYTES;
+    const LIMIT: u32 = CALLS_BYTES as u32 - RESULTS_BYTES;
 
     /// Room for inputs and variable outputs.
     fn room(&self) -> u32 {
@@ -133,7 +133,7 @@ fn prepare(
     memory: &GuestMemory,
     words: &mut [u64; ARGS_MAX],
 ) -> Result<(), Refused> {
-    let mut arena = Arena { low: 0, high: ARENA_BYTES as u32 };
+    let mut arena = Arena { low: 0, high: CALLS_BYTES as u32 };
     for (arg, word) in args.iter().zip(words.iter_mut()) {
         *word = match *arg {
             Arg::Value(index) => parameter(index),

@@ -1,9 +1,10 @@
 //! One instance, from its shared memory to its report.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::{self, Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -251,10 +252,12 @@ pub(crate) async fn run(
         let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
         let direct = if zygote.listener().is_some() { job_flags::DIRECT } else { 0 };
         shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });
+        shared.indices().output.refused.0.store(wasi.refuses_queueing(), Ordering::Relaxed);
         shared.go();
         let heard = Cell::new(false);
+        let output = Cell::new(None);
         // Nothing of the job has happened: neither it says so, nor has it asked for anything.
-        let is_untouched = || shared.is_untaken() && !heard.get();
+        let is_untouched = || shared.is_untaken() && !heard.get() && !shared.has_output();
         let process = remains.process.insert(match parked {
             Some(process) => process,
             // It never has to wait for its job.
@@ -283,6 +286,7 @@ pub(crate) async fn run(
             calls: &calls,
             seen: &seen,
             heard: &heard,
+            output: &output,
         };
         let closed = {
             let mut serving = pin!(server.run(&mut wasi, conversation.as_mut(), asking.as_mut()));
@@ -297,6 +301,23 @@ pub(crate) async fn run(
                 },
                 // After the serving, which is where operations begin.
                 ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
+            }
+        };
+        // What it has written before its end comes out: all of it, but for one that must end nothing that would have to wait.
+        let closed = {
+            let mut rest = pin!(server.serve_output(&mut wasi));
+            let must_end = matches!(closed, Closed::Ending(_));
+            let left = tokio::select! {
+                biased;
+                written = &mut rest => written,
+                () = future::ready(()), if must_end => Ok(()),
+                _ = &mut interruption, if !must_end => Ok(()),
+            };
+            match (closed, left) {
+                (closed @ Closed::Ending(_), _) | (closed, Ok(())) => closed,
+                (_, Err(Ended::Limit(limit))) => Closed::Ending(Ending::Limit(limit)),
+                (_, Err(Ended::Violation(violation))) => Closed::Ending(Ending::Violation(violation)),
+                (closed, Err(Ended::Finished)) => closed,
             }
         };
         let record = shared.exit_record();

@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ipc::direct;
+use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached, Violation};
-use ipc::ring::{Completion, FINISHED, SLOTS, Submission};
+use ipc::ring::{Completion, FINISHED, OUTPUT_HALF, SLOTS, Submission, unpack_output};
 use tokio::io::unix::AsyncFd;
 
 use super::conversation::Conversation;
@@ -19,6 +21,9 @@ use crate::zygote::listener::{Ask, Asking};
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
 const TURN: u32 = 64;
+
+/// How long output is queued that no call follows.
+const OUTPUT_DELAY: Duration = Duration::from_millis(1);
 
 /// Why serving ended.
 #[derive(Debug)]
@@ -51,6 +56,33 @@ pub(crate) struct Server<'s> {
     pub(crate) seen: &'s Calls,
     /// Whether the instance has submitted anything.
     pub(crate) heard: &'s std::cell::Cell<bool>,
+    /// Queued output that was taken and is not written yet.
+    pub(crate) output: &'s std::cell::Cell<Option<Taken>>,
+}
+
+/// Output that was taken from an instance's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    stream: u32,
+    half: u32,
+    /// Bytes that are written.
+    at: usize,
+    length: usize,
+}
+
+impl Taken {
+    /// What a word of the instance's says; `None` for no output.
+    fn new(word: u64) -> Result<Option<Self>, Violation> {
+        let (stream, half, length) = unpack_output(word);
+        match (stream, length as usize) {
+            _ if word == 0 => Ok(None),
+            (1 | 2, length) if length <= OUTPUT_HALF => Ok(Some(Self { stream, half, at: 0, length })),
+            _ => {
+                let rule = format!("queued output {word:#x}: stream {stream}, {length} bytes");
+                Err(Violation::Ring { rule })
+            }
+        }
+    }
 }
 
 impl Server<'_> {
@@ -81,6 +113,12 @@ impl Server<'_> {
                         None => std::future::pending().await,
                     }
                 };
+                let output = async {
+                    match self.shared.has_output() {
+                        true => tokio::time::sleep(OUTPUT_DELAY).await,
+                        false => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     rung = wait(self.doorbell) => if let Err(error) = rung {
@@ -92,11 +130,18 @@ impl Server<'_> {
                         return Ended::Limit(limit);
                     } else if let Some(asking) = asking.as_mut() {
                         self.give(wasi, asking, ask);
-                    }
+                    },
+                    () = output => if let Err(ended) = self.serve_output(wasi).await {
+                        return ended;
+                    },
                 }
                 continue;
             }
             self.heard.set(true);
+            // It was written before this was submitted.
+            if let Err(ended) = self.serve_output(wasi).await {
+                return ended;
+            }
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
@@ -166,6 +211,35 @@ impl Server<'_> {
             }
             if completed.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Writes what is queued for the standard streams, and what is left of that from before. Dropping the future loses nothing of it.
+    pub(crate) async fn serve_output(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
+        loop {
+            let taken = match self.output.get() {
+                Some(taken) => taken,
+                None => match Taken::new(self.shared.take_output()).map_err(Ended::Violation)? {
+                    Some(taken) => taken,
+                    None => return Ok(()),
+                },
+            };
+            self.output.set(Some(taken));
+            self.heard.set(true);
+            if !self.policy.allows_host_call(FunctionId::fd_write) {
+                let policy = self.policy.name();
+                return Err(broken(format!("queued output, which policy \"{policy}\" does not grant")));
+            }
+            let Taken { stream, half, at, length } = taken;
+            let rest = self.shared.output(half).prefix(length).skip(at);
+            let written = wasi.write_queued(stream, rest).await.map_err(Ended::Limit)?;
+            let at = at + written;
+            self.output.set((at < length).then_some(Taken { at, ..taken }));
+            if at >= length {
+                let output = &self.shared.indices().output;
+                output.refused.0.store(wasi.refuses_queueing(), Ordering::Release);
+                output.done.0.fetch_add(1, Ordering::AcqRel);
             }
         }
     }

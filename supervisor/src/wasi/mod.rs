@@ -113,6 +113,10 @@ pub struct WasiContext {
     opened_to_write: bool,
     /// What `path_open` opened last.
     opened: u32,
+    /// Standard streams whose writes may fail for more than that nobody reads them, as bits by number.
+    may_fail: u32,
+    /// Why queued output could not be written, by stream: for the next call to tell.
+    late_errors: [Option<Errno>; 3],
     /// Descriptors whose files the instance has, by slot.
     given: [Option<u32>; direct::SLOTS],
 }
@@ -152,6 +156,9 @@ impl WasiContext {
         let mut table = Descriptors::new(config.max_handles);
         let full = |_: Errno| WasiError::TooManyHandles { passed, max: config.max_handles };
         let [input, output, error] = config.stdio;
+        let fails =
+            |fd: &Option<OwnedFd>| fd.as_ref().is_some_and(|fd| !streams::fails_only_unread(fd.as_fd()));
+        let may_fail = u32::from(fails(&output)) << 1 | u32::from(fails(&error)) << 2;
         table.insert(Descriptor::Input(Stream::new(input, Direction::In))).map_err(full)?;
         table.insert(Descriptor::Output(Stream::new(output, Direction::Out))).map_err(full)?;
         table.insert(Descriptor::Output(Stream::new(error, Direction::Out))).map_err(full)?;
@@ -183,6 +190,8 @@ impl WasiContext {
             used_stdio: false,
             opened_to_write: false,
             opened: 0,
+            may_fail,
+            late_errors: [None; 3],
             given: [None; direct::SLOTS],
         })
     }
@@ -349,8 +358,49 @@ impl WasiContext {
         Ok(count)
     }
 
+    /// Streams that an instance must not queue output for, as bits by number.
+    pub(crate) fn refuses_queueing(&self) -> u32 {
+        let failed = (0..).zip(&self.late_errors).filter(|(_, error)| error.is_some());
+        failed.fold(self.may_fail, |bits, (stream, _): (u32, _)| bits | 1 << stream)
+    }
+
+    /// Writes some of what was queued for a standard stream, at least a byte. What cannot be written counts as written: the next call
+    /// tells why.
+    pub(crate) async fn write_queued(
+        &mut self,
+        stream: u32,
+        from: SharedRegion<'_>,
+    ) -> Result<usize, LimitReached> {
+        let left = self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
+        // One that the guest has closed takes nothing.
+        let Ok(Descriptor::Output(output)) = self.table.get_mut(stream) else { return Ok(from.len()) };
+        self.used_stdio = true;
+        if let (0, Some(value), false) = (left, self.max_output_bytes, from.is_empty()) {
+            return Err(LimitReached { limit: Limit::Output, value });
+        }
+        let fits = from.prefix(usize::try_from(left).unwrap_or(usize::MAX));
+        match output.write_some(fits).await {
+            Ok(count) => {
+                self.output_bytes = self.output_bytes.saturating_add(count as u64);
+                Ok(count)
+            }
+            Err(error) => {
+                if let Some(late) = self.late_errors.get_mut(stream as usize) {
+                    *late = Some(error);
+                }
+                // It stays so: whatever comes after an error waits for its answer.
+                self.may_fail |= 1u32.checked_shl(stream).unwrap_or(0);
+                Ok(from.len())
+            }
+        }
+    }
+
     async fn fd_write(&mut self, call: &HostCall<'_>) -> Result<usize, Stop> {
         let from = call.region(1);
+        let late = self.late_errors.get_mut(call.value32(0) as usize).and_then(Option::take);
+        if let (Some(error), Ok(Descriptor::Output(_))) = (late, self.table.get(call.value32(0))) {
+            return Err(error.into());
+        }
         let count = match self.table.get_mut(call.value32(0))? {
             Descriptor::File(file) => file.write(from)?,
             Descriptor::Output(stream) => {
