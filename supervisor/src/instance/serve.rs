@@ -221,7 +221,10 @@ impl Server<'_> {
             let taken = match self.output.get() {
                 Some(taken) => taken,
                 None => match Taken::new(self.shared.take_output()).map_err(Ended::Violation)? {
-                    Some(taken) => taken,
+                    Some(taken) => {
+                        self.seen.count(FunctionId::fd_write);
+                        taken
+                    }
                     None => return Ok(()),
                 },
             };
