@@ -18,6 +18,10 @@ const KNOWN_MAX: usize = 256;
 /// `filetype` of a regular file.
 const REGULAR_FILE: u8 = 4;
 
+/// Rights without which a position is not the shim's to tell.
+const FD_SEEK: u64 = 1 << 2;
+const FD_TELL: u64 = 1 << 5;
+
 /// `whence` of `fd_seek`.
 mod whence {
     pub const SET: u64 = 0;
@@ -150,7 +154,12 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
             let Answer { errno, value, opened } = ask(None);
             if errno == 0 {
                 let is_file = opened[0] as u8 == REGULAR_FILE;
-                set(value, Known { stat: opened, is_file, ..UNKNOWN });
+                // Without these rights the guest must be told so, which the supervisor does.
+                let movable = opened[1] & (FD_SEEK | FD_TELL) == FD_SEEK | FD_TELL;
+                set(
+                    value,
+                    if movable || !is_file { Known { stat: opened, is_file, ..UNKNOWN } } else { UNKNOWN },
+                );
             }
             errno
         }
@@ -164,6 +173,16 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
             errno
         }
         FunctionId::fd_renumber => renumber(word(0), word(1), ask),
+        FunctionId::fd_fdstat_set_rights => {
+            // From here on every call may be refused, so the supervisor must see them all, and knows where the file is.
+            direct::give_back(word(0) as u32);
+            let known = get(word(0));
+            let errno = ask(known.is_file.then_some(known.position)).errno;
+            if errno == 0 {
+                set(word(0), UNKNOWN);
+            }
+            errno
+        }
         FunctionId::fd_fdstat_set_flags => {
             let errno = ask(None).errno;
             let known = get(word(0));

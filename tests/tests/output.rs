@@ -40,7 +40,11 @@ fn output_keeps_its_order_over_both_streams_and_sizes() {
     );
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = scratch.sandboxctl_run(None);
-    command.arg("pieces.wasm").stdin(Stdio::null()).stdout(writer.try_clone().expect("a copy")).stderr(writer);
+    command
+        .arg("pieces.wasm")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().expect("a copy"))
+        .stderr(writer);
     let mut child = command.spawn().expect("sandboxctl");
     drop(command);
     let mut text = Vec::new();
@@ -109,11 +113,7 @@ fn a_write_that_fails_is_told() {
         command.status().expect("sandboxctl").code()
     };
     assert_eq!(status(writer.into(), "until.wasm"), Some(64), "pipe");
-    guest(
-        &scratch,
-        "once.wasm",
-        "(call $exit (call $write (i32.const 1) (i32.const 1024) (i32.const 10)))",
-    );
+    guest(&scratch, "once.wasm", "(call $exit (call $write (i32.const 1) (i32.const 1024) (i32.const 10)))");
     let full = OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
     assert_eq!(status(full.into(), "once.wasm"), Some(51), "nospc");
     let null = OpenOptions::new().write(true).open("/dev/null").expect("/dev/null");

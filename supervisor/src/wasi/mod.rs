@@ -216,7 +216,7 @@ impl WasiContext {
     /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
     /// blocking the thread; that takes a tokio runtime with its I/O driver enabled.
     pub async fn call(&mut self, call: &HostCall<'_>) -> Answer {
-        if let (Some(position), Ok(file)) = (call.position, self.table.file_mut(call.value32(0))) {
+        if let (Some(position), Ok(file)) = (call.position, self.table.seekable(call.value32(0))) {
             file.set_position(position);
         }
         match self.serve(call).await {
@@ -253,14 +253,12 @@ impl WasiContext {
     /// What the instance needs to know after a call that succeeded.
     pub fn known_after(&self, call: &HostCall<'_>) -> Known {
         match call.function {
-            FunctionId::path_open => {
-                let stat = match self.table.get(self.opened) {
-                    Ok(Descriptor::File(file)) => file.stat(),
-                    Ok(Descriptor::Directory(directory)) => directory.stat(),
-                    _ => return Known::default(),
-                };
-                Known { value: self.opened.into(), opened: zerocopy::transmute!(stat.to_bytes()) }
-            }
+            FunctionId::path_open => match self.fdstat(self.opened) {
+                Ok(stat) => {
+                    Known { value: self.opened.into(), opened: zerocopy::transmute!(stat.to_bytes()) }
+                }
+                Err(_) => Known::default(),
+            },
             _ if call.position.is_some() => {
                 let position = self.table.file(call.value32(0)).map_or(0, |file| file.position());
                 Known { value: position, ..Known::default() }
@@ -443,20 +441,23 @@ impl WasiContext {
     }
 
     fn fd_fdstat_get(&self, call: &HostCall<'_>) -> Result<(), Errno> {
+        call.region(1).write(0, &self.fdstat(call.value32(0))?.to_bytes());
+        Ok(())
+    }
+
+    fn fdstat(&self, number: u32) -> Result<FdStat, Errno> {
         let of_stream = |stream: &Stream, right| FdStat {
             file_type: stream.file_type(),
             flags: 0,
             rights: right,
             inheriting: right,
         };
-        let stat = match self.table.get(call.value32(0))? {
+        Ok(match self.table.get(number)? {
             Descriptor::Input(stream) => of_stream(stream, rights::FD_READ),
             Descriptor::Output(stream) => of_stream(stream, rights::FD_WRITE),
             Descriptor::Directory(directory) => directory.stat(),
             Descriptor::File(file) => file.stat(),
-        };
-        call.region(1).write(0, &stat.to_bytes());
-        Ok(())
+        })
     }
 
     fn fd_fdstat_set_flags(&mut self, call: &HostCall<'_>) -> Result<(), Errno> {
