@@ -48,7 +48,7 @@ fn write(directory: &Path, name: &str, contents: &str) {
 fn the_policies_that_there_are() {
     let scratch = Scratch::new();
     let listed = text(&scratch, &["list"], 0);
-    for name in ["default", "compute", "wasi", "zygote", "compile"] {
+    for name in ["default", "compute", "wasi", "wasi-direct", "zygote", "compile"] {
         assert!(listed.lines().any(|line| line.starts_with(name)), "{name}: {listed}");
         assert!(text(&scratch, &["explain", name], 0).contains(name));
         assert!(text(&scratch, &["show-bpf", name], 0).contains("return allow"));
