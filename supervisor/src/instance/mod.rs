@@ -305,8 +305,12 @@ pub(crate) async fn run(
         };
         // What it has written before its end comes out: all of it, but for one that must end nothing that would have to wait.
         let closed = {
-            let mut rest = pin!(server.serve_output(&mut wasi));
             let must_end = matches!(closed, Closed::Ending(_));
+            if must_end {
+                // Before anything else: it could go on adding to its output.
+                process.kill();
+            }
+            let mut rest = pin!(server.serve_output(&mut wasi));
             let left = tokio::select! {
                 biased;
                 written = &mut rest => written,

@@ -215,29 +215,29 @@ impl Server<'_> {
         }
     }
 
-    /// Writes what is queued for the standard streams, and what is left of that from before. Dropping the future loses nothing of it.
+    /// Writes what is left of queued output that was taken before, then what is queued now. Not what is queued meanwhile: an instance
+    /// that waits for an answer, or is dead, queues nothing. Dropping the future loses nothing.
     pub(crate) async fn serve_output(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
-        loop {
-            let taken = match self.output.get() {
-                Some(taken) => taken,
-                None => match Taken::new(self.shared.take_output()).map_err(Ended::Violation)? {
-                    Some(taken) => {
-                        self.seen.count(FunctionId::fd_write);
-                        taken
-                    }
-                    None => return Ok(()),
-                },
-            };
-            self.output.set(Some(taken));
-            self.heard.set(true);
-            if !self.policy.allows_host_call(FunctionId::fd_write) {
-                let policy = self.policy.name();
-                return Err(broken(format!("queued output, which policy \"{policy}\" does not grant")));
-            }
+        self.write_taken(wasi).await?;
+        let Some(taken) = Taken::new(self.shared.take_output()).map_err(Ended::Violation)? else {
+            return Ok(());
+        };
+        self.heard.set(true);
+        if !self.policy.allows_host_call(FunctionId::fd_write) {
+            let policy = self.policy.name();
+            return Err(broken(format!("queued output, which policy \"{policy}\" does not grant")));
+        }
+        self.seen.count(FunctionId::fd_write);
+        self.output.set(Some(taken));
+        self.write_taken(wasi).await
+    }
+
+    /// Writes what is left of the output that was taken last.
+    async fn write_taken(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
+        while let Some(taken) = self.output.get() {
             let Taken { stream, half, at, length } = taken;
             let rest = self.shared.output(half).prefix(length).skip(at);
-            let written = wasi.write_queued(stream, rest).await.map_err(Ended::Limit)?;
-            let at = at + written;
+            let at = at + wasi.write_queued(stream, rest).await.map_err(Ended::Limit)?;
             self.output.set((at < length).then_some(Taken { at, ..taken }));
             if at >= length {
                 let output = &self.shared.indices().output;
@@ -245,6 +245,7 @@ impl Server<'_> {
                 output.done.0.fetch_add(1, Ordering::AcqRel);
             }
         }
+        Ok(())
     }
 
     /// Answers a call for a descriptor of a file.
