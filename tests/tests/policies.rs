@@ -267,10 +267,10 @@ fn a_reload_is_all_or_nothing() {
 
     std::fs::remove_file(served.directory.join("bad.toml")).expect("remove");
     let reloaded = served.reload();
-    assert_eq!(reloaded.expect_status(0).text(), "5 policies\nnew: new\nchanged: small\n");
+    assert_eq!(reloaded.expect_status(0).text(), "6 policies\nnew: new\nchanged: small\n");
     assert_eq!(
         served.daemon.wait_for_line("policies reloaded"),
-        "policies reloaded: 5 policies; new: new; changed: small"
+        "policies reloaded: 6 policies; new: new; changed: small"
     );
     served.hello("small").expect_status(137);
     served.hello("new").expect_status(137);

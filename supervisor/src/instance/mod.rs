@@ -304,25 +304,25 @@ pub(crate) async fn run(
             }
         };
         // What it has written before its end comes out: all of it, but for one that must end nothing that would have to wait.
-        let closed = {
-            let must_end = matches!(closed, Closed::Ending(_));
-            if must_end {
-                // Before anything else: it could go on adding to its output.
-                process.kill();
-            }
+        let must_end = matches!(closed, Closed::Ending(_));
+        if must_end {
+            // Before anything else: it could go on adding to its output.
+            process.kill();
+        }
+        let written = {
             let mut rest = pin!(server.serve_output(&mut wasi));
-            let left = tokio::select! {
+            tokio::select! {
                 biased;
                 written = &mut rest => written,
                 () = future::ready(()), if must_end => Ok(()),
                 _ = &mut interruption, if !must_end => Ok(()),
-            };
-            match (closed, left) {
-                (closed @ Closed::Ending(_), _) | (closed, Ok(())) => closed,
-                (_, Err(Ended::Limit(limit))) => Closed::Ending(Ending::Limit(limit)),
-                (_, Err(Ended::Violation(violation))) => Closed::Ending(Ending::Violation(violation)),
-                (closed, Err(Ended::Finished)) => closed,
             }
+        };
+        let late = match written {
+            _ if must_end => Ending::None,
+            Ok(()) | Err(Ended::Finished) => Ending::None,
+            Err(Ended::Limit(limit)) => Ending::Limit(limit),
+            Err(Ended::Violation(violation)) => Ending::Violation(violation),
         };
         let record = shared.exit_record();
         let (ending, dead) = match closed {
@@ -335,14 +335,11 @@ pub(crate) async fn run(
                     start = Start::Again;
                     continue;
                 }
-                (Ending::None, dead)
+                (late, dead)
             }
-            Closed::Ending(ending) => {
-                // The instance may be dead by now, which the zygote tells next.
-                process.kill();
-                (ending, process.death(&zygote).await)
-            }
-            Closed::Finished => (Ending::None, finished(process, &zygote, &record).await),
+            // The instance may have been dead before it was killed, which the zygote tells next.
+            Closed::Ending(ending) => (ending, process.death(&zygote).await),
+            Closed::Finished => (late, finished(process, &zygote, &record).await),
         };
         break (ending, dead?, record, shared.values(entry.results.len()));
     };
