@@ -9,45 +9,47 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::layout::{RING_BASE, RING_END};
 
-/// Offset of the [`JobHeader`].
-pub const JOB_OFFSET: usize = 0;
-/// Offset of the [`ExitRecord`].
-pub const EXIT_OFFSET: usize = 0x400;
-/// Offset of the queue indices, see [`crate::ring::Indices`].
-pub const INDICES_OFFSET: usize = 0xC00;
-/// Offset of the submission slots.
-pub const SUBMISSIONS_OFFSET: usize = 0x1000;
-/// Offset of the completion slots.
-pub const COMPLETIONS_OFFSET: usize = 0x3000;
-/// Offset of the values: arguments of the entry point, then its results; 16 bytes each.
-pub const VALUES_OFFSET: usize = 0x4000;
-/// How many values fit.
-pub const VALUES_MAX: usize = 1024;
-/// Offset of the strings: arguments, then environment, each string ended by a zero byte.
-pub const STRINGS_OFFSET: usize = 0x8000;
-/// Bytes for strings.
-pub const STRINGS_BYTES: usize = 0x10_0000;
 /// Offset of the data arena, from which the payloads of host calls are carved.
-pub const ARENA_OFFSET: usize = STRINGS_OFFSET + STRINGS_BYTES;
+pub const ARENA_OFFSET: usize = 0;
 /// Bytes in the arena.
 pub const ARENA_BYTES: usize = 0x40_0000;
 /// Bytes at the end of the arena that hold queued output ([`crate::ring::Output`]); host calls use what is before them.
 pub const OUTPUT_BYTES: usize = 2 * crate::ring::OUTPUT_HALF;
 /// Bytes of the arena for the payloads of host calls.
 pub const CALLS_BYTES: usize = ARENA_BYTES - OUTPUT_BYTES;
+/// Offset of the strings: arguments, then environment, each string ended by a zero byte.
+pub const STRINGS_OFFSET: usize = ARENA_OFFSET + ARENA_BYTES;
+/// Bytes for strings.
+pub const STRINGS_BYTES: usize = 0x10_0000;
+/// Offset of the values: arguments of the entry point, then its results; 16 bytes each.
+pub const VALUES_OFFSET: usize = STRINGS_OFFSET + STRINGS_BYTES;
+/// How many values fit.
+pub const VALUES_MAX: usize = 1024;
+/// Offset of the head: what every instance uses. It is the last part of the ring.
+pub const HEAD_OFFSET: usize = VALUES_OFFSET + 0x4000;
+/// Offset of the [`JobHeader`].
+pub const JOB_OFFSET: usize = HEAD_OFFSET;
+/// Offset of the [`ExitRecord`].
+pub const EXIT_OFFSET: usize = HEAD_OFFSET + 0x400;
+/// Offset of the queue indices, see [`crate::ring::Indices`].
+pub const INDICES_OFFSET: usize = HEAD_OFFSET + 0xC00;
+/// Offset of the submission slots.
+pub const SUBMISSIONS_OFFSET: usize = HEAD_OFFSET + 0x1000;
+/// Offset of the completion slots.
+pub const COMPLETIONS_OFFSET: usize = HEAD_OFFSET + 0x3000;
 /// Bytes in the whole shared memory.
-pub const RING_BYTES: usize = ARENA_OFFSET + ARENA_BYTES;
+pub const RING_BYTES: usize = HEAD_OFFSET + 0x4000;
 
 const _: () = {
-    assert!(size_of::<JobHeader>() <= EXIT_OFFSET);
+    assert!(VALUES_OFFSET + VALUES_MAX * 16 <= HEAD_OFFSET);
+    assert!(JOB_OFFSET + size_of::<JobHeader>() <= EXIT_OFFSET);
     assert!(EXIT_OFFSET + size_of::<ExitRecord>() <= INDICES_OFFSET);
     assert!(INDICES_OFFSET + size_of::<crate::ring::Indices>() <= SUBMISSIONS_OFFSET);
     assert!(
         SUBMISSIONS_OFFSET + crate::ring::SLOTS * size_of::<crate::ring::Submission>() <= COMPLETIONS_OFFSET
     );
-    assert!(COMPLETIONS_OFFSET + crate::ring::SLOTS * size_of::<crate::ring::Completion>() <= VALUES_OFFSET);
-    assert!(VALUES_OFFSET + VALUES_MAX * 16 <= STRINGS_OFFSET);
-    assert!(RING_BASE + RING_BYTES as u64 <= RING_END);
+    assert!(COMPLETIONS_OFFSET + crate::ring::SLOTS * size_of::<crate::ring::Completion>() <= RING_BYTES);
+    assert!(RING_BASE + RING_BYTES as u64 == RING_END);
 };
 
 /// What the supervisor tells an instance. Written before [`go`](Self::go) becomes [`go::GIVEN`].

@@ -7,30 +7,34 @@
 //!
 //! | region | address |
 //! | --- | --- |
-//! | ring (shared) | [`RING_BASE`] .. [`RING_END`] |
-//! | instance context: builtins, sizes, globals, tables | [`CONTEXT_BASE`] .. [`CONTEXT_END`] |
+//! | ring (shared), what every instance uses of it last | [`RING_BASE`] .. [`RING_END`] |
+//! | the stack of zygote and shim | [`OWN_STACK_BASE`] .. [`OWN_STACK_TOP`] |
 //! | call gate (unmapped before guest code), its landing page | [`GATE_PAGE`], [`GATE_LANDING`] |
+//! | instance context: builtins, sizes, globals, tables | [`CONTEXT_BASE`] .. [`CONTEXT_END`] |
 //! | code, then read-only data | [`CODE_BASE`] .. [`CODE_END`] |
 //! | stack guard, guest stack | [`STACK_REGION_BASE`] .. [`STACK_TOP`] |
 //! | linear memory 0 and its guard | [`MEMORY_BASE`] .. |
 //! | further memories, [`MEMORY_STRIDE`] apart | .. [`MEMORIES_END`] |
+//!
+//! What every instance touches between the ring's end and the context's start lies in one block of 2 MiB, which one page of page
+//! tables describes: each such page costs a fork, and the end of the process, about a microsecond.
 
 /// Bytes in a page of the host.
 pub const PAGE: u64 = 4096;
 
 /// Start of the shared-memory ring. Nothing is mapped below it.
-pub const RING_BASE: u64 = 0x0040_0000;
+pub const RING_BASE: u64 = 0x00B0_0000;
 /// End of the region that a ring may occupy.
-pub const RING_END: u64 = 0x0100_0000;
+pub const RING_END: u64 = 0x0100_8000;
 
-/// Start of the instance context, see [`crate::context`].
-pub const CONTEXT_BASE: u64 = 0x0100_0000;
-/// End of the region for context, globals and function tables.
-pub const CONTEXT_END: u64 = 0x0F00_0000;
+/// Lowest address of the stack on which the zygote and, in an instance, the shim runs. The guest has its own.
+pub const OWN_STACK_BASE: u64 = 0x0101_0000;
+/// It grows down from here.
+pub const OWN_STACK_TOP: u64 = 0x0102_0000;
 
 /// The call gate: one page whose last two bytes are a `syscall` instruction. The seccomp filter lets the
 /// zygote's own system calls pass only from there. A child unmaps it before it runs guest code.
-pub const GATE_PAGE: u64 = 0x0FFF_0000;
+pub const GATE_PAGE: u64 = 0x0102_8000;
 /// Address of the gate's `syscall` instruction. It ends where the gate ends, so the instruction pointer that
 /// seccomp sees ([`GATE_RETURN`]) lies on the landing page, and unmapping the gate through the gate returns.
 pub const GATE_SYSCALL: u64 = GATE_PAGE + PAGE - 2;
@@ -38,6 +42,11 @@ pub const GATE_SYSCALL: u64 = GATE_PAGE + PAGE - 2;
 pub const GATE_RETURN: u64 = GATE_PAGE + PAGE;
 /// The page behind the gate, which stays mapped.
 pub const GATE_LANDING: u64 = GATE_RETURN;
+
+/// Start of the instance context, see [`crate::context`].
+pub const CONTEXT_BASE: u64 = 0x0103_0000;
+/// End of the region for context, globals and function tables.
+pub const CONTEXT_END: u64 = 0x0F00_0000;
 
 /// Start of compiled code; read-only data follows it.
 pub const CODE_BASE: u64 = 0x1000_0000;
@@ -90,7 +99,9 @@ pub const DIRECT_FDS: i32 = 60;
 
 const _: () = {
     assert!(GATE_SYSCALL + 2 == GATE_LANDING);
-    assert!(CONTEXT_END <= GATE_PAGE && GATE_LANDING + PAGE <= CODE_BASE);
+    // With a page at least between them that nobody can touch.
+    assert!(RING_END + PAGE <= OWN_STACK_BASE && OWN_STACK_TOP + PAGE <= GATE_PAGE);
+    assert!(GATE_LANDING + 2 * PAGE <= CONTEXT_BASE && CONTEXT_END <= CODE_BASE);
     assert!(CODE_END <= STACK_REGION_BASE && STACK_TOP <= MEMORY_BASE);
     assert!(MEMORY_RESERVED <= MEMORY_STRIDE && 2 * MEMORY_MAX <= MEMORY_STRIDE);
     assert!(2 * (u32::MAX as u64) + 16 < MEMORY_RESERVED);

@@ -163,8 +163,10 @@ async fn serve(state: &Rc<State>, request: Request) {
 pub(crate) async fn housekeeper(state: Rc<State>) {
     /// How long a parked instance may be of no use.
     const RELAX: Duration = Duration::from_secs(30);
-    let mut relaxed = Instant::now();
-    let mut parked = false;
+    /// How long what the next instances could use is kept for them.
+    const IDLE: Duration = Duration::from_secs(1);
+    let (mut relaxed, mut worked) = (Instant::now(), Instant::now());
+    let (mut parked, mut kept) = (false, false);
     loop {
         tokio::select! {
             () = state.work.notified() => {
@@ -175,16 +177,20 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
                 for zygote in state.zygotes() {
                     zygote.park().await;
                 }
-                parked = true;
+                (parked, kept, worked) = (true, true, Instant::now());
                 // A zygote that parked nothing any more may be idle now.
                 state.ended.notify_waiters();
+            }
+            () = tokio::time::sleep_until((worked + IDLE).into()), if kept => {
+                state.zygotes().iter().for_each(|zygote| zygote.seats().clear());
+                kept = false;
             }
             () = tokio::time::sleep_until((relaxed + RELAX).into()), if parked => {}
         }
         if relaxed.elapsed() >= RELAX {
             relaxed = Instant::now();
             // Each of them, not only up to the first that has some left.
-            let left: Vec<bool> = state.zygotes().iter().map(|zygote| zygote.relax()).collect();
+            let left: Vec<bool> = state.zygotes().iter().map(|zygote| zygote.parking().relax()).collect();
             parked = left.contains(&true);
         }
     }

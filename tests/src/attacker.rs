@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::RawModule;
-use ipc::job::{COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
+use ipc::job::{COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
 use ipc::layout::{GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
@@ -22,6 +22,9 @@ struct Weapon {
     parameters: usize,
     code: Vec<u8>,
 }
+
+/// Address of a word of the ring that is not 0, as what is written to a doorbell must be: that of the job's header.
+const NOT_ZERO: u32 = (RING_BASE as usize + JOB_OFFSET) as u32;
 
 fn weapons() -> Vec<Weapon> {
     let shuffle: &[u8] = &[
@@ -59,9 +62,9 @@ fn weapons() -> Vec<Weapon> {
             0x48, 0x89, 0x0a, // mov [rdx], rcx
             0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
             0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
-            0xbe, // mov esi, RING_BASE
+            0xbe, // mov esi, NOT_ZERO
         ][..],
-        &(RING_BASE as u32).to_le_bytes(),
+        &NOT_ZERO.to_le_bytes(),
         &[
             0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
             0x0f, 0x05, // syscall
@@ -79,9 +82,9 @@ fn weapons() -> Vec<Weapon> {
             0x48, 0xc7, 0x01, 0x01, 0x00, 0x00, 0x00, // mov qword [rcx], 1
             0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
             0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
-            0xbe, // mov esi, RING_BASE
+            0xbe, // mov esi, NOT_ZERO
         ],
-        &(RING_BASE as u32).to_le_bytes(),
+        &NOT_ZERO.to_le_bytes(),
         &[
             0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
             0x0f, 0x05, // syscall
@@ -93,9 +96,9 @@ fn weapons() -> Vec<Weapon> {
         &[
             0xb8, 0x01, 0x00, 0x00, 0x00, // again: mov eax, 1 (write)
             0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
-            0xbe, // mov esi, RING_BASE
+            0xbe, // mov esi, NOT_ZERO
         ][..],
-        &(RING_BASE as u32).to_le_bytes(),
+        &NOT_ZERO.to_le_bytes(),
         &[
             0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
             0x0f, 0x05, // syscall
@@ -127,9 +130,9 @@ fn weapons() -> Vec<Weapon> {
             0x45, 0x89, 0x11, // mov [r9], r10d
             0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
             0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
-            0xbe, // mov esi, RING_BASE
+            0xbe, // mov esi, NOT_ZERO
         ],
-        &(RING_BASE as u32).to_le_bytes(),
+        &NOT_ZERO.to_le_bytes(),
         &[
             0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
             0x0f, 0x05, // syscall
@@ -179,9 +182,9 @@ fn weapons() -> Vec<Weapon> {
         &[
             0xb8, 0x01, 0x00, 0x00, 0x00, // mov eax, 1 (write)
             0xbf, 0x03, 0x00, 0x00, 0x00, // mov edi, 3 (the doorbell)
-            0xbe, // mov esi, RING_BASE
+            0xbe, // mov esi, NOT_ZERO
         ][..],
-        &(RING_BASE as u32).to_le_bytes(),
+        &NOT_ZERO.to_le_bytes(),
         &[
             0xba, 0x08, 0x00, 0x00, 0x00, // mov edx, 8
             0x0f, 0x05, // syscall

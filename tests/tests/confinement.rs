@@ -7,7 +7,7 @@ use std::io::Read;
 
 use ipc::layout::{
     CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, DOORBELL_FD, GATE_LANDING, GATE_PAGE, MEMORY_BASE,
-    MEMORY_RESERVED, PAGE, RING_BASE, RING_END, STACK_DEFAULT, STACK_TOP,
+    MEMORY_RESERVED, OWN_STACK_BASE, OWN_STACK_TOP, PAGE, RING_BASE, RING_END, STACK_DEFAULT, STACK_TOP,
 };
 use whole_system_tests::instances::{Family, Mapping};
 use whole_system_tests::{Process, Scratch, assert_no_orphans, guests, spawn};
@@ -70,8 +70,10 @@ fn an_instance_has_nothing_but_its_doorbell() {
     if is_root() {
         let doorbell = vec![(DOORBELL_FD, "anon_inode:[eventfd]".to_owned())];
         assert_eq!(family.instance.descriptors(), doorbell);
-        assert_eq!(family.instance.read("cmdline").unwrap(), b"sandbox-zygote\0");
-        assert_eq!(family.instance.read("environ").unwrap(), b"", "no environment of ours");
+        assert_eq!(family.instance.read("comm").unwrap(), b"sandbox-zygote\n");
+        for strings in ["cmdline", "environ"] {
+            assert_eq!(family.instance.read(strings).unwrap(), b"", "{strings} of ours");
+        }
     }
     drop(process);
 }
@@ -122,6 +124,7 @@ fn check_address_space(maps: &[Mapping]) {
         let inside = |from: u64, to: u64| from <= map.start && map.end <= to;
         let known: &[(&str, bool)] = &[
             ("rw-s", inside(RING_BASE, RING_END)),
+            ("rw-p", inside(OWN_STACK_BASE, OWN_STACK_TOP)),
             ("rw-p", inside(CONTEXT_BASE, CONTEXT_END)),
             ("r-xp", inside(GATE_LANDING, GATE_LANDING + PAGE)),
             ("r-xp", inside(CODE_BASE, CODE_END)),
@@ -133,6 +136,7 @@ fn check_address_space(maps: &[Mapping]) {
         let ours = known.iter().any(|(protection, inside)| *inside && map.protection == *protection);
         // Everything else is the zygote's own image and what the kernel gives every process.
         let high = map.start >= MEMORY_BASE + MEMORY_RESERVED;
+        assert_ne!(map.name, "[stack]", "what the exec put there is gone");
         let named = map.name.is_empty() || map.name.starts_with('[') || map.name.contains("memfd:zygote");
         assert!(ours || high && named, "a mapping that no table explains: {map:?}");
         assert!(!(map.start < GATE_PAGE + PAGE && GATE_PAGE < map.end), "the gate is still mapped: {map:?}");

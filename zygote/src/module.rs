@@ -19,9 +19,6 @@ use crate::root::{self, Forked};
 use crate::sys::{self, Errno};
 use crate::{confine, gate, instance};
 
-/// Bytes that the zygote's own stack, on which an instance starts, may grow to.
-const OWN_STACK_MAX: u64 = 1 << 20;
-
 /// Sets up the module zygote and serves. Process 1 of its PID namespace.
 pub fn run(received: &Received, artifact: i32, socket: i32, vdso: u64) -> ! {
     let id = received.command.id;
@@ -154,13 +151,9 @@ fn set_limits(writes_files: bool) -> Result<(), Errno> {
     if !writes_files {
         sys::set_limit(RLIMIT_FSIZE, 0, 0)?;
     }
-    for (resource, value) in [
-        (RLIMIT_CORE, 0),
-        (RLIMIT_MEMLOCK, 0),
-        (RLIMIT_MSGQUEUE, 0),
-        (RLIMIT_RTPRIO, 0),
-        (RLIMIT_STACK, OWN_STACK_MAX),
-    ] {
+    for (resource, value) in
+        [(RLIMIT_CORE, 0), (RLIMIT_MEMLOCK, 0), (RLIMIT_MSGQUEUE, 0), (RLIMIT_RTPRIO, 0), (RLIMIT_STACK, 0)]
+    {
         sys::set_limit(resource, value, value)?;
     }
     Ok(())

@@ -3,8 +3,12 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::slice;
 
-use linux_raw_sys::auxvec::{AT_NULL, AT_PHDR, AT_PHNUM, AT_SYSINFO_EHDR};
-use linux_raw_sys::general::{__NR_mprotect, PROT_READ};
+use ipc::control::Step;
+use ipc::layout::{OWN_STACK_BASE, OWN_STACK_TOP};
+use linux_raw_sys::auxvec::{AT_EXECFN, AT_NULL, AT_PHDR, AT_PHNUM, AT_SYSINFO_EHDR};
+use linux_raw_sys::general::{
+    __NR_mprotect, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
+};
 
 use crate::{arch, root, sys};
 
@@ -20,7 +24,33 @@ pub unsafe extern "C" fn start(stack: *const u64, base: u64, dynamic: *const [u6
     let auxiliary = unsafe { Auxiliary::find(stack) };
     // SAFETY: relocation is over, so the region can become read-only; AT_PHDR is this image's.
     unsafe { protect_relocated(base, &auxiliary) };
-    root::run(auxiliary.vdso)
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    // SAFETY: the region is reserved for this stack by the layout; nothing is mapped there yet.
+    let mapped = unsafe {
+        sys::map(OWN_STACK_BASE, OWN_STACK_TOP - OWN_STACK_BASE, PROT_READ | PROT_WRITE, flags, -1, 0)
+    };
+    if mapped.is_err() {
+        // The supervisor sees this process die.
+        sys::exit(Step::MapStack as i32);
+    }
+    // SAFETY: the stack was just mapped.
+    unsafe { arch::go_on(auxiliary.vdso, auxiliary.stack_end(), OWN_STACK_TOP, run) }
+}
+
+/// The rest of the process's life, on its own stack. The kernel's, with what an exec puts there, goes: it has page tables of its
+/// own, which every fork would copy.
+///
+/// # Safety
+/// `stack_end` is the end of the kernel's stack, to which nothing refers any more, or 0.
+unsafe extern "sysv64" fn run(vdso: u64, stack_end: u64) -> ! {
+    /// The kernel's stack is smaller, and nothing else is so close below it (`mmap_base` in arch/x86/mm/mmap.c).
+    const STACK_BYTES: u64 = 1 << 20;
+    if let Some(start) = stack_end.checked_sub(STACK_BYTES) {
+        // Best effort: nothing depends on it.
+        // SAFETY: by the contract.
+        let _ = unsafe { sys::unmap(start, STACK_BYTES) };
+    }
+    root::run(vdso)
 }
 
 const DT_NULL: u64 = 0;
@@ -66,11 +96,25 @@ struct Auxiliary {
     headers: u64,
     header_count: u64,
     vdso: u64,
+    /// The program's name, which lies at the end of the stack.
+    name: u64,
 }
 
 impl Auxiliary {
+    /// The end of the stack that the kernel made, or 0 if it is not where it is expected: behind the program's name and eight bytes
+    /// (`bprm_mm_init` in fs/exec.c).
+    fn stack_end(&self) -> u64 {
+        if self.name == 0 {
+            return 0;
+        }
+        // SAFETY: the kernel gives the address of a string.
+        let length = unsafe { strlen(self.name as *const c_char) } as u64;
+        let end = self.name + length + 1 + 8;
+        if end.is_multiple_of(ipc::layout::PAGE) { end } else { 0 }
+    }
+
     unsafe fn find(stack: *const u64) -> Self {
-        let mut found = Self { headers: 0, header_count: 0, vdso: 0 };
+        let mut found = Self { headers: 0, header_count: 0, vdso: 0, name: 0 };
         // SAFETY: argc, argv…, NULL, envp…, NULL, then (type, value) pairs up to AT_NULL: the x86-64 psABI,
         // "Initial Stack and Register State".
         unsafe {
@@ -81,6 +125,7 @@ impl Auxiliary {
             at = at.add(1);
             while *at != u64::from(AT_NULL) {
                 match *at as u32 {
+                    AT_EXECFN => found.name = *at.add(1),
                     AT_PHDR => found.headers = *at.add(1),
                     AT_PHNUM => found.header_count = *at.add(1),
                     AT_SYSINFO_EHDR => found.vdso = *at.add(1),

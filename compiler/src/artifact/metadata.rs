@@ -17,7 +17,7 @@ use crate::types::ValType;
 pub use crate::types::Reference;
 
 /// Version of this structure and of the artifact's layout. An artifact of another version is not loaded.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// Bytes of encoded metadata at most. A million exports with ordinary names are below it.
 pub const BYTES_MAX: u64 = 64 << 20;

@@ -37,10 +37,8 @@ impl Seats {
         }
     }
 
-    /// Gives up half of what is kept.
-    pub(crate) fn relax(&self) {
-        let mut kept = self.0.borrow_mut();
-        let left = kept.len() / 2;
-        kept.truncate(left);
+    /// Gives up all.
+    pub(crate) fn clear(&self) {
+        self.0.borrow_mut().clear();
     }
 }

@@ -8,9 +8,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::job::{
-    ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, INDICES_OFFSET,
-    JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX,
-    VALUES_OFFSET, go,
+    ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
+    INDICES_OFFSET, JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET,
+    VALUES_MAX, VALUES_OFFSET, go,
 };
 use ipc::ring::{Completion, Indices, OUTPUT_HALF, SLOTS, Submission};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -21,9 +21,9 @@ use crate::hostcall::{SharedRegion, copy_shared};
 pub(crate) use crate::module::RawValue;
 use crate::process;
 
-/// Bytes at the start that every instance uses: header, exit record, queues. They are always in memory, so that mapping them
-/// costs an instance one page fault (the kernel maps the neighbouring pages along).
-pub(crate) const HEAD_BYTES: usize = VALUES_OFFSET;
+/// Bytes of the head, which is always in memory, so that mapping it costs an instance one page fault (the kernel maps the
+/// neighbouring pages along).
+pub(crate) const HEAD_BYTES: usize = RING_BYTES - HEAD_OFFSET;
 
 /// Unit of `st_blocks` (stat(3type)).
 const STAT_BLOCK: u64 = 512;
@@ -57,19 +57,18 @@ impl SharedMemory {
     /// Makes all of it zero again. Nobody else may have it mapped any more.
     pub(super) fn renew(&self) -> Result<(), Error> {
         self.clear_head();
-        // The head is always there: whatever else holds memory lies behind it.
+        // The head is always there: whatever else holds memory lies before it.
         let status = nix::sys::stat::fstat(&self.file).map_err(errno("examine a used ring"))?;
         if status.st_blocks as u64 * STAT_BLOCK > HEAD_BYTES as u64 {
             let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(&self.file, hole, HEAD_BYTES as i64, (RING_BYTES - HEAD_BYTES) as i64)
-                .map_err(errno("empty a used ring"))?;
+            fallocate(&self.file, hole, 0, HEAD_OFFSET as i64).map_err(errno("empty a used ring"))?;
         }
         Ok(())
     }
 
     fn clear_head(&self) {
         // SAFETY: the head lies in the mapping, and nobody else has it mapped: it is new, or by the contract of `renew`.
-        unsafe { self.start.write_bytes(0, HEAD_BYTES) };
+        unsafe { self.start.add(HEAD_OFFSET).write_bytes(0, HEAD_BYTES) };
     }
 
     /// The descriptor, for the zygote.
@@ -224,7 +223,7 @@ mod tests {
             unsafe { SharedRegion::new(shared.start.as_ptr(), RING_BYTES) }
         };
         let places =
-            [0, EXIT_OFFSET, HEAD_BYTES - 1, HEAD_BYTES, STRINGS_OFFSET, ARENA_OFFSET, RING_BYTES - 1];
+            [0, STRINGS_OFFSET, VALUES_OFFSET, HEAD_OFFSET - 1, HEAD_OFFSET, EXIT_OFFSET, RING_BYTES - 1];
         for place in places {
             all().skip(place).write(0, b"!");
             shared.renew().unwrap();

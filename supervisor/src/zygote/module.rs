@@ -189,15 +189,14 @@ impl ModuleZygote {
         }
     }
 
+    /// The parked instances, to be counted and given up.
+    pub(crate) fn parking(&self) -> &Parking {
+        &self.parking
+    }
+
     /// Seats for its instances.
     pub(crate) fn seats(&self) -> &Rc<Seats> {
         &self.seats
-    }
-
-    /// Gives up what nobody has needed for a while. Returns whether anything is left that could be given up later.
-    pub(crate) fn relax(&self) -> bool {
-        self.seats.relax();
-        self.parking.relax()
     }
 
     /// Has an instance forked with this shared memory and doorbell.

@@ -1,6 +1,6 @@
 //! x86-64: calls through the gate, and relocation.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use ipc::layout::GATE_SYSCALL;
 
@@ -27,4 +27,18 @@ pub unsafe fn gate_call(number: u32, args: [u64; 6]) -> i64 {
             lateout("rcx") _, lateout("r11") _);
     }
     result
+}
+
+/// Goes on at `next`, with `first` and `second`, on another stack.
+///
+/// # Safety
+/// `stack_top` is the 16-byte aligned top of a mapped stack that nothing uses.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn go_on(
+    first: u64,
+    second: u64,
+    stack_top: u64,
+    next: unsafe extern "sysv64" fn(u64, u64) -> !,
+) -> ! {
+    naked_asm!("mov rsp, rdx", "xor ebp, ebp", "call rcx", "ud2")
 }
