@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 use policies::Policy;
-use supervisor::{Config, Job, LocalShard, Module, ModuleSource, Supervisor};
+use supervisor::{Config, Job, LocalShard, Module, ModuleSource, PoolLimits, Supervisor};
 
 use crate::{Failure, Runner, check};
 
@@ -19,11 +19,11 @@ pub struct Library {
 }
 
 impl Library {
-    /// Starts a supervisor with so many shards and loads the module.
-    pub async fn new(wasm: Vec<u8>, shards: usize) -> Result<Self, Failure> {
-        let supervisor = Supervisor::start(Config { shards, ..Config::default() })?;
+    /// Starts a supervisor with so many shards and loads the module. `policy` is a name or a file.
+    pub async fn new(wasm: Vec<u8>, shards: usize, policy: &str, pool: PoolLimits) -> Result<Self, Failure> {
+        let supervisor = Supervisor::start(Config { shards, pool, ..Config::default() })?;
         let module = supervisor.load(ModuleSource::Wasm(wasm)).await?;
-        Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?) })
+        Ok(Self { supervisor, module, policy: Arc::new(Policy::load(policy)?) })
     }
 }
 
@@ -37,8 +37,13 @@ pub struct Local {
 impl Local {
     /// Starts a supervisor, loads the module, and keeps this thread on a processor, by default the one that it is on. Needs
     /// a `LocalSet`.
-    pub async fn new(wasm: Vec<u8>, processor: Option<usize>) -> Result<Self, Failure> {
-        let library = Library::new(wasm, 1).await?;
+    pub async fn new(
+        wasm: Vec<u8>,
+        processor: Option<usize>,
+        policy: &str,
+        pool: PoolLimits,
+    ) -> Result<Self, Failure> {
+        let library = Library::new(wasm, 1, policy, pool).await?;
         let shard = Rc::new(library.supervisor.local_shard()?);
         let mut only = CpuSet::new();
         only.set(processor.map_or_else(sched_getcpu, Ok)?)?;

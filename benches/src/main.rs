@@ -1,8 +1,8 @@
 //! `jobs`: what one job costs, how many a host does per second, and whether they leave anything behind.
 //!
 //! ```text
-//! jobs latency    [--count N] [--gap-us N] [--module FILE] [--local | --socket PATH | --in-process-wasmtime]
-//! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--local | --socket PATH]
+//! jobs latency    [--count N] [--gap-us N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH | --in-process-wasmtime]
+//! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH]
 //! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE]
 //! ```
 //!
@@ -10,6 +10,8 @@
 //! failure is not a figure.
 
 mod daemon;
+mod family;
+mod growth;
 mod library;
 mod soak;
 mod stats;
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use stats::Summary;
-use supervisor::{Outcome, Report};
+use supervisor::{Outcome, PoolLimits, Report};
 
 /// Any error: this program prints it and ends.
 type Failure = Box<dyn std::error::Error>;
@@ -45,6 +47,8 @@ enum Measurement {
     Throughput(Throughput),
     /// Many jobs, and many parked instances that are killed together; an error if anything leaks.
     Soak(soak::Soak),
+    /// A parked job by the number of parked instances, the size of the image, and that of the memory.
+    Growth,
 }
 
 #[derive(Args)]
@@ -55,6 +59,9 @@ struct Target {
     /// Through the daemon that listens here, instead of the library in this process.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// The policy of the jobs: a name or a file. Through a daemon it is always the default.
+    #[arg(long, default_value = "default", conflicts_with = "socket")]
+    policy: String,
 }
 
 #[derive(Args)]
@@ -123,7 +130,13 @@ fn local_throughput(options: &Throughput, wasm: &[u8]) -> Result<f64, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let tasks = tokio::task::LocalSet::new();
         let rate = async {
-            let local = library::Local::new(wasm.to_vec(), Some(processor)).await?;
+            let local = library::Local::new(
+                wasm.to_vec(),
+                Some(processor),
+                &options.target.policy,
+                PoolLimits::default(),
+            )
+            .await?;
             flat_out(vec![local; in_flight], count).await
         };
         tasks.block_on(&runtime.map_err(|e| e.to_string())?, rate).map_err(|e| e.to_string())
@@ -205,13 +218,15 @@ async fn latency(options: &Latency) -> Result<Value, Failure> {
         None if options.local => {
             let tasks = tokio::task::LocalSet::new();
             let measured = tasks.run_until(async {
-                let mut runner = library::Local::new(wasm, None).await?;
+                let mut runner =
+                    library::Local::new(wasm, None, &options.target.policy, PoolLimits::default()).await?;
                 one_by_one(&mut runner, count, gap).await
             });
             ("library, on this thread", measured.await?)
         }
         None => {
-            let mut runner = library::Library::new(wasm, 1).await?;
+            let mut runner =
+                library::Library::new(wasm, 1, &options.target.policy, PoolLimits::default()).await?;
             ("library", one_by_one(&mut runner, count, gap).await?)
         }
     };
@@ -230,7 +245,9 @@ async fn throughput(options: &Throughput) -> Result<Value, Failure> {
         }
         None if options.local => ("library, on its threads", local_throughput(options, &wasm)?),
         None => {
-            let library = library::Library::new(wasm, options.shards).await?;
+            let library =
+                library::Library::new(wasm, options.shards, &options.target.policy, PoolLimits::default())
+                    .await?;
             ("library", flat_out(vec![library; options.in_flight], options.count).await?)
         }
     };
@@ -251,6 +268,7 @@ fn main() -> ExitCode {
             Measurement::Latency(options) => latency(options).await,
             Measurement::Throughput(options) => throughput(options).await,
             Measurement::Soak(options) => soak::soak(options).await,
+            Measurement::Growth => growth::growth().await,
         }
     });
     match result {

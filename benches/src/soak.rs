@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use supervisor::{Config, Job, Module, ModuleSource, PoolLimits, Supervisor};
 
+use crate::family::{Family, below};
 use crate::{Failure, check, module_bytes};
 
 #[derive(Args)]
@@ -99,55 +100,6 @@ impl Held {
     }
 }
 
-/// All processes below one, its children first.
-fn below(pid: i32) -> Vec<i32> {
-    let mut parents = parents();
-    let mut all = parents.remove(&pid).unwrap_or_default();
-    let mut next = 0;
-    while let Some(pid) = all.get(next) {
-        all.extend(parents.remove(pid).unwrap_or_default());
-        next += 1;
-    }
-    all
-}
-
-/// Every process by its parent.
-fn parents() -> BTreeMap<i32, Vec<i32>> {
-    let mut parents = BTreeMap::<i32, Vec<i32>>::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // proc_pid_stat(5): the parent is the second field after the name.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        parents.entry(parent.unwrap_or(0)).or_default().push(pid);
-    }
-    parents
-}
-
-/// Zygotes and instances below this process.
-#[derive(Default)]
-struct Family {
-    roots: Vec<i32>,
-    modules: Vec<i32>,
-    instances: Vec<i32>,
-}
-
-impl Family {
-    fn now() -> Self {
-        let mut parents = parents();
-        let mut next = |pids: &[i32]| -> Vec<i32> {
-            let children = pids.iter().flat_map(|pid| parents.remove(pid).unwrap_or_default());
-            children.filter(|pid| name(*pid) == "sandbox-zygote").collect()
-        };
-        let roots = next(&[std::process::id() as i32]);
-        let modules = next(&roots);
-        let instances = next(&modules);
-        Self { roots, modules, instances }
-    }
-}
-
 fn resident_kib(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -181,7 +133,7 @@ fn kernel_objects() -> BTreeMap<String, u64> {
 }
 
 /// Waits until something holds.
-async fn settled(what: &str, mut holds: impl FnMut() -> bool) -> Result<Duration, Failure> {
+pub async fn settled(what: &str, mut holds: impl FnMut() -> bool) -> Result<Duration, Failure> {
     let start = Instant::now();
     while !holds() {
         if start.elapsed() > SETTLE {
@@ -356,10 +308,6 @@ async fn many_parked(count: usize, wasm: &[u8]) -> Result<Value, Failure> {
         after = Held::now(&scratch.0);
     }
     Ok(json!({ "count": count, "kills": kills, "before": before, "after": after }))
-}
-
-fn name(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 fn kill9(pid: i32) {

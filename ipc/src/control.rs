@@ -135,10 +135,22 @@ pub mod layer {
     pub const TIME_NAMESPACE: u64 = 1 << 15;
     /// Own, empty session keyring.
     pub const OWN_KEYRING: u64 = 1 << 16;
+    /// Indirect branches are not predicted by what other processes did, and what this one does predicts none of theirs
+    /// (`PR_SPEC_INDIRECT_BRANCH`).
+    pub const INDIRECT_BRANCH: u64 = 1 << 17;
+    /// Loads do not overtake older stores speculatively (`PR_SPEC_STORE_BYPASS`).
+    pub const STORE_BYPASS: u64 = 1 << 18;
+    /// A cookie of core scheduling: on the other threads of its core nothing runs but what has the same one.
+    pub const CORE_SCHEDULING: u64 = 1 << 19;
+    /// Reading the processor's time-stamp counter faults (`PR_SET_TSC`).
+    pub const NO_TIMESTAMP_COUNTER: u64 = 1 << 20;
+
+    /// Controls of speculative execution: in force only where a policy's `[speculation]` asks for them.
+    pub const SPECULATION: u64 = INDIRECT_BRANCH | STORE_BYPASS | CORE_SCHEDULING | NO_TIMESTAMP_COUNTER;
 
     /// Layers that a host may lack although it runs jobs. Every other layer that is asked for is tried, and its failure is an
     /// error.
-    pub const OPTIONAL: u64 = LANDLOCK | SEALED_CODE | TIME_NAMESPACE | OWN_KEYRING;
+    pub const OPTIONAL: u64 = LANDLOCK | SEALED_CODE | TIME_NAMESPACE | OWN_KEYRING | SPECULATION;
 
     /// Bit and name of every layer, in the order in which reports list them.
     pub const ALL: &[(u64, &str)] = &[
@@ -159,6 +171,10 @@ pub mod layer {
         (UNDUMPABLE, "undumpable"),
         (SEALED_CODE, "sealed-code"),
         (OWN_KEYRING, "own-keyring"),
+        (INDIRECT_BRANCH, "indirect-branch-control"),
+        (STORE_BYPASS, "store-bypass-control"),
+        (CORE_SCHEDULING, "core-scheduling"),
+        (NO_TIMESTAMP_COUNTER, "no-timestamp-counter"),
     ];
 }
 
@@ -247,6 +263,16 @@ steps! {
     ClockOffsets = 30, layer::TIME_NAMESPACE, "set the clocks of its time namespace (is /proc mounted?)";
     /// `keyctl(KEYCTL_JOIN_SESSION_KEYRING)`.
     Keyring = 31, layer::OWN_KEYRING, "join an empty session keyring";
+    /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH)`.
+    IndirectBranch = 32, layer::INDIRECT_BRANCH, "disable the speculation of indirect branches";
+    /// `prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS)`.
+    StoreBypass = 33, layer::STORE_BYPASS, "disable speculative store bypass";
+    /// `prctl(PR_SCHED_CORE)`.
+    CoreScheduling = 34, layer::CORE_SCHEDULING, "get a cookie of core scheduling";
+    /// `prctl(PR_SET_TSC)`.
+    TimestampCounter = 35, layer::NO_TIMESTAMP_COUNTER, "disable the time-stamp counter";
+    /// `prctl(PR_SET_MEMORY_MERGE)`.
+    MemoryMerge = 36, 0, "leave the merging of equal pages (KSM)";
     /// Reading a request of another version.
     OtherVersion = 28, 0, "read a request of another version of sandboxd";
 }

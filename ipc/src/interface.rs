@@ -5,6 +5,7 @@
 //! A function is declared by its WebAssembly signature and by what its parameters mean.
 
 use crate::context::asked;
+use crate::nospec;
 
 /// A WebAssembly value type as it occurs in host-function signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +145,7 @@ host_functions! {
         environ_get(i32, i32) -> (i32) Instance [V(0), V(1)];
         environ_sizes_get(i32, i32) -> (i32) Instance [V(0), V(1)];
         clock_res_get(i32, i32) -> (i32) Instance [V(0), res(1, 8)];
+        // Over the ring where the instance may not read the time-stamp counter.
         clock_time_get(i32, i64, i32) -> (i32) Instance [V(0), V(1), res(2, 8)];
         fd_advise(i32, i64, i64, i32) -> (i32) Supervisor [V(0), V(1), V(2), V(3)];
         fd_allocate(i32, i64, i64) -> (i32) Supervisor [V(0), V(1), V(2)];
@@ -199,7 +201,11 @@ host_functions! {
 impl FunctionId {
     /// The function with this number, if there is one.
     pub fn from_number(number: u32) -> Option<Self> {
-        IDS.get(number as usize).copied()
+        let number = number as usize;
+        if number >= IDS.len() {
+            return None;
+        }
+        IDS.get(nospec::below(number, IDS.len())).copied()
     }
 
     /// The function's number, as compiled code and the ring carry it.
@@ -237,6 +243,15 @@ impl FunctionId {
     /// The function's declaration.
     pub fn declaration(self) -> &'static HostFunction {
         &FUNCTIONS[self as usize]
+    }
+}
+
+/// What an attack on [`FunctionId::from_number`] starts from. For tests only.
+#[cfg(feature = "weakened")]
+pub mod weakened {
+    /// The table that a function's number is an index of.
+    pub fn numbers() -> &'static [super::FunctionId] {
+        super::IDS
     }
 }
 

@@ -8,6 +8,8 @@
 //! * [`direct`]: how an instance gets descriptors of files.
 //! * [`session`]: how the supervisor has an instance make several calls.
 //! * [`control`]: the messages between the supervisor and its zygotes.
+//! * [`speculation`]: what the kernel says about its controls of speculative execution.
+//! * [`nospec`]: indices that stay in range also where the processor runs ahead of a check.
 //! * [`interface`]: the table of host functions, from which marshalling and checks on both sides are derived.
 //!
 //! With feature `std` (the default; the shim and the zygote build without):
@@ -35,11 +37,13 @@ pub mod imports;
 pub mod interface;
 pub mod job;
 pub mod layout;
+pub mod nospec;
 #[cfg(feature = "std")]
 pub mod protocol;
 #[cfg(feature = "std")]
 pub mod report;
 pub mod ring;
 pub mod session;
+pub mod speculation;
 #[cfg(feature = "std")]
 pub mod text;

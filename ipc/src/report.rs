@@ -170,7 +170,7 @@ pub struct Report {
     pub dangers: Vec<PolicyDanger>,
     /// Names of the layers that were in force, see [`crate::control::layer::ALL`].
     pub layers: Vec<String>,
-    /// Names of layers that were not, with the reason.
+    /// Names of layers that were not, with the reason. Controls of speculation are among them only if the policy asks for them.
     pub missing_layers: Vec<MissingLayer>,
 }
 

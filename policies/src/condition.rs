@@ -56,6 +56,13 @@ const CONSTANTS: &[(&str, Meaning, &str)] = &[
     ("CLONE_NEWPID", fixed(libc::CLONE_NEWPID as u64), "clone(2)"),
     ("SIGCHLD", fixed(libc::SIGCHLD as u64), "signal(7)"),
     ("PR_SET_PDEATHSIG", fixed(libc::PR_SET_PDEATHSIG as u64), "prctl(2)"),
+    ("PR_GET_SPECULATION_CTRL", fixed(libc::PR_GET_SPECULATION_CTRL as u64), "prctl(2)"),
+    ("PR_SET_SPECULATION_CTRL", fixed(libc::PR_SET_SPECULATION_CTRL as u64), "prctl(2)"),
+    ("PR_SPEC_FORCE_DISABLE", fixed(libc::PR_SPEC_FORCE_DISABLE as u64), "prctl(2)"),
+    ("PR_SCHED_CORE", fixed(libc::PR_SCHED_CORE as u64), "prctl(2)"),
+    ("PR_SCHED_CORE_CREATE", fixed(libc::PR_SCHED_CORE_CREATE as u64), "prctl(2)"),
+    ("PR_SET_TSC", fixed(libc::PR_SET_TSC as u64), "prctl(2)"),
+    ("PR_TSC_SIGSEGV", fixed(libc::PR_TSC_SIGSEGV as u64), "prctl(2)"),
     ("SECCOMP_SET_MODE_FILTER", fixed(libc::SECCOMP_SET_MODE_FILTER as u64), "seccomp(2)"),
 ];
 

@@ -9,6 +9,7 @@ use crate::filter::{AUDIT_ARCH_X86_64, FilterContext};
 use crate::interpreter::{SeccompData, interpret};
 use crate::policy::{Policy, zygote_base_filter};
 use crate::rule::Rule;
+use crate::supervisor::{supervisor_filter, supervisor_rules};
 use crate::zygote::zygote_rules;
 
 /// From where a call is made.
@@ -134,6 +135,11 @@ impl Question {
     /// What the kernel would do about the call in a compile worker.
     pub fn of_compile_worker(&self) -> Result<Answer, Error> {
         answer("compile", &compile_rules()?.allow, &[compile_filter()?], self)
+    }
+
+    /// What the kernel would do about the call in a confined daemon.
+    pub fn of_supervisor(&self) -> Result<Answer, Error> {
+        answer("supervisor", &supervisor_rules()?.allow, &[supervisor_filter()?], self)
     }
 }
 

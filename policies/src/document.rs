@@ -218,7 +218,7 @@ impl<'d> Value<'d> {
     }
 
     /// The value as an array.
-    pub(crate) fn array(&self) -> Result<Vec<Value<'d>>, Error> {
+    pub fn array(&self) -> Result<Vec<Value<'d>>, Error> {
         let elements = self.value.as_array().ok_or_else(|| self.wrong_type("an array"))?;
         Ok(elements
             .iter()

@@ -52,6 +52,7 @@ impl Policy {
         let refused = match seccomp.default_action {
             DefaultAction::Trap => "is refused: the instance dies of SIGSYS and the report names the call",
             DefaultAction::Kill => "kills the instance at once; the report cannot name the call",
+            DefaultAction::Fail => "fails",
         };
         writeln!(out, "  every other call {refused}")?;
 
@@ -62,7 +63,7 @@ impl Policy {
                 (true, false) => "on where the host has it",
                 (false, _) => "OFF",
             };
-            writeln!(out, "  {name:<20} {state}")?;
+            writeln!(out, "  {name:<23} {state}")?;
         }
 
         let limits = self.limits();

@@ -80,6 +80,8 @@ pub enum DefaultAction {
     Trap,
     /// `SECCOMP_RET_KILL_PROCESS`: the process dies of SIGSYS; the report cannot name the call.
     Kill,
+    /// `SECCOMP_RET_ERRNO`: the call fails with `EPERM`. For the supervisor itself; no policy of jobs can say so.
+    Fail,
 }
 
 impl DefaultAction {
@@ -87,6 +89,7 @@ impl DefaultAction {
         match self {
             Self::Trap => SeccompAction::Trap,
             Self::Kill => SeccompAction::KillProcess,
+            Self::Fail => SeccompAction::Errno(libc::EPERM as u32),
         }
     }
 
@@ -94,6 +97,7 @@ impl DefaultAction {
         match self {
             Self::Trap => libc::SECCOMP_RET_TRAP,
             Self::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+            Self::Fail => libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
         }
     }
 }
@@ -307,6 +311,7 @@ mod tests {
         let mut lists =
             vec![("gate".to_owned(), zygote.gate.clone()), ("base".to_owned(), zygote.base.clone())];
         lists.push(("compile".to_owned(), crate::compile_rules().unwrap().allow.clone()));
+        lists.push(("supervisor".to_owned(), crate::supervisor_rules().unwrap().allow.clone()));
         for name in Policy::names() {
             lists.push((name.to_owned(), Policy::builtin(name).unwrap().seccomp().allow.clone()));
         }

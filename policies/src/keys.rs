@@ -242,18 +242,25 @@ pub const SECTIONS: &[Section] = &[
             key(
                 "indirect_branch",
                 "`\"host\"`, `\"disable\"`",
-                "`host`: as the host has it. This version accepts nothing else.",
+                "`disable`: layer `indirect-branch-control`: no indirect branch of an instance is predicted by what another process \
+                 did, nor the other way round. `host`: as the host has it.",
             ),
             key(
                 "store_bypass",
                 "`\"host\"`, `\"disable\"`",
-                "`host`: as the host has it. This version accepts nothing else.",
+                "`disable`: layer `store-bypass-control`: no load of an instance runs ahead of an older store. `host`: as the host has it.",
             ),
-            key("core_scheduling", BOOLEAN, "This version accepts false only."),
+            key(
+                "core_scheduling",
+                BOOLEAN,
+                "Layer `core-scheduling`: the instances of one tenant, module and policy run beside nobody else on the threads of a \
+                 processor core.",
+            ),
             key(
                 "timestamp_counter",
                 BOOLEAN,
-                "`rdtsc` works in the instance. This version accepts true only.",
+                "`false`: layer `no-timestamp-counter`: `rdtsc` faults in an instance, and the guest's clocks are host calls that wait \
+                 for the supervisor; the policy needs `write` and `futex` then, if it grants clocks.",
             ),
             key(
                 "code_sharing",

@@ -11,7 +11,7 @@
 //!   the programs is read with it too.
 //! * `condition`, `rule`, `filter`: the seccomp rules and their compilation to BPF; `disassemble`: BPF for people.
 //! * [`interpret`]: runs a program without a kernel; [`Question`]: what the kernel would say about a call, and by which rule.
-//! * `zygote`, `compile`: the zygotes' own lists, and the one for compiling.
+//! * `zygote`, `compile`, `supervisor`: the zygotes' own lists, the one for compiling, and the daemon's own.
 //! * `reference`: the tables of docs/policy.md.
 
 mod compile;
@@ -33,6 +33,7 @@ mod schema;
 mod sections;
 mod set;
 mod settings;
+mod supervisor;
 mod units;
 mod zygote;
 
@@ -48,11 +49,9 @@ pub use policy::{Danger, FILE_BYTES_MAX, Origin, Policy, Widening, zygote_base_f
 pub use position::Position;
 pub use reference::section as reference;
 pub use rule::{Place, Rule};
-pub use sections::{
-    FileData, Filesystem, Fs, Instance, Limits, MemoryExceeded, Seccomp, Speculation, SpeculationControl,
-    Wasi,
-};
+pub use sections::{FileData, Filesystem, Fs, Instance, Limits, MemoryExceeded, Seccomp, Wasi};
 pub use set::{DIRECTORY_FILES_MAX, PolicySet};
 pub use settings::{Difference, Direction, Setting};
+pub use supervisor::{PathRule, PathRulePlace, SupervisorRules, supervisor_filter, supervisor_rules};
 pub use units::{DURATION_FORM, SIZE_FORM, format_duration, format_size, parse_duration, parse_size};
 pub use zygote::{ZygoteRules, zygote_rules};

@@ -13,7 +13,7 @@ use crate::interpreter::{SeccompData, interpret};
 use crate::position::Position;
 use crate::rule::Rule;
 use crate::schema::{self, Guard, VERSION};
-use crate::sections::{FileData, Fs, Instance, Limits, Seccomp, Sections, Speculation, Wasi};
+use crate::sections::{FileData, Fs, Instance, Limits, Seccomp, Sections, Wasi};
 use crate::zygote::zygote_rules;
 
 /// Largest policy file, in bytes.
@@ -246,11 +246,6 @@ impl Policy {
     /// `[instance]`.
     pub fn instance(&self) -> &Instance {
         &self.sections.instance
-    }
-
-    /// `[speculation]`.
-    pub fn speculation(&self) -> &Speculation {
-        &self.sections.speculation
     }
 
     /// Layers to put in force: bits of [`ipc::control::layer`].

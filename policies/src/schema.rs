@@ -18,7 +18,7 @@ use crate::keys;
 use crate::policy::Widening;
 use crate::rule::{self, Rule};
 use crate::sections::{
-    FileData, Filesystem, MemoryExceeded, NAMESPACES, Sections, SpeculationControl, all_host_functions,
+    FileData, Filesystem, MemoryExceeded, NAMESPACES, SPECULATION, Sections, all_host_functions,
 };
 use crate::units::{format_duration, format_size};
 
@@ -78,11 +78,23 @@ impl Guard {
 
     /// A wall: false gives more than true.
     fn wall(&self, table: &Table<'_>, key: &str, layers: &mut u64, bit: u64) -> Result<(), Error> {
-        if let Some(value) = table.get(key) {
-            let on = value.boolean()?;
-            self.check(&value, !on && *layers & bit != 0, || "true".to_owned())?;
-            *layers = if on { *layers | bit } else { *layers & !bit };
+        match table.get(key) {
+            Some(value) => self.wall_value(&value, value.boolean()?, "true", layers, bit),
+            None => Ok(()),
         }
+    }
+
+    /// The same for a value that means `on` and is written otherwise: `up` is what stands for a wall that is up.
+    fn wall_value(
+        &self,
+        value: &Value<'_>,
+        on: bool,
+        up: &str,
+        layers: &mut u64,
+        bit: u64,
+    ) -> Result<(), Error> {
+        self.check(value, !on && *layers & bit != 0, || up.to_owned())?;
+        *layers = if on { *layers | bit } else { *layers & !bit };
         Ok(())
     }
 }
@@ -138,7 +150,7 @@ pub(crate) fn apply(
         guard.wall(&table, "enabled", &mut sections.layers, layer::LANDLOCK)?;
     }
     if let Some(table) = root.section("speculation")? {
-        speculation(&table, sections)?;
+        speculation(&table, guard, sections)?;
     }
     if let Some(table) = root.section("limits")? {
         limits(&table, guard, sections)?;
@@ -238,38 +250,26 @@ fn seccomp(table: &Table<'_>, guard: &Guard, base: &[Rule], sections: &mut Secti
     Ok(())
 }
 
-fn speculation(table: &Table<'_>, sections: &mut Sections) -> Result<(), Error> {
+fn speculation(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
     only(table, "speculation")?;
-    for (key, slot) in [
-        ("indirect_branch", &mut sections.speculation.indirect_branch),
-        ("store_bypass", &mut sections.speculation.store_bypass),
-    ] {
-        if let Some(value) = table.get(key) {
-            *slot = value
-                .one_of(&[("host", SpeculationControl::Host), ("disable", SpeculationControl::Disable)])?;
-            enforced(&value, *slot == SpeculationControl::Host, "\"host\"")?;
-        }
+    for (key, bit) in SPECULATION {
+        let Some(value) = table.get(key) else { continue };
+        let on = value.one_of(&[("host", false), ("disable", true)])?;
+        guard.wall_value(&value, on, "\"disable\"", &mut sections.layers, *bit)?;
     }
-    if let Some(value) = table.get("core_scheduling") {
-        sections.speculation.core_scheduling = value.boolean()?;
-        enforced(&value, !sections.speculation.core_scheduling, "false")?;
-    }
+    guard.wall(table, "core_scheduling", &mut sections.layers, layer::CORE_SCHEDULING)?;
     if let Some(value) = table.get("timestamp_counter") {
-        sections.speculation.timestamp_counter = value.boolean()?;
-        enforced(&value, sections.speculation.timestamp_counter, "true")?;
+        let on = !value.boolean()?;
+        guard.wall_value(&value, on, "false", &mut sections.layers, layer::NO_TIMESTAMP_COUNTER)?;
     }
     if let Some(value) = table.get("code_sharing") {
         let per_tenant = value.one_of(&[("tenant", true), ("none", false)])?;
-        enforced(&value, per_tenant, "\"tenant\"")?;
+        if !per_tenant {
+            let (key, instead) = (value.key.clone(), "\"tenant\"");
+            return Err(Error::NotEnforced { at: value.at(), key, value: value.written(), instead });
+        }
     }
     Ok(())
-}
-
-fn enforced(value: &Value<'_>, enforced: bool, instead: &'static str) -> Result<(), Error> {
-    if enforced {
-        return Ok(());
-    }
-    Err(Error::NotEnforced { at: value.at(), key: value.key.clone(), value: value.written(), instead })
 }
 
 fn limits(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {

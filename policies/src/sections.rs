@@ -107,35 +107,12 @@ pub struct Instance {
     pub env: Vec<String>,
 }
 
-/// How a speculation control of the processor is set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SpeculationControl {
-    /// As the host has it.
-    Host,
-    /// The speculation is disabled for the instance.
-    Disable,
-}
-
-/// `[speculation]`: what is done about speculative execution, besides one process per instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Speculation {
-    /// Indirect branch speculation (`PR_SPEC_INDIRECT_BRANCH`).
-    pub indirect_branch: SpeculationControl,
-    /// Speculative store bypass (`PR_SPEC_STORE_BYPASS`).
-    pub store_bypass: SpeculationControl,
-    /// Core scheduling: no foreign process on the sibling thread.
-    pub core_scheduling: bool,
-    /// `rdtsc` works in the instance (`PR_SET_TSC`).
-    pub timestamp_counter: bool,
-}
-
 /// Everything that a policy says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sections {
     pub(crate) seccomp: Seccomp,
     /// Bits of `ipc::control::layer` that the policy switches.
     pub(crate) layers: u64,
-    pub(crate) speculation: Speculation,
     pub(crate) limits: Limits,
     pub(crate) wasi: Wasi,
     pub(crate) fs: Fs,
@@ -159,6 +136,10 @@ pub(crate) const NAMESPACES: &[(&str, u64)] = &[
     ("empty_root", layer::EMPTY_ROOT),
 ];
 
+/// The keys in `[speculation]` whose value is `"host"` or `"disable"`, and their layers.
+pub(crate) const SPECULATION: &[(&str, u64)] =
+    &[("indirect_branch", layer::INDIRECT_BRANCH), ("store_bypass", layer::STORE_BYPASS)];
+
 /// All layers.
 pub(crate) fn all_layers() -> u64 {
     layer::ALL.iter().fold(0, |all, (bit, _)| all | bit)
@@ -170,12 +151,6 @@ impl Sections {
         Self {
             seccomp: Seccomp { default_action: DefaultAction::Trap, allow: Vec::new() },
             layers: all_layers(),
-            speculation: Speculation {
-                indirect_branch: SpeculationControl::Host,
-                store_bypass: SpeculationControl::Host,
-                core_scheduling: false,
-                timestamp_counter: true,
-            },
             limits: Limits {
                 memory: 0,
                 memory_exceeded: MemoryExceeded::Fail,

@@ -10,7 +10,7 @@ use crate::filter::DefaultAction;
 use crate::policy::Policy;
 use crate::rule::Rule;
 use crate::schema::{self, Guard, file_data_name, filesystem_name};
-use crate::sections::{MemoryExceeded, NAMESPACES, Sections, SpeculationControl, all_host_functions};
+use crate::sections::{MemoryExceeded, NAMESPACES, SPECULATION, Sections, all_host_functions};
 use crate::units::{format_duration, format_size};
 
 /// The value of one key, as a policy file writes it.
@@ -105,27 +105,19 @@ pub(crate) fn settings(sections: &Sections) -> Vec<Setting> {
         quoted(match sections.seccomp.default_action {
             DefaultAction::Trap => "trap",
             DefaultAction::Kill => "kill",
+            DefaultAction::Fail => "fail",
         }),
     );
     for (key, bit) in NAMESPACES {
         put("namespaces", key, (sections.layers & bit != 0).to_string());
     }
     put("landlock", "enabled", (sections.layers & layer::LANDLOCK != 0).to_string());
-    let speculation = &sections.speculation;
-    for (key, control) in
-        [("indirect_branch", speculation.indirect_branch), ("store_bypass", speculation.store_bypass)]
-    {
-        put(
-            "speculation",
-            key,
-            quoted(match control {
-                SpeculationControl::Host => "host",
-                SpeculationControl::Disable => "disable",
-            }),
-        );
+    let is_on = |bit| sections.layers & bit != 0;
+    for (key, bit) in SPECULATION {
+        put("speculation", key, quoted(if is_on(*bit) { "disable" } else { "host" }));
     }
-    put("speculation", "core_scheduling", speculation.core_scheduling.to_string());
-    put("speculation", "timestamp_counter", speculation.timestamp_counter.to_string());
+    put("speculation", "core_scheduling", is_on(layer::CORE_SCHEDULING).to_string());
+    put("speculation", "timestamp_counter", (!is_on(layer::NO_TIMESTAMP_COUNTER)).to_string());
     // The only value that is accepted.
     put("speculation", "code_sharing", quoted("tenant"));
     let required = layer::ALL.iter().filter(|(bit, _)| sections.required & bit != 0);

@@ -306,6 +306,11 @@ fn the_base_filter_refuses_what_no_process_below_the_root_zygote_needs() {
         (libc::SYS_mprotect, [GATE_PAGE, PAGE, 7, 0, 0, 0]),
         (libc::SYS_mprotect, [MEMORY_BASE, PAGE, 7, 0, 0, 0]),
         (libc::SYS_prctl, [4, 1, 0, 0, 0, 0]),
+        // What a control of speculation could be undone by: PR_SET_SPECULATION_CTRL to enable, PR_SCHED_CORE to share, PR_SET_TSC
+        // to enable.
+        (libc::SYS_prctl, [53, 0, 2, 0, 0, 0]),
+        (libc::SYS_prctl, [62, 2, 1, 0, 0, 0]),
+        (libc::SYS_prctl, [26, 1, 0, 0, 0, 0]),
         (libc::SYS_prlimit64, [1, 2, 3, 0, 0, 0]),
     ] {
         assert_eq!(decide(number, args), TRAP, "{number} {args:x?}");

@@ -37,7 +37,7 @@ fn the_default_profile() {
     assert!(
         policy.allows_host_call(FunctionId::path_open) && policy.allows_host_call(FunctionId::random_get)
     );
-    let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit);
+    let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit) & !layer::SPECULATION;
     assert_eq!(policy.layers(), all);
     assert_eq!(policy.required(), all & !(layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING));
 }
@@ -50,6 +50,11 @@ fn the_compute_profile_grants_nothing_but_an_end() {
         assert_eq!(policy.allows_host_call(function), function == FunctionId::proc_exit, "{function:?}");
     }
     assert_eq!(policy.limits().host_calls, Some(0));
+    assert_eq!(
+        policy.layers() & layer::SPECULATION,
+        layer::NO_TIMESTAMP_COUNTER,
+        "no clock, for native code either"
+    );
     assert_eq!(policy.required(), Policy::builtin("default").unwrap().required());
 }
 
@@ -212,9 +217,9 @@ fn mistakes_are_told_with_their_place_on_one_line() {
             "policy my.toml:3:9: deny names read, which the policy \"default\" does not allow; remove it",
         ),
         (
-            "version = 1\n[speculation]\nstore_bypass = \"disable\"",
-            "policy my.toml:3:16: speculation.store_bypass = \"disable\" is not enforced by this version, so it is refused \
-             rather than ignored; use \"host\"",
+            "version = 1\n[speculation]\ncode_sharing = \"none\"",
+            "policy my.toml:3:16: speculation.code_sharing = \"none\" is not enforced by this version, so it is refused \
+             rather than ignored; use \"tenant\"",
         ),
         (
             "version = 1\ndescription = \" \"",
@@ -632,6 +637,37 @@ fn decisions_and_rules_agree() {
         let data = SeccompData { number: 0, arch, ..SeccompData::default() };
         assert_eq!(killing.decide(&data, &context), Ok(libc::SECCOMP_RET_KILL_PROCESS));
         assert_eq!(policy.decide(&data, &context), Ok(libc::SECCOMP_RET_TRAP));
+    }
+}
+
+#[test]
+fn controls_of_speculation_are_layers() {
+    let parse = |text: &str| Policy::parse(&format!("version = 1\n[speculation]\n{text}\n"), "my.toml");
+    let default = Policy::builtin("default").unwrap();
+    assert_eq!(default.layers() & layer::SPECULATION, 0);
+    for (text, bit) in [
+        ("indirect_branch = \"disable\"", layer::INDIRECT_BRANCH),
+        ("store_bypass = \"disable\"", layer::STORE_BYPASS),
+        ("core_scheduling = true", layer::CORE_SCHEDULING),
+        ("timestamp_counter = false", layer::NO_TIMESTAMP_COUNTER),
+    ] {
+        let policy = parse(text).unwrap();
+        assert_eq!(policy.layers(), default.layers() | bit, "{text}");
+        // Asked for, and in force where the host has it; required only where that is written.
+        assert_eq!(policy.required(), default.required(), "{text}");
+        let name = layer::ALL.iter().find(|(b, _)| *b == bit).unwrap().1;
+        let explained = policy.explain();
+        let line = explained.lines().find(|line| line.contains(name)).unwrap();
+        assert!(line.ends_with("on where the host has it"), "{line}");
+        let required = parse(&format!("{text}\n[require]\nlayers = [\"{name}\"]\n"));
+        assert!(
+            required.unwrap_err().to_string().contains("also user-namespace"),
+            "the others stay required"
+        );
+        let off = Policy::parse(&format!("version = 1\n[require]\nlayers = [\"{name}\"]\n"), "my.toml");
+        assert!(off.unwrap_err().to_string().contains(name), "what is off cannot be required");
+        // It comes back from its own text, and switching it off again widens.
+        assert_eq!(Policy::parse(&policy.to_toml(&default), "my.toml").unwrap().layers(), policy.layers());
     }
 }
 

@@ -166,3 +166,20 @@ fn a_directory_is_bounded() {
     let errors = PolicySet::load(directory.path()).unwrap_err();
     assert!(matches!(&errors[..], [Error::TooManyFiles { .. }]), "{errors:?}");
 }
+
+#[test]
+fn a_control_of_speculation_is_not_switched_off_again() {
+    let closed = "version = 1\n[speculation]\nindirect_branch = \"disable\"\nstore_bypass = \"disable\"\n\
+                  core_scheduling = true\ntimestamp_counter = false\n";
+    for (text, was) in [
+        ("indirect_branch = \"host\"", "\"disable\""),
+        ("store_bypass = \"host\"", "\"disable\""),
+        ("core_scheduling = false", "true"),
+        ("timestamp_counter = true", "false"),
+    ] {
+        let open = format!("version = 1\nextends = \"closed\"\n[speculation]\n{text}\n");
+        let errors = refused(&[("closed.toml", closed), ("open.toml", &open)]);
+        let expected = format!("speculation.{text} widens the policy \"closed\", which has {was}");
+        assert!(errors.len() == 1 && errors[0].contains(&expected), "{errors:?}");
+    }
+}

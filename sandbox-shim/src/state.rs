@@ -16,7 +16,7 @@ pub struct State {
     pub job: JobHeader,
     /// The instance's random generator.
     pub random: Option<ChaCha20Rng>,
-    /// `__vdso_clock_gettime`, if the kernel provides it.
+    /// `__vdso_clock_gettime`, if the kernel provides it and it may be called: it reads the time-stamp counter.
     pub clock_gettime: Option<crate::vdso::ClockGettime>,
     /// Number of the last submission.
     pub sequence: u32,

@@ -259,7 +259,9 @@ fn read_key(path: &Path) -> Result<Option<[u8; KEY_BYTES]>, Error> {
 }
 
 fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
-    File::open("/dev/urandom")?.read_exact(bytes)
+    // SAFETY: writable for its length. Up to 256 bytes come whole (getrandom(2)).
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if usize::try_from(filled) == Ok(bytes.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn failed<'p>(path: &'p Path, what: &'static str) -> impl Fn(io::Error) -> Error + 'p {

@@ -35,6 +35,9 @@ pub struct Config {
     /// User and group id on the host that instances run as when the supervisor runs as root. An ordinary user's
     /// instances run as that user, in a user namespace where it has no rights.
     pub sandbox_id: u32,
+    /// What starts zygotes and compile workers where this process cannot do so itself any more, see [`crate::confine`]. `None`, the
+    /// usual: this process starts them.
+    pub spawner: Option<crate::Spawner>,
 }
 
 impl Config {
@@ -67,6 +70,7 @@ impl Default for Config {
             zygote_patience: Duration::from_secs(10),
             pin_shards: true,
             sandbox_id: 65534,
+            spawner: None,
         }
     }
 }

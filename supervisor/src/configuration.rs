@@ -6,13 +6,14 @@
 use std::path::{Path, PathBuf};
 
 use compiler::{Cap, Caps, OptLevel, Options, TargetCpu, Unit};
-use policies::document::{self, Source, Table};
+use policies::document::{self, Source, Table, Value};
 use policies::{DocumentKind, Error};
 
 use crate::config::{CompileLimits, Config, PoolLimits};
 
 const TOP: &[&str] = &["daemon", "pool", "cache", "compile"];
-const DAEMON: &[&str] = &["socket", "policy_dir", "shards", "max_connections", "max_jobs"];
+const DAEMON: &[&str] =
+    &["socket", "policy_dir", "shards", "max_connections", "max_jobs", "confine", "directories"];
 const POOL: &[&str] = &["min", "max"];
 const CACHE: &[&str] = &["state_dir", "bytes"];
 const COMPILE: &[&str] = &[
@@ -41,6 +42,18 @@ const THREADS_MAX: u64 = 256;
 /// Memory of a worker: what it takes to start one, and more than any machine has.
 const WORKER_MEMORY: std::ops::RangeInclusive<u64> = 16 << 20..=16 << 40;
 
+/// Whether a daemon confines itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confine {
+    /// With every layer that the host has; what is missing is listed.
+    #[default]
+    Available,
+    /// With every layer; where one is missing the daemon does not start.
+    Required,
+    /// Not at all.
+    Off,
+}
+
 /// What a configuration file says; what it leaves out is `None`, or the default.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
@@ -54,6 +67,10 @@ pub struct Configuration {
     pub max_connections: Option<u32>,
     /// `daemon.max_jobs`.
     pub max_jobs: Option<u32>,
+    /// `daemon.confine`.
+    pub confine: Confine,
+    /// `daemon.directories`.
+    pub directories: Option<Vec<PathBuf>>,
     /// `[pool]`.
     pub pool: PoolLimits,
     /// `cache.state_dir`.
@@ -86,6 +103,16 @@ impl Configuration {
             number(&table, "shards", SHARDS_MAX, &mut self.shards)?;
             number(&table, "max_connections", CONNECTIONS_MAX, &mut self.max_connections)?;
             number(&table, "max_jobs", JOBS_MAX, &mut self.max_jobs)?;
+            if let Some(value) = table.get("confine") {
+                self.confine = value.one_of(&[
+                    ("available", Confine::Available),
+                    ("required", Confine::Required),
+                    ("off", Confine::Off),
+                ])?;
+            }
+            if let Some(list) = table.get("directories") {
+                self.directories = Some(directories(&list)?);
+            }
         }
         if let Some(table) = root.section("pool")? {
             pool(&table, &mut self.pool)?;
@@ -131,6 +158,15 @@ fn path(table: &Table<'_>, key: &str, slot: &mut Option<PathBuf>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+fn directories(list: &Value<'_>) -> Result<Vec<PathBuf>, Error> {
+    let values = list.array()?;
+    let paths = values.iter().map(|value| match value.string()? {
+        path if path.starts_with('/') => Ok(PathBuf::from(path)),
+        _ => Err(value.out_of_range("an absolute path".to_owned())),
+    });
+    paths.collect()
 }
 
 fn number(table: &Table<'_>, key: &str, most: u32, slot: &mut Option<u32>) -> Result<(), Error> {
@@ -239,6 +275,8 @@ mod tests {
             shards = 3
             max_connections = 4
             max_jobs = 5
+            confine = "required"
+            directories = ["/srv/a", "/srv/b"]
             [cache]
             state_dir = "/var/s"
             bytes = "1GiB"
@@ -264,6 +302,8 @@ mod tests {
         assert_eq!(read.socket, Some("/run/s.sock".into()));
         assert_eq!(read.policy_dir, Some("/etc/p".into()));
         assert_eq!((read.shards, read.max_connections, read.max_jobs), (Some(3), Some(4), Some(5)));
+        assert_eq!(read.confine, Confine::Required);
+        assert_eq!(read.directories, Some(vec!["/srv/a".into(), "/srv/b".into()]));
         assert_eq!((read.state_dir.clone(), read.cache_bytes), (Some("/var/s".into()), Some(1 << 30)));
         let Config { cache_bytes, compile, compile_limits, .. } = read.config();
         assert_eq!(cache_bytes, 1 << 30);
@@ -329,6 +369,14 @@ mod tests {
             ("[compile.limits]\nwall_time = \"0s\"", "more than 0"),
             ("[daemon]\nshards = 0", "daemon.shards = 0 is out of range; it must be 1 to 1024"),
             ("[daemon]\nsocket = \"\"", "daemon.socket"),
+            (
+                "[daemon]\nconfine = \"require\"",
+                "daemon.confine has the unknown value \"require\"; did you mean \"required\"?",
+            ),
+            (
+                "[daemon]\ndirectories = [\"a\"]",
+                "daemon.directories = \"a\" is out of range; it must be an absolute path",
+            ),
             ("[pool]\nmax = 1025", "pool.max = 1025 is out of range; it must be 0 to 1024"),
             ("[pool]\nmost = 1", "pool"),
             ("[cache]\nbytes = -1", "cache.bytes = -1 is out of range"),

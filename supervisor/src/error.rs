@@ -343,6 +343,35 @@ pub enum Error {
         /// What.
         what: String,
     },
+    /// What is done to a process before it serves must be done while it has one thread.
+    #[error("this process has {threads} threads already; confine it before it starts any")]
+    Threads {
+        /// How many.
+        threads: usize,
+    },
+    /// A directory of the confinement cannot be used.
+    #[error("{} cannot be left open to the confined daemon: {source}", path.display())]
+    ConfinePlace {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The spawner cannot do what it was asked for.
+    #[error("the spawner {what}")]
+    Spawner {
+        /// What.
+        what: String,
+    },
+    /// The spawner has ended: nothing can be started any more.
+    #[error("the spawner, which starts zygotes, has ended; the daemon must be started anew")]
+    SpawnerDied,
+    /// The spawner lives but does not answer.
+    #[error("the spawner, which starts zygotes, did not answer for {} (was it stopped?)", policies::format_duration(*patience))]
+    SpawnerSilent {
+        /// How long it had.
+        patience: Duration,
+    },
     /// A system call of the supervisor failed.
     #[error("could not {what}: {source}")]
     System {

@@ -17,6 +17,7 @@ mod landlock;
 mod namespaces;
 mod speculation;
 
+pub(crate) use landlock::status as landlock_status;
 pub use landlock::{landlock_abi, landlock_handled};
 
 /// Whether the host has something.
@@ -62,7 +63,7 @@ impl Status {
 pub enum Kind {
     /// A layer of confinement, see [`ipc::control::layer`].
     Layer,
-    /// A control of speculative execution.
+    /// A layer that controls speculative execution: in force where a policy asks for it.
     Speculation,
     /// Something that the supervisor works with.
     Facility,
@@ -107,9 +108,11 @@ impl HostReport {
         };
         let mut features: Vec<Feature> = layer::ALL
             .iter()
-            .map(|(bit, name)| Feature { name, kind: Kind::Layer, status: probe_layer(*bit) })
+            .map(|(bit, name)| {
+                let kind = if bit & layer::SPECULATION == 0 { Kind::Layer } else { Kind::Speculation };
+                Feature { name, kind, status: probe_layer(*bit) }
+            })
             .collect();
-        features.extend(speculation::probe());
         let facilities: [(&'static str, Status); 8] = [
             ("kernel-version", facilities::kernel_version(&kernel)),
             ("openat2", facilities::openat2()),
@@ -207,6 +210,28 @@ pub(crate) fn missing_optional_layers() -> Vec<(u64, String)> {
         .collect()
 }
 
+/// What the zygotes cannot find out by failing: everything else is an error of its step.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// What Landlock can deny here.
+    pub(crate) landlock: [u64; 3],
+    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
+    pub(crate) clocks: [i64; 2],
+    /// Layers that this host lacks, each with the reason.
+    pub(crate) missing: Vec<(u64, String)>,
+}
+
+impl Offer {
+    /// Looks at this host.
+    pub(crate) fn of_host() -> Self {
+        Self {
+            landlock: landlock_handled(landlock_abi()),
+            clocks: clocks_from_now(),
+            missing: missing_optional_layers(),
+        }
+    }
+}
+
 fn probe_layer(bit: u64) -> Status {
     match bit {
         layer::USER_NAMESPACE => namespaces::namespace(0, "CONFIG_USER_NS"),
@@ -228,6 +253,10 @@ fn probe_layer(bit: u64) -> Status {
         layer::RLIMITS => rlimits(),
         layer::UNDUMPABLE => answers(libc::PR_GET_DUMPABLE, "the dumpable attribute", "Linux 2.4 or newer"),
         layer::SEALED_CODE => sealed_code(),
+        layer::INDIRECT_BRANCH => speculation::indirect_branch(),
+        layer::STORE_BYPASS => speculation::store_bypass(),
+        layer::CORE_SCHEDULING => speculation::core_scheduling(),
+        layer::NO_TIMESTAMP_COUNTER => speculation::timestamp_counter(),
         _ => Status::missing("this program has no probe for the layer", "report this as a bug"),
     }
 }

@@ -4,11 +4,13 @@ use std::marker::PhantomData;
 
 use ipc::interface::{ARGS_MAX, Arg, FunctionId, HostFunction};
 use ipc::job::ARENA_BYTES;
+use ipc::nospec;
 use ipc::report::{LimitReached, Violation};
 use ipc::ring::{Submission, submission_flags, unpack_range};
 
 /// Bytes of the arena of one ring. The instance can change them at any time, so they are only ever copied
-/// out once, copied in, or handed to the kernel as the buffer of a read or write.
+/// out once, copied in, or handed to the kernel as the buffer of a read or write. Parts of a region are cut out without a branch
+/// ([`nospec`]), so no access leaves it, not even one that the processor makes ahead of a check and takes back.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedRegion<'r> {
     start: *mut u8,
@@ -42,12 +44,12 @@ impl<'r> SharedRegion<'r> {
 
     /// The first `length` bytes of the region (all, if it has fewer).
     pub fn prefix(&self, length: usize) -> SharedRegion<'r> {
-        Self { length: length.min(self.length), ..*self }
+        Self { length: nospec::at_most(length, self.length), ..*self }
     }
 
     /// The region without its first `bytes` bytes.
     pub fn skip(&self, bytes: usize) -> SharedRegion<'r> {
-        let bytes = bytes.min(self.length);
+        let bytes = nospec::at_most(bytes, self.length);
         // SAFETY: `bytes <= length`, so the result stays inside (or one past) the region of `new`'s contract.
         Self { start: unsafe { self.start.add(bytes) }, length: self.length - bytes, ring: PhantomData }
     }
@@ -62,10 +64,10 @@ impl<'r> SharedRegion<'r> {
 
     /// Copies `bytes` to offset `at`; what does not fit is left out. Returns how many bytes were copied.
     pub fn write(&self, at: usize, bytes: &[u8]) -> usize {
-        let count = bytes.len().min(self.length.saturating_sub(at));
-        // SAFETY: `at + count <= length`, mapped for `'r` (contract of `new`); nothing else of ours refers to it.
-        unsafe { copy_shared(self.start.add(at.min(self.length)), bytes.as_ptr(), count) };
-        count
+        let to = self.skip(at).prefix(bytes.len());
+        // SAFETY: `to.length <= bytes.len()`, mapped for `'r` (contract of `new`); nothing else of ours refers to it.
+        unsafe { copy_shared(to.start, bytes.as_ptr(), to.length) };
+        to.length
     }
 }
 

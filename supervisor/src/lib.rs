@@ -24,6 +24,8 @@
 //!
 //! Modules are compiled by confined processes that serve one compilation each ([`compile`]); this process never parses one.
 //!
+//! Zygotes are children of this process, or of a [`Spawner`] that was forked before it confined itself ([`mod@confine`]).
+//!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
 //! are checked by [`compiler::artifact`] before anything is mapped.
@@ -33,6 +35,7 @@ mod cache;
 mod compile;
 mod config;
 pub mod configuration;
+pub mod confine;
 pub mod daemon;
 mod error;
 pub mod host;
@@ -50,6 +53,7 @@ mod process;
 mod session;
 mod shard;
 mod snapshot;
+mod spawner;
 mod supervisor;
 pub mod terminal;
 mod wasi;
@@ -67,6 +71,7 @@ pub use ipc::report::{Outcome, Report, Trap, Value};
 pub use job::{Entry, Job, JobLimits, Preopen};
 pub use local::LocalShard;
 pub use module::{Module, ModuleSource, View};
-pub use observed::Observed;
+pub use observed::{Observed, Steps};
 pub use session::{CallOutcome, MemoryRef, Session};
+pub use spawner::Spawner;
 pub use supervisor::Supervisor;

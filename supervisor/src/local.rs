@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use crate::error::Error;
 use crate::instance::Remains;
 use crate::job::Job;
+use crate::observed::Observed;
 use crate::shard::{State, block_size_signal, housekeeper};
 use crate::supervisor::Supervisor;
 
@@ -52,14 +53,34 @@ impl LocalShard {
     }
 
     /// As [`Supervisor::run_until`].
-    pub async fn run_until(&self, mut job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+    pub async fn run_until(&self, job: Job, cancel: impl Future<Output = ()>) -> Result<Report, Error> {
+        self.submit(job, cancel, None).await
+    }
+
+    /// As [`Supervisor::observe`].
+    pub async fn observe(
+        &self,
+        job: Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<(Report, Observed), Error> {
+        let mut observed = Observed::default();
+        let report = self.submit(job, cancel, Some(&mut observed)).await?;
+        Ok((report, observed))
+    }
+
+    async fn submit(
+        &self,
+        mut job: Job,
+        cancel: impl Future<Output = ()>,
+        observed: Option<&mut Observed>,
+    ) -> Result<Report, Error> {
         let mut cancel = pin!(cancel);
         // A snapshot that the policy asks for is made in one of the supervisor's own shards.
         if let Some(report) = self.supervisor.initialise(&mut job, &mut cancel).await? {
             return Ok(report);
         }
         let mut remains = Remains::default();
-        let report = self.state.run(job, cancel, None, &mut remains, None).await;
+        let report = self.state.run(job, cancel, None, &mut remains, observed).await;
         self.state.after_job(remains);
         report
     }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipc::interface::{FUNCTIONS, FunctionId};
 
@@ -22,6 +23,27 @@ pub struct Observed {
     pub wrote_files: bool,
     /// Bytes of linear memory that the module starts with.
     pub initial_memory: u64,
+    /// Where its time went.
+    pub steps: Steps,
+}
+
+/// When each step of a job was over, counted from its first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Whether a parked instance took the job. If not, one was forked for it.
+    pub parked: bool,
+    /// The job was checked against module and policy, and its header made.
+    pub prepared: Duration,
+    /// Its zygote was found (or started), with a parked instance or a free ring.
+    pub seated: Duration,
+    /// The job was written to the ring, and the instance woken if it was parked.
+    pub given: Duration,
+    /// The zygote had told of the fork; at once for a parked instance.
+    pub forked: Duration,
+    /// The instance was through, or dead, or had to be killed.
+    pub ended: Duration,
+    /// It was known what it used.
+    pub known: Duration,
 }
 
 /// Counts host calls while they are served.

@@ -20,13 +20,13 @@ use tokio::task::LocalSet;
 
 use crate::config::Config;
 use crate::error::{Error, system};
-use crate::host;
+use crate::host::Offer;
 use crate::instance::{self, Confined, Remains, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
 use crate::observed::Observed;
 use crate::zygote::module::ModuleZygote;
-use crate::zygote::root::{Confinement, RootZygote};
+use crate::zygote::root::RootZygote;
 
 /// A job on its way to a shard.
 #[derive(Debug)]
@@ -227,10 +227,11 @@ const LOCAL_FILTERS: usize = 64;
 /// Shards on threads of the host app that one supervisor has at the same time.
 pub(crate) const LOCAL_SHARDS_MAX: usize = 8;
 /// Root zygotes of one shard.
-const ROOTS_MAX: usize = 2;
+pub(crate) const ROOTS_MAX: usize = 2;
 
 /// Layers that the module zygote puts in force by itself; one root serves with and without them.
-const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE;
+pub(crate) const OF_MODULE: u64 =
+    layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE | layer::SPECULATION;
 
 #[derive(Debug)]
 pub(crate) struct State {
@@ -244,6 +245,8 @@ pub(crate) struct State {
     modules: RefCell<HashMap<Key, Kept>>,
     /// Compiled filters of the latest policies.
     filters: RefCell<Vec<CompiledFilter>>,
+    /// How the latest policies confine here.
+    confined: RefCell<Vec<(Arc<Policy>, Rc<Confined>)>>,
     /// A job has ended, so a zygote may have become idle.
     ended: Notify,
     /// A job has ended, so there is something for the housekeeper to do.
@@ -259,14 +262,6 @@ pub(crate) struct State {
 struct Kept {
     zygote: Slot<ModuleZygote>,
     used: u64,
-}
-
-#[derive(Debug)]
-struct Offer {
-    landlock: [u64; 3],
-    /// What the clocks of time namespaces are ahead of the host's by, in seconds: monotonic, since boot. Less than zero.
-    clocks: [i64; 2],
-    missing: Vec<(u64, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -291,6 +286,7 @@ impl State {
             roots: RefCell::default(),
             modules: RefCell::default(),
             filters: RefCell::default(),
+            confined: RefCell::default(),
             ended: Notify::new(),
             work: Notify::new(),
             remains: RefCell::default(),
@@ -346,9 +342,22 @@ impl State {
         self.work.notify_one();
     }
 
-    /// The layers to put in force, and those that the host lacks and the policy can do without.
-    async fn confined(&self, policy: &Policy) -> Result<Confined, Error> {
-        let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
+    async fn offer(&self) -> &Offer {
+        let look =
+            || async { self.config.spawner.as_ref().map_or_else(Offer::of_host, |s| s.offer().clone()) };
+        self.host.get_or_init(look).await
+    }
+
+    /// The layers to put in force, and those that the host lacks and the policy can do without. Found out once for the latest
+    /// policies.
+    async fn confined(&self, policy: &Arc<Policy>) -> Result<Rc<Confined>, Error> {
+        const KEPT: usize = 32;
+        let known =
+            |known: &(Arc<Policy>, Rc<Confined>)| Arc::ptr_eq(&known.0, policy).then(|| Rc::clone(&known.1));
+        if let Some(confined) = self.confined.borrow().iter().find_map(known) {
+            return Ok(confined);
+        }
+        let offer = self.offer().await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
         for (bit, reason) in offer.missing.iter().filter(|(bit, _)| policy.layers() & bit != 0) {
@@ -360,14 +369,21 @@ impl State {
             layers &= !bit;
             missing.push(MissingLayer { layer, reason: reason.clone() });
         }
-        for (bit, name) in layer::ALL {
+        // Controls of speculation are extras: a policy that asks for none lacks nothing.
+        for (bit, name) in layer::ALL.iter().filter(|(bit, _)| bit & layer::SPECULATION == 0) {
             if policy.layers() & bit == 0 {
                 let reason = format!("policy \"{}\" does not ask for it", policy.name());
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
             }
         }
         let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
-        Ok(Confined { layers, missing, clock_ahead })
+        let confined = Rc::new(Confined::new(layers, missing, clock_ahead));
+        let mut known = self.confined.borrow_mut();
+        if known.len() >= KEPT {
+            known.remove(0);
+        }
+        known.push((Arc::clone(policy), Rc::clone(&confined)));
+        Ok(confined)
     }
 
     /// The zygote for a job if it serves already, which is the usual case.
@@ -493,17 +509,11 @@ impl State {
         if let Some(zygote) = slot.as_ref().filter(|z| z.is_alive()) {
             return Ok(Rc::clone(zygote));
         }
-        let filter = if layers & layer::SECCOMP != 0 { policies::zygote_base_filter()? } else { Vec::new() };
-        let offer = self.host.get_or_init(|| async { Offer::of_host() }).await;
-        let confinement = Confinement {
-            layers,
-            landlock: offer.landlock,
-            clock_offsets: offer.clocks,
-            filter: &filter,
-            sandbox_id: self.config.sandbox_id,
-            patience: self.config.zygote_patience,
+        let zygote = match &self.config.spawner {
+            Some(spawner) => spawner.root_zygote(layers).await?,
+            None => RootZygote::of_host(layers, self.offer().await, &self.config, None).await?,
         };
-        let zygote = Rc::new(RootZygote::start(&confinement).await?);
+        let zygote = Rc::new(zygote);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)
     }
@@ -580,15 +590,4 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
         return Err(Error::ImportsNotGranted { function, policy: policy.name().to_owned() });
     }
     Ok(())
-}
-
-impl Offer {
-    /// What the zygotes cannot find out by failing: everything else is an error of its step.
-    fn of_host() -> Self {
-        Self {
-            landlock: host::landlock_handled(host::landlock_abi()),
-            clocks: host::clocks_from_now(),
-            missing: host::missing_optional_layers(),
-        }
-    }
 }

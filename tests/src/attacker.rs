@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use compiler::RawModule;
 use ipc::job::{COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
-use ipc::layout::{GATE_SYSCALL, RING_BASE};
+use ipc::layout::{CODE_BASE, GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
 use supervisor::{
@@ -16,17 +16,25 @@ use supervisor::{
     Supervisor,
 };
 
+use crate::side_channel;
+
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
-struct Weapon {
-    name: &'static str,
-    parameters: usize,
-    code: Vec<u8>,
+pub(crate) struct Weapon {
+    pub(crate) name: &'static str,
+    pub(crate) parameters: usize,
+    pub(crate) code: Vec<u8>,
 }
 
 /// Address of a word of the ring that is not 0, as what is written to a doorbell must be: that of the job's header.
 const NOT_ZERO: u32 = (RING_BASE as usize + JOB_OFFSET) as u32;
 
 fn weapons() -> Vec<Weapon> {
+    let mut all = own_weapons();
+    all.extend(side_channel::weapons());
+    all
+}
+
+fn own_weapons() -> Vec<Weapon> {
     let shuffle: &[u8] = &[
         0x48, 0x89, 0xf8, // mov rax, rdi
         0x48, 0x89, 0xf7, // mov rdi, rsi
@@ -292,6 +300,12 @@ fn weapons() -> Vec<Weapon> {
 
 /// What the weapon `scan` wants its needle masked with.
 pub const SCAN_MASK: u64 = 0x5a5a_a5a5_3c3c_c3c3;
+
+/// Where a weapon's code begins in an instance.
+pub fn address_of(weapon: &str) -> u64 {
+    let before = weapons().into_iter().take_while(|w| w.name != weapon);
+    CODE_BASE + before.map(|w| w.code.len().next_multiple_of(16) as u64).sum::<u64>()
+}
 
 /// Uses one weapon inside a session.
 pub async fn weapon(session: &mut Session, name: &str, args: &[u64]) -> CallOutcome {

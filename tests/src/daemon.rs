@@ -97,6 +97,11 @@ impl Daemon {
         self.process.as_ref().expect("running").id()
     }
 
+    /// Waits for an end that it comes to by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.take().expect("ended once").wait().0
+    }
+
     /// Sends it a signal and waits for its end.
     pub fn end(&mut self, signal: Signal) -> ExitStatus {
         let process = self.process.take().expect("ended once");

@@ -8,6 +8,7 @@
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
 //! * [`native`]: a guest that has been taken over, step by step.
+//! * [`side_channel`]: what the processor's caches give away.
 //! * [`sessions`]: sessions of small guests.
 //! * [`instances`]: running instances as the kernel shows them; [`lifecycle`]: what a crash leaves behind.
 
@@ -21,6 +22,7 @@ mod process;
 mod programs;
 mod scratch;
 pub mod sessions;
+pub mod side_channel;
 
 pub use daemon::Daemon;
 pub use process::{Output, PATIENCE, Process, assert_no_orphans, run, run_with_input, spawn};

@@ -345,8 +345,9 @@ fn a_client_that_vanishes_takes_its_job_with_it() {
         let running = descendants(daemon.id());
         vanish(client);
         wait_until_idle(&daemon);
-        // The instance, at least, goes; zygotes stay for the next job.
-        wait_until("the instance is gone", || descendants(daemon.id()).len() < running.len());
+        // The instance goes; zygotes stay for the next job, and parked instances may come.
+        let gone = |now: &[u32]| running.iter().filter(|pid| !now.contains(pid)).count();
+        wait_until("the instance is gone", || gone(&descendants(daemon.id())) > 0);
     }
     assert_serves(&daemon);
 }

@@ -48,7 +48,7 @@ fn write(directory: &Path, name: &str, contents: &str) {
 fn the_policies_that_there_are() {
     let scratch = Scratch::new();
     let listed = text(&scratch, &["list"], 0);
-    for name in ["default", "compute", "wasi", "wasi-direct", "zygote", "compile"] {
+    for name in ["default", "compute", "wasi", "wasi-direct", "zygote", "compile", "supervisor"] {
         assert!(listed.lines().any(|line| line.starts_with(name)), "{name}: {listed}");
         assert!(text(&scratch, &["explain", name], 0).contains(name));
         assert!(text(&scratch, &["show-bpf", name], 0).contains("return allow"));
@@ -61,10 +61,11 @@ fn the_policies_that_there_are() {
     assert_eq!(explained["extends"], "default");
     assert_eq!(explained["settings"]["limits"]["host_calls"], "0");
     assert!(explained["rules"].as_array().expect("rules").iter().all(|rule| rule["why"] != ""));
-    // One that this version does not have, it does not pretend to have.
-    let output = run(&mut policy(&scratch, &["explain", "supervisor"]));
-    output.expect_status(125);
-    assert!(output.stderr.contains("this version has no policy \"supervisor\""), "{}", output.stderr);
+    let explained = json(&scratch, &["explain", "--json", "supervisor"], 0);
+    let paths = explained["paths"].as_array().expect("paths");
+    assert!(paths.iter().any(|rule| rule["place"] == "state" && rule["why"] != ""), "{explained}");
+    let tested = json(&scratch, &["test", "--json", "--policy", "supervisor", "execve"], 1);
+    assert_eq!(tested["effect"], "refused: the call fails with error 1");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use linux_raw_sys::general::{
 };
 use linux_raw_sys::landlock::landlock_ruleset_attr;
 use linux_raw_sys::prctl::{
-    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS,
-    PR_SET_SECUREBITS,
+    PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, PR_GET_MEMORY_MERGE, PR_SET_DUMPABLE,
+    PR_SET_MEMORY_MERGE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS,
 };
 
 use crate::sys::{self, Errno};
@@ -38,6 +38,7 @@ pub fn new_user_namespace() -> Result<(), Failed> {
 /// asks for, but for the seccomp filter.
 pub fn confine(command: &Command) -> Result<(), Failed> {
     let wants = |bit| command.layers & bit != 0;
+    unmerged().map_err(failed(Step::MemoryMerge))?;
     // With the old ids, which own the files in /proc that this takes; and the last look at /proc.
     if wants(layer::TIME_NAMESPACE) {
         unshare(CLONE_NEWTIME).map_err(failed(Step::UnshareTime))?;
@@ -79,6 +80,16 @@ pub fn confine(command: &Command) -> Result<(), Failed> {
         lock_capabilities().map_err(failed(Step::Capabilities))?;
     }
     Ok(())
+}
+
+/// Takes this process and its children out of the merging of equal pages (KSM), which a host may switch on for whole services:
+/// whether a page is shared with somebody else shows in how long a write to it takes.
+fn unmerged() -> Result<(), Errno> {
+    // An error means that the kernel has no such thing.
+    match sys::prctl(PR_GET_MEMORY_MERGE, 0, 0) {
+        Ok(1) => sys::prctl(PR_SET_MEMORY_MERGE, 0, 0).map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 fn unshare(flags: u32) -> Result<(), Errno> {
@@ -247,7 +258,7 @@ const SECUREBITS: u64 = 0b11 | 0b11 << 2 | 0b10 << 4 | 0b11 << 6;
 const CAP_SYS_ADMIN: u32 = 21;
 
 /// Empties the bounding set, locks the securebits and keeps one capability, which only this user namespace honours.
-fn lock_capabilities() -> Result<(), Errno> {
+pub fn lock_capabilities() -> Result<(), Errno> {
     let _ = sys::prctl(PR_CAP_AMBIENT, u64::from(PR_CAP_AMBIENT_CLEAR_ALL), 0);
     for capability in 0.. {
         match sys::prctl(PR_CAPBSET_DROP, capability, 0) {

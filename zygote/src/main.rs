@@ -5,7 +5,7 @@
 //!
 //! * *root zygote* ([`root`]): confines itself ([`confine`]) and forks module zygotes.
 //! * *module zygote* ([`module`]): maps one artifact ([`image`]) and the call gate ([`gate`]), installs the
-//!   policy's seccomp filter, and forks instances.
+//!   policy's controls of speculation ([`speculation`]) and seccomp filter, and forks instances.
 //! * *instance* ([`instance`]): maps its ring, waits for its job, drops the gate and enters the shim.
 //!
 //! Everything is inherited downwards, so an instance costs a fork and a handful of system calls. When the
@@ -23,5 +23,6 @@ mod instance;
 mod module;
 mod root;
 mod runtime;
+mod speculation;
 mod start;
 mod sys;

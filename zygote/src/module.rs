@@ -17,7 +17,7 @@ use crate::control::{self, Received};
 use crate::image::{self, Sealing};
 use crate::root::{self, Forked};
 use crate::sys::{self, Errno};
-use crate::{confine, gate, instance};
+use crate::{confine, gate, instance, speculation};
 
 /// Sets up the module zygote and serves. Process 1 of its PID namespace.
 pub fn run(received: &Received, artifact: i32, socket: i32, vdso: u64) -> ! {
@@ -77,9 +77,11 @@ fn prepare(received: &Received, vdso: u64) -> Result<Prepared, (Step, Errno)> {
     // SAFETY: the artifact's context is mapped, readable and writable: the supervisor's check of artifacts demands it,
     // and a fault here would only end this zygote.
     unsafe { (ipc::context::BUILTINS as *mut Builtins).write(growth::builtins()) };
-    // SAFETY: `vdso` is what the kernel passed to this process in AT_SYSINFO_EHDR.
-    let clock = unsafe { vdso::find_clock_gettime(vdso) };
-    state::with(|s| s.clock_gettime = clock);
+    if layers & layer::NO_TIMESTAMP_COUNTER == 0 {
+        // SAFETY: `vdso` is what the kernel passed to this process in AT_SYSINFO_EHDR.
+        let clock = unsafe { vdso::find_clock_gettime(vdso) };
+        state::with(|s| s.clock_gettime = clock);
+    }
     handle_signals().map_err(step(Step::Signals))?;
     let children = watch_children().map_err(step(Step::Signals))?;
     if layers & layer::RLIMITS != 0 {
@@ -93,6 +95,7 @@ fn prepare(received: &Received, vdso: u64) -> Result<Prepared, (Step, Errno)> {
     if sealing == Sealing::Wanted {
         gate::seal_landing().map_err(step(Step::Seal))?;
     }
+    speculation::restrict(layers)?;
     if layers & layer::CAPABILITIES != 0 {
         confine::no_capabilities()?;
     }

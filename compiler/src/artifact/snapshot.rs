@@ -7,6 +7,7 @@
 
 use ipc::context::{MEMORY_TOTAL_OFFSET, MemoryDescriptor, TableDescriptor, TableEntry};
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, CONTEXT_END, MEMORY_RESERVED, WASM_PAGE, memory_base};
+use ipc::nospec;
 use std::mem::offset_of;
 
 use super::elf::{Headers, Loaded};
@@ -418,7 +419,11 @@ impl<B: AsRef<[u8]>> Artifact<B> {
 /// The descriptor of the function that a reference of this kind has the number of. Code calls some references without looking at
 /// the signature or for null, so they must be what their type says.
 fn descriptor(descriptors: &[[u8; ENTRY]], reference: Reference, number: u32) -> Option<&[u8; ENTRY]> {
-    let found = descriptors.get(number as usize)?;
+    let number = number as usize;
+    if number >= descriptors.len() {
+        return None;
+    }
+    let found = descriptors.get(nospec::below(number, descriptors.len()))?;
     let at = offset_of!(TableEntry, signature);
     let signature = found.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
     let fits = if number == 0 {

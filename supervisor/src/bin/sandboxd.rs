@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ipc::control::layer;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use supervisor::arguments::ConfigurationArguments;
-use supervisor::configuration::{CONNECTIONS_MAX, JOBS_MAX, SHARDS_MAX};
+use supervisor::configuration::{CONNECTIONS_MAX, Configuration, Confine, JOBS_MAX, SHARDS_MAX};
+use supervisor::confine::{Confinement, InForce, LAYERS, Places};
 use supervisor::daemon::signals::{self, Hangup, Interrupts};
 use supervisor::daemon::{self, Bounds, Listener, Policies};
 use supervisor::{Config, Supervisor};
@@ -59,6 +61,14 @@ enum Error {
     Policies(#[from] daemon::PolicyErrors),
     #[error(transparent)]
     Configuration(#[from] policies::Error),
+    #[error("{0}; daemon.confine = \"available\" does without what is missing")]
+    NotConfined(InForce),
+    #[error(
+        "daemon.directories says where clients' directories lie, but nothing enforces it ({0}); leave it out to have them lie anywhere"
+    )]
+    DirectoriesOpen(String),
+    #[error("the spawner, which starts zygotes, has ended, and nothing else can start any")]
+    SpawnerEnded,
 }
 
 fn main() -> ExitCode {
@@ -79,39 +89,82 @@ fn say(line: &str) {
 fn run(options: Options) -> Result<(), Error> {
     raise_file_limit();
     signals::survive_file_size_limit().map_err(Error::Signals)?;
+    let given = options.configuration.configuration()?;
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = options.shards.or(given.shards).map_or_else(processors, |n| n as usize);
+    let config = Config { shards, ..given.config() };
+    // While there is one thread, and nothing is open that the spawner should not have.
+    let confinement = match given.confine {
+        Confine::Off => None,
+        Confine::Available | Confine::Required => Some(Confinement::begin(LAYERS, &config)?),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(16)
         .build()
         .map_err(Error::Runtime)?;
-    let result = runtime.block_on(serve(options));
+    let result = runtime.block_on(serve(options, given, config, confinement));
     // A module may be being read from a file system that does not answer; nobody waits for it any more.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(options: Options) -> Result<(), Error> {
+async fn serve(
+    options: Options,
+    given: Configuration,
+    config: Config,
+    confinement: Option<Confinement>,
+) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
     let mut interrupts = Interrupts::catch_but_hangup().map_err(Error::Signals)?;
     let hangup = Hangup::catch().map_err(Error::Signals)?;
-    let given = options.configuration.configuration()?;
-    let policies = Policies::load(options.policy_dir.or_else(|| given.policy_dir.clone()), say)?;
+    let policy_dir = options.policy_dir.or_else(|| given.policy_dir.clone());
+    let policies = Policies::load(policy_dir.clone(), say)?;
     let path = options.socket.or_else(|| given.socket.clone());
     let path = path.or_else(ipc::protocol::default_socket).ok_or(Error::NoSocket)?;
     let listener = Listener::bind(&path)?;
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = options.shards.or(given.shards).map_or_else(processors, |n| n as usize);
     let state_dir = daemon::state_dir(options.state_dir.or_else(|| given.state_dir.clone()));
-    let config = Config { state_dir, shards, ..given.config() };
+    let spawner = confinement.as_ref().map(Confinement::spawner);
+    let config = Config { state_dir: state_dir.clone(), spawner: spawner.clone(), ..config };
+    let (confined, listed_directories) = match confinement {
+        None => (String::from("NOT confined: daemon.confine is \"off\""), false),
+        Some(confinement) => {
+            let directories = given.directories.clone();
+            let places = Places::of_daemon(state_dir.as_deref(), policy_dir, listener.path(), directories);
+            let in_force = confinement.finish(&places)?;
+            if given.confine == Confine::Required && !in_force.missing.is_empty() {
+                return Err(Error::NotConfined(in_force));
+            }
+            (in_force.to_string(), given.directories.is_some() && in_force.layers & layer::LANDLOCK != 0)
+        }
+    };
+    if given.directories.is_some() && !listed_directories {
+        return Err(Error::DirectoriesOpen(confined));
+    }
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
+    say(&confined);
     let default = Bounds::default();
     let bounds = Bounds {
         connections: options.max_connections.or(given.max_connections).unwrap_or(default.connections),
         jobs: options.max_jobs.or(given.max_jobs).unwrap_or(default.jobs),
+        listed_directories,
     };
-    daemon::serve(listener, supervisor, bounds, policies, hangup, interrupts.arrived()).await;
-    Ok(())
+    let mut result = Ok(());
+    let end = async {
+        let spawner_ended = async {
+            match &spawner {
+                Some(spawner) => spawner.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = interrupts.arrived() => {}
+            () = spawner_ended => result = Err(Error::SpawnerEnded),
+        }
+    };
+    daemon::serve(listener, supervisor, bounds, policies, hangup, end).await;
+    result
 }
 
 /// Every job holds descriptors of its client: the usual soft limit of 1024 is soon reached. Best effort: with a

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::module::{Image, View};
 use attempt::{Failure, Work};
 pub use progress::CompileProgress;
+pub(crate) use start::{PATIENCE, confined};
 use start::{Zygote, died};
 use wire::Make;
 
@@ -48,6 +49,8 @@ use wire::Make;
 #[derive(Debug)]
 pub struct Compiler {
     config: Config,
+    /// Threads of a compilation that does not say how many.
+    threads: usize,
     zygote: Mutex<Option<Zygote>>,
     #[cfg(test)]
     hook: Mutex<Option<tests::Hook>>,
@@ -64,6 +67,8 @@ impl Compiler {
         std::hint::black_box(&raw const zygote::BEFORE_MAIN);
         Self {
             config: config.clone(),
+            // The worker has no file system to find out in, and neither may this process have one later.
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             zygote: Mutex::new(None),
             #[cfg(test)]
             hook: Mutex::new(None),
@@ -119,8 +124,7 @@ impl Compiler {
     ) -> Result<Image, Error> {
         let mut options = *options;
         if options.threads == 0 {
-            // The worker has no file system to find out in.
-            options.threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+            options.threads = self.threads;
         }
         let input = Image::from_bytes(module)?;
         let work = Work { make, input: &input, input_bytes: module.len(), options, progress };
@@ -155,11 +159,11 @@ impl Compiler {
     /// The zygote, started if there is none that lives.
     fn zygote(&self) -> Result<MutexGuard<'_, Option<Zygote>>, Error> {
         let mut zygote = self.locked();
-        let lives = zygote.as_mut().is_some_and(|z| matches!(z.process.try_wait(), Ok(None)));
+        let lives = zygote.as_mut().is_some_and(|z| z.process.is_alive());
         if !lives {
             // First the old one, which holds a seccomp filter.
             *zygote = None;
-            *zygote = Some(start::start(&self.config)?);
+            *zygote = Some(start::zygote(&self.config)?);
         }
         Ok(zygote)
     }

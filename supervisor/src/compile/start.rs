@@ -4,7 +4,6 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use ipc::control::{Command, Reply, Step, command, layer, reply};
@@ -15,8 +14,9 @@ use super::wire::NAME;
 use super::zygote::BEFORE_MAIN;
 use crate::config::Config;
 use crate::error::{Error, system};
+use crate::host;
+use crate::process::{self, Started};
 use crate::zygote::root::{INSIDE_ID, map_ids};
-use crate::{host, process};
 
 /// The layers of every worker: all but the one that guards an instance's code, and those that a host may lack.
 const LAYERS: u64 = layer::USER_NAMESPACE
@@ -38,30 +38,35 @@ const LAYERS: u64 = layer::USER_NAMESPACE
 const OPTIONAL_LAYERS: u64 = layer::TIME_NAMESPACE | layer::OWN_KEYRING;
 
 /// How long a zygote may take to do what takes it milliseconds, before it counts as dead.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running compile zygote. Dropping it ends it, and its workers with it.
 #[derive(Debug)]
 pub(super) struct Zygote {
     pub(super) control: OwnedFd,
-    pub(super) process: Child,
+    pub(super) process: Started,
     /// What it runs, if that is not the program that runs already.
     pub(super) named: Option<PathBuf>,
-}
-
-impl Drop for Zygote {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 pub(super) fn died(detail: String) -> Error {
     Error::CompileZygoteDied { detail }
 }
 
+/// Has a zygote started, and waits until it is confined.
+pub(super) fn zygote(config: &Config) -> Result<Zygote, Error> {
+    let Some(spawner) = &config.spawner else { return start(config) };
+    let (control, process) = spawner.compile_zygote()?;
+    Ok(Zygote { control, process, named: config.worker_program.clone() })
+}
+
+/// For the spawner: starts a zygote and waits until it is confined.
+pub(crate) fn confined(config: &Config) -> Result<(OwnedFd, Started), Error> {
+    start(config).map(|zygote| (zygote.control, zygote.process))
+}
+
 /// Starts a zygote and waits until it is confined.
-pub(super) fn start(config: &Config) -> Result<Zygote, Error> {
+fn start(config: &Config) -> Result<Zygote, Error> {
     let named = config.worker_program.clone();
     // Without the entry point in it, this program would do what it does for a user.
     if named.is_none() && !in_main_program() {
@@ -74,7 +79,7 @@ pub(super) fn start(config: &Config) -> Result<Zygote, Error> {
         None => system("start the compile zygote from /proc/self/exe (is /proc mounted?)")(error),
     })?;
     // From here on the value's destructor ends the process, whatever fails.
-    let zygote = Zygote { control, process, named };
+    let zygote = Zygote { control, process: Started::Own(process), named };
     let filter_program = policies::compile_filter()?;
     let mut filter = Vec::with_capacity(size_of_val(filter_program.as_slice()));
     for instruction in &filter_program {

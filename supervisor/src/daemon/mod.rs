@@ -50,11 +50,13 @@ pub struct Bounds {
     pub connections: u32,
     /// Jobs at the same time; further ones wait.
     pub jobs: u32,
+    /// Landlock lets the daemon open files below listed directories only, so that a job with another one is refused.
+    pub listed_directories: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { connections: 512, jobs: 256 }
+        Self { connections: 512, jobs: 256, listed_directories: false }
     }
 }
 

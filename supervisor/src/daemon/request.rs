@@ -13,7 +13,7 @@ use ipc::protocol::{
     ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, one_line,
 };
 use policies::Policy;
-use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
 
 use super::{Shared, module_error};
 use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
@@ -49,6 +49,17 @@ pub(super) enum RequestError {
         guest_path: String,
         /// What it is.
         found: &'static str,
+    },
+    /// A directory lies where this daemon may open nothing.
+    #[error(
+        "the directory for {guest_path:?} cannot be used ({source}): this daemon serves directories below those of \
+         daemon.directories in its configuration only"
+    )]
+    NotListed {
+        /// The name in the guest.
+        guest_path: String,
+        /// What opening it again gave.
+        source: rustix::io::Errno,
     },
     /// A descriptor cannot be examined.
     #[error("a file descriptor of the request cannot be examined: {0}")]
@@ -113,7 +124,12 @@ pub(super) async fn job(
 ) -> Result<Job, ErrorReply> {
     let Prepared { request, module_file, stdio, directories } = prepared;
     let tenant = tenant(peer, request.tenant.as_deref())?;
-    let preopens = preopens(&request, directories)?;
+    let mut preopens = preopens(&request, directories)?;
+    if shared.bounds.listed_directories && !preopens.is_empty() {
+        // A file system may not answer, and this thread serves everybody.
+        let checked = tokio::task::spawn_blocking(move || in_listed_places(preopens));
+        preopens = checked.await.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))??;
+    }
     let strings = request.args.iter().chain(&request.env).map(|s| s.len() + 1).sum();
     if strings > STRINGS_BYTES {
         return Err(RequestError::StringsTooLong(strings).into());
@@ -240,6 +256,19 @@ fn preopens(request: &RunRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preop
         Ok(Preopen { directory, guest_path: p.guest_path.clone(), read_only: p.read_only })
     };
     directories.into_iter().zip(&request.preopens).map(preopen).collect()
+}
+
+/// Directories as they came, if each lies where Landlock lets this process open files: a guest would see every one of its files refused
+/// otherwise, and nobody would know why.
+fn in_listed_places(preopens: Vec<Preopen>) -> Result<Vec<Preopen>, RequestError> {
+    for Preopen { directory, guest_path, .. } in &preopens {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(directory, c".", flags, Mode::empty()).map_err(|source| {
+            let guest_path = guest_path.chars().take(256).collect();
+            RequestError::NotListed { guest_path, source }
+        })?;
+    }
+    Ok(preopens)
 }
 
 /// The type of an open file. Asks for nothing that the kernel does not know already: a file system that does not

@@ -57,7 +57,7 @@ pub const fn landlock_handled(abi: u32) -> [u64; 3] {
     }
 }
 
-pub(super) fn status() -> Status {
+pub(crate) fn status() -> Status {
     match version() {
         Ok(abi) => {
             let denied = match abi {

@@ -2,46 +2,46 @@
 
 use std::io::Error as OsError;
 
-use super::{Feature, Kind, Status, read};
+use ipc::speculation::Speculation;
+
+use super::{Status, read};
 
 /// `PR_SCHED_CORE_GET` and `PIDTYPE_PID`, linux/prctl.h.
 const PR_SCHED_CORE_GET: i32 = 0;
 const PIDTYPE_PID: i32 = 0;
 
-pub(super) fn probe() -> Vec<Feature> {
-    let feature = |name, status| Feature { name, kind: Kind::Speculation, status };
-    vec![
-        feature("indirect-branch-control", control(libc::PR_SPEC_INDIRECT_BRANCH, "spectre_v2")),
-        feature("store-bypass-control", control(libc::PR_SPEC_STORE_BYPASS, "spec_store_bypass")),
-        feature("core-scheduling", core_scheduling()),
-        feature("timestamp-counter-control", timestamp_counter()),
-    ]
+pub(super) fn indirect_branch() -> Status {
+    control(libc::PR_SPEC_INDIRECT_BRANCH, "spectre_v2")
+}
+
+pub(super) fn store_bypass() -> Status {
+    control(libc::PR_SPEC_STORE_BYPASS, "spec_store_bypass")
 }
 
 /// `PR_GET_SPECULATION_CTRL` (prctl(2)); `file` is what /sys says about the vulnerability.
 fn control(which: i32, file: &str) -> Status {
-    const NOT_AFFECTED: i32 = 0;
-    const PER_PROCESS: i32 = 1 << 0;
-    const DISABLED: i32 = 1 << 2 | 1 << 3;
     let host = read(format!("/sys/devices/system/cpu/vulnerabilities/{file}"))
         .map_or_else(String::new, |text| format!("; the host says: {text}"));
     // SAFETY: reads an attribute of this thread; takes no pointer.
-    match unsafe { libc::prctl(libc::PR_GET_SPECULATION_CTRL, which, 0, 0, 0) } {
-        NOT_AFFECTED => Status::with("this processor is not affected"),
-        state if state < 0 => Status::missing(
-            format!("the kernel offers no control: {}{host}", OsError::last_os_error()),
+    let state = unsafe { libc::prctl(libc::PR_GET_SPECULATION_CTRL, which, 0, 0, 0) };
+    let error = OsError::last_os_error();
+    match Speculation::from_state(state.into()) {
+        Speculation::NotAffected => Status::with("this processor is not affected"),
+        Speculation::PerProcess => Status::with(format!("each process can set it{host}")),
+        Speculation::Disabled => Status::with(format!("disabled for every process{host}")),
+        Speculation::Unknown => Status::missing(
+            format!("the kernel offers no control: {error}{host}"),
             "a kernel with the mitigation, and on a virtual machine a host that passes the processor's control on",
         ),
-        state if state & PER_PROCESS != 0 => Status::with(format!("each process can set it{host}")),
-        state if state & DISABLED != 0 => Status::with(format!("disabled for every process{host}")),
-        _ => Status::missing(
+        Speculation::Enabled => Status::missing(
             format!("the speculation is enabled for every process and no process can change that{host}"),
-            "boot without mitigations=off, or with the mitigation's mode set to prctl or seccomp",
+            "boot without mitigations=off, or with the mitigation's mode set to prctl or seccomp; on a virtual machine the host must \
+             pass the processor's control on",
         ),
     }
 }
 
-fn core_scheduling() -> Status {
+pub(super) fn core_scheduling() -> Status {
     let mut cookie = 0u64;
     // SAFETY: prctl(2): writes this thread's cookie to a writable word.
     let result =
@@ -60,7 +60,7 @@ fn core_scheduling() -> Status {
     )
 }
 
-fn timestamp_counter() -> Status {
+pub(super) fn timestamp_counter() -> Status {
     let mut state = 0i32;
     // SAFETY: writes an integer to a writable word.
     if unsafe { libc::prctl(libc::PR_GET_TSC, &raw mut state) } == 0 {

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes;
 use crate::error::{Error, errno};
 use crate::job::{Entry, Job, Preopen};
 use crate::module::{EntryPoint, Module};
-use crate::observed::{Calls, Observed};
+use crate::observed::{Calls, Observed, Steps};
 use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{Death, ModuleZygote};
 
@@ -64,10 +64,20 @@ const FUEL_MAX: u64 = i64::MAX as u64;
 pub(crate) struct Confined {
     /// Layers in force.
     pub(crate) layers: u64,
+    /// Their names.
+    names: Vec<String>,
     /// Layers that are not.
-    pub(crate) missing: Vec<MissingLayer>,
+    missing: Vec<MissingLayer>,
     /// Seconds by which its monotonic clock is ahead of the host's; less than zero in a time namespace.
-    pub(crate) clock_ahead: i64,
+    clock_ahead: i64,
+}
+
+impl Confined {
+    pub(crate) fn new(layers: u64, missing: Vec<MissingLayer>, clock_ahead: i64) -> Self {
+        let all = ipc::control::layer::ALL.iter();
+        let names = all.filter(|(bit, _)| layers & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
+        Self { layers, names, missing, clock_ahead }
+    }
 }
 
 /// Ends when the job must end whatever it does: cancelled, or out of time since `started`.
@@ -139,7 +149,7 @@ pub(crate) async fn run(
         usage,
         policy: policy.clone(),
         dangers: dangers.clone(),
-        layers: layer_names(confined.layers),
+        layers: confined.names.clone(),
         missing_layers: confined.missing.clone(),
     };
     let mut interruption = pin!(interruption(cancel, limits.wall_time, started));
@@ -219,6 +229,9 @@ pub(crate) async fn run(
         explain: &explain,
     });
     let mut start = Start::Usual;
+    let is_watched = observed.is_some();
+    let elapsed = || if is_watched { started.elapsed() } else { Duration::ZERO };
+    let mut steps = Steps { prepared: elapsed(), ..Steps::default() };
     let (ending, death, record, values) = loop {
         // Whatever the first attempt left must not go on beside the second.
         remains.process = None;
@@ -244,6 +257,7 @@ pub(crate) async fn run(
             !is_session && parked.as_ref().is_some_and(Process::is_metered) && can_wait(&job.policy).is_ok();
         remains.seats = Some(Rc::clone(zygote.seats()));
         let seat = &*remains.seat.insert(seat);
+        (steps.parked, steps.seated) = (parked.is_some(), elapsed());
         let shared = &seat.shared;
         let fits = shared.write_strings(args.iter().chain(&env).map(Vec::as_slice));
         debug_assert!(fits, "checked above");
@@ -254,6 +268,7 @@ pub(crate) async fn run(
         shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });
         shared.indices().output.refused.0.store(wasi.refuses_queueing(), Ordering::Relaxed);
         shared.go();
+        steps.given = elapsed();
         let heard = Cell::new(false);
         let output = Cell::new(None);
         // Nothing of the job has happened: neither it says so, nor has it asked for anything.
@@ -275,6 +290,7 @@ pub(crate) async fn run(
             },
         });
         let mut asking = zygote.listener().and_then(|listener| process.asking(listener));
+        steps.forked = elapsed();
         let server = Server {
             shared,
             doorbell: &seat.doorbell,
@@ -303,6 +319,7 @@ pub(crate) async fn run(
                 ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
             }
         };
+        steps.ended = elapsed();
         // What it has written before its end comes out: all of it, but for one that must end nothing that would have to wait.
         let must_end = matches!(closed, Closed::Ending(_));
         if must_end {
@@ -344,7 +361,8 @@ pub(crate) async fn run(
         break (ending, dead?, record, shared.values(entry.results.len()));
     };
     if let Some(observed) = observed {
-        *observed = Observed { initial_memory, ..Observed::of_calls(&seen) };
+        steps.known = elapsed();
+        *observed = Observed { initial_memory, steps, ..Observed::of_calls(&seen) };
         wasi.observe(observed);
     }
     let results = entry.results_from(&values);
@@ -446,11 +464,6 @@ pub(crate) fn dangers(policy: &policies::Policy) -> Vec<PolicyDanger> {
         reason: danger.reason.clone(),
     };
     policy.dangers().iter().map(danger).collect()
-}
-
-fn layer_names(layers: u64) -> Vec<String> {
-    let all = ipc::control::layer::ALL.iter();
-    all.filter(|(bit, _)| layers & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
 /// Directories, as far as the policy grants them.

@@ -4,6 +4,7 @@ use compiler::FuncType;
 use compiler::metadata::{GlobalValue, Import, ImportItem, Metadata};
 use ipc::imports::{FUNCTIONS, FUNCTIONS_MAX, RECORDS_MAX, Record, SLOT, kind};
 use ipc::layout::WASM_PAGE;
+use ipc::nospec;
 use ipc::report::Violation;
 use ipc::ring::{Submission, unpack_range};
 
@@ -162,7 +163,9 @@ impl Provided {
     ) -> Result<ImportCall<'p, 'r>, Violation> {
         let broken = |rule: String| Violation::Ring { rule };
         let number = Self::number(submission).unwrap_or(u32::MAX);
-        let Some(Some(function)) = self.functions.get(number as usize) else {
+        let known = (number as usize) < self.functions.len();
+        let index = nospec::below(number as usize, self.functions.len());
+        let Some(Some(function)) = self.functions.get(index).filter(|_| known) else {
             return Err(broken(format!(
                 "call of imported function {number}, which the module does not have"
             )));

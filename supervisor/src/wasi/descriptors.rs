@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ipc::nospec;
+
 use super::directories::OpenDirectory;
 use super::errno::Errno;
 use super::files::OpenFile;
@@ -84,14 +86,25 @@ impl Descriptors {
         }
     }
 
+    /// The slot of a number that the guest gave. Guests may try any number as often as they like, so this is a bounds check that
+    /// can be trained.
+    fn index(&self, number: u32) -> Result<usize, Errno> {
+        let number = number as usize;
+        if number >= self.slots.len() {
+            return Err(Errno::BadDescriptor);
+        }
+        Ok(nospec::below(number, self.slots.len()))
+    }
+
     /// The descriptor with that number.
     pub fn get(&self, number: u32) -> Result<&Descriptor, Errno> {
-        self.slots.get(number as usize).and_then(Option::as_ref).ok_or(Errno::BadDescriptor)
+        self.slots.get(self.index(number)?).and_then(Option::as_ref).ok_or(Errno::BadDescriptor)
     }
 
     /// The descriptor with that number.
     pub fn get_mut(&mut self, number: u32) -> Result<&mut Descriptor, Errno> {
-        self.slots.get_mut(number as usize).and_then(Option::as_mut).ok_or(Errno::BadDescriptor)
+        let index = self.index(number)?;
+        self.slots.get_mut(index).and_then(Option::as_mut).ok_or(Errno::BadDescriptor)
     }
 
     /// The descriptor with that number, if it is a regular file.
@@ -129,7 +142,8 @@ impl Descriptors {
 
     /// Takes a descriptor out of the table.
     pub fn remove(&mut self, number: u32) -> Result<Descriptor, Errno> {
-        let taken = self.slots.get_mut(number as usize).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
+        let index = self.index(number)?;
+        let taken = self.slots.get_mut(index).and_then(Option::take).ok_or(Errno::BadDescriptor)?;
         self.free.insert(number);
         self.lose(number);
         Ok(taken)

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipc::nospec;
 use nix::dir::{Dir, OwningIter, Type};
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, fstatat};
@@ -328,7 +329,8 @@ impl Listing {
             }
         }
         let recent = index.checked_sub(self.first_recent()).and_then(|i| usize::try_from(i).ok());
-        Ok(recent.and_then(|i| self.recent.get(i)).cloned())
+        let recent = recent.filter(|i| *i < self.recent.len());
+        Ok(recent.and_then(|i| self.recent.get(nospec::below(i, self.recent.len()))).cloned())
     }
 
     fn advance(

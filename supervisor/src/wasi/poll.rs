@@ -29,6 +29,19 @@ pub(super) struct GuestClocks {
     pub monotonic_offset: u64,
 }
 
+impl GuestClocks {
+    /// What the clock of this number reads for the guest.
+    pub fn read(&self, clock: u32) -> Result<u64, Errno> {
+        let time = match clock {
+            0 => now(libc::CLOCK_REALTIME)?,
+            1 => now(libc::CLOCK_MONOTONIC)?.wrapping_add(self.monotonic_offset),
+            2 | 3 => return Err(Errno::BadDescriptor),
+            _ => return Err(Errno::Invalid),
+        };
+        Ok(time - time % self.resolution.max(1))
+    }
+}
+
 /// When a subscription is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {

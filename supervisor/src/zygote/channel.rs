@@ -22,15 +22,25 @@ pub(crate) struct Channel {
 /// A pair of connected sockets: this side's end, and the zygote's.
 pub(crate) fn pair(who: &'static str) -> Result<(Channel, OwnedFd), Error> {
     let (ours, theirs) = process::sockets()?;
-    nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-        .map_err(errno("make a control socket non-blocking"))?;
-    // SAFETY: the value owns its descriptor and keeps it as long as it is registered.
-    let socket =
-        unsafe { AsyncFd::register(ours) }.map_err(|e| system("watch a control socket")(e.into()))?;
-    Ok((Channel { who, socket }, theirs))
+    Ok((Channel::new(who, ours)?, theirs))
 }
 
 impl Channel {
+    /// Over this end of a pair.
+    pub(crate) fn new(who: &'static str, socket: OwnedFd) -> Result<Self, Error> {
+        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .map_err(errno("make a control socket non-blocking"))?;
+        // SAFETY: the value owns its descriptor and keeps it as long as it is registered.
+        let socket =
+            unsafe { AsyncFd::register(socket) }.map_err(|e| system("watch a control socket")(e.into()))?;
+        Ok(Self { who, socket })
+    }
+
+    /// The socket itself.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket.into_inner()
+    }
+
     /// Sends a command, with a filter program behind it and descriptors beside it.
     pub(crate) async fn send(
         &self,

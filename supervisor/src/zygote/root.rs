@@ -3,26 +3,31 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::Duration;
 use std::{fs, io};
 
 use ipc::control::{Command, command, layer, reply};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use tokio::sync::Mutex;
 
 use super::channel::{self, Channel};
 use super::image;
+use crate::config::Config;
 use crate::error::Error;
+use crate::host::Offer;
+use crate::process::Started;
 
 /// User and group id that instances see as their own. No other id is mapped, 0 least of all.
 pub(crate) const INSIDE_ID: u32 = 65534;
 
-/// A confined root zygote. Dropping it ends it and everything below it.
+/// A confined root zygote. Dropping it ends it and everything below it: its children are in PID namespaces whose first process dies
+/// with it.
 #[derive(Debug)]
 pub(crate) struct RootZygote {
     /// Requests and replies alternate: one request at a time.
     channel: Mutex<Channel>,
-    process: RefCell<Child>,
+    process: RefCell<Started>,
     patience: Duration,
     /// It owed an answer for too long.
     silent: Cell<bool>,
@@ -30,35 +35,60 @@ pub(crate) struct RootZygote {
 
 /// What a root zygote confines itself with.
 #[derive(Debug)]
-pub(crate) struct Confinement<'c> {
+struct Confinement<'c> {
     /// The layers to put in force.
-    pub(crate) layers: u64,
+    layers: u64,
     /// Access rights that Landlock handles.
-    pub(crate) landlock: [u64; 3],
+    landlock: [u64; 3],
     /// Seconds by which the clocks of its time namespace are ahead of the host's: monotonic, since boot.
-    pub(crate) clock_offsets: [i64; 2],
+    clock_offsets: [i64; 2],
     /// The base filter.
-    pub(crate) filter: &'c [libc::sock_filter],
+    filter: &'c [libc::sock_filter],
     /// Host user and group id of everything below, when this process may choose.
-    pub(crate) sandbox_id: u32,
+    sandbox_id: u32,
     /// How long it may take to answer.
-    pub(crate) patience: Duration,
+    patience: Duration,
+    /// The processor that it and everything below it stays on; `None`: those of this thread.
+    processor: Option<usize>,
 }
 
 /// Its name in messages.
 const WHO: &str = "root";
 
 impl RootZygote {
+    /// Starts one with these layers, as this host has them.
+    pub(crate) async fn of_host(
+        layers: u64,
+        offer: &Offer,
+        config: &Config,
+        processor: Option<usize>,
+    ) -> Result<Self, Error> {
+        let filter = if layers & layer::SECCOMP != 0 { policies::zygote_base_filter()? } else { Vec::new() };
+        Self::start(&Confinement {
+            layers,
+            landlock: offer.landlock,
+            clock_offsets: offer.clocks,
+            filter: &filter,
+            sandbox_id: config.sandbox_id,
+            patience: config.zygote_patience,
+            processor,
+        })
+        .await
+    }
+
     /// Starts one and waits until it is confined. Call it from a thread that lives as long as the zygote.
-    pub(crate) async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
+    async fn start(confinement: &Confinement<'_>) -> Result<Self, Error> {
         let (channel, theirs) = channel::pair(WHO)?;
         // From here on the value's destructor ends the process, whatever fails.
         let mut zygote = Self {
-            process: RefCell::new(image::start(theirs)?),
+            process: RefCell::new(Started::Own(image::start(theirs)?)),
             channel: Mutex::new(channel),
             patience: confinement.patience,
             silent: Cell::new(false),
         };
+        if let Some(processor) = confinement.processor {
+            pin(zygote.process.get_mut().id(), processor);
+        }
         let patience = zygote.patience;
         let confined = tokio::time::timeout(patience, zygote.confine(confinement)).await;
         confined.unwrap_or(Err(Error::ZygoteSilent { who: WHO, patience }))?;
@@ -83,10 +113,10 @@ impl RootZygote {
         if confinement.layers & layer::USER_NAMESPACE != 0 {
             expect(channel, reply::UNSHARED).await?;
             map_ids(pid, confinement.sandbox_id).map_err(|error| {
-                match self.process.get_mut().try_wait() {
-                    Ok(None) => error,
+                match self.process.get_mut().is_alive() {
+                    true => error,
                     // It has no such files any more.
-                    _ => Error::ZygoteDied { who: WHO, detail: String::from(" while it started") },
+                    false => Error::ZygoteDied { who: WHO, detail: String::from(" while it started") },
                 }
             })?;
             let mapped = Command { kind: command::MAPPED, filter_len, ..Command::default() };
@@ -101,9 +131,24 @@ impl RootZygote {
         Ok(())
     }
 
+    /// One that the spawner has started and confined.
+    pub(crate) fn spawned(control: OwnedFd, process: Started, patience: Duration) -> Result<Self, Error> {
+        Ok(Self {
+            channel: Mutex::new(Channel::new(WHO, control)?),
+            process: RefCell::new(process),
+            patience,
+            silent: Cell::new(false),
+        })
+    }
+
+    /// For the spawner: its control socket, and the process.
+    pub(crate) fn into_parts(self) -> (OwnedFd, Started) {
+        (self.channel.into_inner().into_socket(), self.process.into_inner())
+    }
+
     /// Whether the process lives and answers.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.silent.get() && matches!(self.process.borrow_mut().try_wait(), Ok(None))
+        !self.silent.get() && self.process.borrow_mut().is_alive()
     }
 
     /// Has a module zygote forked. Its own messages come over the returned channel; the descriptor is its pidfd.
@@ -139,12 +184,11 @@ impl RootZygote {
     }
 }
 
-impl Drop for RootZygote {
-    fn drop(&mut self) {
-        // Its children are in PID namespaces whose first process dies with it.
-        let process = self.process.get_mut();
-        let _ = process.kill();
-        let _ = process.wait();
+/// Only speed depends on it, so a host that refuses loses nothing else.
+fn pin(process: u32, processor: usize) {
+    let mut one = CpuSet::new();
+    if one.set(processor).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(process as i32), &one);
     }
 }
 

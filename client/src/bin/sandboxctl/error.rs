@@ -40,6 +40,14 @@ pub enum Error {
         /// Why.
         reply: client::ErrorReply,
     },
+    /// What is to be measured does not work.
+    #[error(
+        "a measured job did not exit with status 0: {0}; measure a module that ends well under this policy"
+    )]
+    Measured(String),
+    /// The measuring thread cannot be kept on one processor.
+    #[error("cannot stay on one processor while measuring: {0}; allow sched_setaffinity(2)")]
+    Pin(io::Error),
     /// There is nothing to compile.
     #[error("{} is an artifact already; `sandboxctl run` runs it", path.display())]
     AlreadyCompiled {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use supervisor::daemon::signals;
 
+mod bench;
 mod compile;
 mod daemon;
 mod doctor;
@@ -35,6 +36,7 @@ enum Command {
     Snapshot(Box<snapshot::Options>),
     Policy(policy::Options),
     Doctor(doctor::Options),
+    Bench(bench::Options),
     Version(version::Options),
 }
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Snapshot(options) => snapshot::snapshot(*options),
         Command::Policy(options) => policy::policy(options),
         Command::Doctor(options) => doctor::doctor(options),
+        Command::Bench(options) => bench::bench(options),
         Command::Version(options) => version::version(options),
     });
     let status = result.unwrap_or_else(|error| {

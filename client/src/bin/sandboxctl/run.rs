@@ -300,7 +300,7 @@ fn variable(text: OsString) -> Result<Vec<u8>, Error> {
 }
 
 /// A policy file is read here: the daemon opens no path on our word.
-fn policy(name_or_path: String) -> Result<PolicyRequest, Error> {
+pub fn policy(name_or_path: String) -> Result<PolicyRequest, Error> {
     if !Policy::is_path(&name_or_path) {
         return Ok(PolicyRequest::Named(name_or_path));
     }

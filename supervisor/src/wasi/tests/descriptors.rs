@@ -149,7 +149,8 @@ async fn every_function_answers_hostile_arguments() {
             let function = FunctionId::from_number(number as u32).unwrap();
             let (answer, _) = guest.answer(function, &values).await;
             let Answer::Done { errno, written: 0 } = answer else { panic!("{function:?}: {answer:?}") };
-            if declaration.place == Place::Instance {
+            // Instances without a time-stamp counter ask for the time here.
+            if declaration.place == Place::Instance && function != FunctionId::clock_time_get {
                 assert_eq!(errno, 52, "{function:?} is not answered here");
             }
             assert!(errno <= 76);

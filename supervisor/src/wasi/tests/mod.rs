@@ -1,6 +1,7 @@
 //! Tests of the host calls on real files, pipes and sockets.
 
 mod attacks;
+mod confined;
 mod descriptors;
 mod directories;
 mod files;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use policies::{Policy, Rule};
+use policies::{PathRule, Policy, Rule};
 use serde_json::{Map, Value as Json, json};
 
 use super::internal::Internal;
@@ -42,9 +42,10 @@ fn explain_internal(internal: Internal, json: bool) -> Result<u8, Error> {
             .iter()
             .map(|(title, rules)| json!({ "title": title, "rules": rules.iter().map(rule_json).collect::<Vec<_>>() }))
             .collect();
-        print_json(
-            &json!({ "name": internal.name(), "description": internal.description(), "lists": lists }),
-        )?;
+        let paths: Vec<Json> = internal.paths()?.iter().map(path_json).collect();
+        print_json(&json!({
+            "name": internal.name(), "description": internal.description(), "lists": lists, "paths": paths,
+        }))?;
         return Ok(0);
     }
     let mut text = format!("{}\n  {}\n", internal.name(), internal.description());
@@ -52,6 +53,14 @@ fn explain_internal(internal: Internal, json: bool) -> Result<u8, Error> {
         // Writing to a string does not fail.
         let _ = writeln!(text, "\n{title}");
         for rule in rules {
+            let _ = writeln!(text, "  {rule}\n      {} ({})", rule.why, rule.at);
+        }
+    }
+    let paths = internal.paths()?;
+    if !paths.is_empty() {
+        text.push_str("\nfiles by name (Landlock)\n");
+        for rule in paths {
+            // Writing to a string does not fail.
             let _ = writeln!(text, "  {rule}\n      {} ({})", rule.why, rule.at);
         }
     }
@@ -64,6 +73,16 @@ pub fn rule_json(rule: &Rule) -> Json {
     json!({
         "syscall": rule.syscall.name(),
         "when": rule.when.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "why": rule.why,
+        "file": &*rule.at.file,
+        "line": rule.at.line,
+    })
+}
+
+fn path_json(rule: &PathRule) -> Json {
+    json!({
+        "place": rule.place.name(),
+        "access": rule.access_names().collect::<Vec<_>>(),
         "why": rule.why,
         "file": &*rule.at.file,
         "line": rule.at.line,

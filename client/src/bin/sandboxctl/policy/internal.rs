@@ -1,7 +1,8 @@
 //! The lists that are no job's policy: they can be looked at.
 
 use policies::{
-    Answer, Question, Rule, Via, compile_filter, compile_rules, zygote_base_filter, zygote_rules,
+    Answer, PathRule, Question, Rule, Via, compile_filter, compile_rules, supervisor_filter,
+    supervisor_rules, zygote_base_filter, zygote_rules,
 };
 
 use crate::error::Error;
@@ -13,11 +14,13 @@ pub enum Internal {
     Zygote,
     /// That of the compile workers.
     Compile,
+    /// The daemon's own.
+    Supervisor,
 }
 
 impl Internal {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Zygote, Self::Compile];
+    pub const ALL: [Self; 3] = [Self::Zygote, Self::Compile, Self::Supervisor];
 
     /// By its name.
     pub fn named(name: &str) -> Option<Self> {
@@ -29,6 +32,7 @@ impl Internal {
         match self {
             Self::Zygote => "zygote",
             Self::Compile => "compile",
+            Self::Supervisor => "supervisor",
         }
     }
 
@@ -39,6 +43,9 @@ impl Internal {
                 "What the fork servers may call: through the call gate, and at all. Not for jobs."
             }
             Self::Compile => "What compile workers and their fork server may call. Not for jobs.",
+            Self::Supervisor => {
+                "What the daemon keeps for itself once it serves: calls, and names of files. Not for jobs."
+            }
         }
     }
 
@@ -56,6 +63,21 @@ impl Internal {
                 let rules = compile_rules()?;
                 vec![("calls that are allowed", &rules.allow), ("calls that fail with ENOSYS", &rules.absent)]
             }
+            Self::Supervisor => {
+                let rules = supervisor_rules()?;
+                vec![
+                    ("calls that are allowed; every other fails with EPERM", &rules.allow),
+                    ("calls that fail with ENOSYS", &rules.absent),
+                ]
+            }
+        })
+    }
+
+    /// Its rules for names of files.
+    pub fn paths(self) -> Result<&'static [PathRule], Error> {
+        Ok(match self {
+            Self::Zygote | Self::Compile => &[],
+            Self::Supervisor => &supervisor_rules()?.paths,
         })
     }
 
@@ -64,6 +86,7 @@ impl Internal {
         Ok(match self {
             Self::Zygote => zygote_base_filter()?,
             Self::Compile => compile_filter()?,
+            Self::Supervisor => supervisor_filter()?,
         })
     }
 
@@ -74,6 +97,7 @@ impl Internal {
                 policies::Policy::builtin("default")?.answer(&Question { via: Via::Gate, ..*question })?
             }
             Self::Compile => question.of_compile_worker()?,
+            Self::Supervisor => question.of_supervisor()?,
         })
     }
 }
