@@ -1,4 +1,4 @@
-"""Cases that only the benchmarks run: almost all of their time is guest code, hardly any of it host calls."""
+"""Cases that only the benchmarks run: of COMPUTE almost all of the time is guest code, of FILES most is host calls."""
 from cases import Case, Step
 
 SQL = b"""
@@ -49,6 +49,28 @@ SMT = b"""
 (assert (not (= (bvmul (bvadd a b) (bvsub a b)) (bvsub (bvmul a a) (bvmul b b)))))
 (check-sat)
 """
+
+# Everything that one does with small files.
+MANY_FILES = """
+import os
+os.mkdir('/data/new'); os.mkdir('/data/old')
+name = '/data/new/file-{:04}'.format
+for i in range(5000):
+    with open(name(i), 'w') as f: f.write('contents of number %d\\n' % i)
+total = 0
+for i in range(5000):
+    with open(name(i)) as f: total += len(f.read())
+sizes = sum(os.stat(name(i)).st_size for i in range(5000))
+print(total, sizes, len(os.listdir('/data/new')), sum(e.is_file() for e in os.scandir('/data/new')))
+for i in range(5000): os.rename(name(i), '/data/old/%d' % i)
+for i in range(5000): os.remove('/data/old/%d' % i)
+os.rmdir('/data/old'); print(os.listdir('/data'))
+os.rmdir('/data/new')
+"""
+
+FILES = [
+    Case("python-5000-files", "python", [Step(["python", "-c", MANY_FILES], {"PYTHONHASHSEED": "0"})], writable=["/data"]),
+]
 
 COMPUTE = [
     Case("sqlite-memory", "sqlite", [Step(["sqlite3", "-batch", ":memory:"], {"HOME": "/"}, SQL)]),

@@ -13,7 +13,7 @@ import time
 
 from common import EPOCHS, HERE, Stop, output, programs, table
 from cases import Case, Step
-from compute import COMPUTE
+from compute import COMPUTE, FILES
 
 OURS, PEER, PEER_EPOCHS = "sandboxctl", "Wasmtime", "Wasmtime, epochs"
 PROGRAMS = ("quickjs-language", "sqlite-database", "python-text", "python-files", "esbuild-bundle")
@@ -171,6 +171,7 @@ def measure_kernels(o, scratch, environment):
     compute = [c for c in COMPUTE if not any(fnmatch.fnmatch(c.id, p) for p in o.skip)]
     figures["compute"] = compare("Programs that compute", compute, contenders, inputs, runs, None)
     chosen = programs.selected([p for p in PROGRAMS if not any(fnmatch.fnmatch(p, s) for s in o.skip)])
+    chosen += [c for c in FILES if not any(fnmatch.fnmatch(c.id, s) for s in o.skip)]
     figures["programs"] = compare("Programs that call the host", chosen, contenders, inputs, runs, None)
 
     del figures["kernels"][FLOOR]

@@ -2,7 +2,7 @@
 """Measures sandboxd side by side with its peers, in one run, and prints tables in Markdown.
 
 usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--harness PATH] [--runs N] [--rounds N] [--skip PATTERN]...
-              [--only MODULE]... [--json FILE] [jobs|start|kernels|compile]...
+              [--only MODULE]... [--json FILE] [jobs|start|kernels|calls|compile]...
 
   jobs    latency and rate of jobs that do nothing, through the library and through a daemon; with a build of
           `jobs` that has the feature `peers`, Wasmtime in-process too
@@ -11,6 +11,8 @@ usage: run.py [--bin DIR] [--wasmtime PATH] [--modules DIR] [--harness PATH] [--
   kernels guest code, start included: sandboxctl, Wasmtime, Wasmtime with epochs. The kernels in kernels/, programs that
           hardly call the host (compute.py), then cases of the real-program tests as they are. --rounds of each
           (default 5); --skip leaves out cases whose names match
+  calls   host calls by kind, under the profiles `default` and `wasi-direct`, in Wasmtime, and where there is such a thing in a native
+          program; the rate of stdin to stdout through a guest
   compile sandboxc and `wasmtime compile`: time, memory, size of the code; --only some of the modules. The large ones need
           minutes and up to 8 GiB
 
@@ -31,8 +33,9 @@ import time
 from common import HERE, ROOT, Stop, output, programs, table
 from compiling import measure_compile
 from guest_code import measure_kernels
+from host_calls import measure_host_calls
 
-TABLES = ("jobs", "start", "kernels", "compile")
+TABLES = ("jobs", "start", "kernels", "calls", "compile")
 
 
 def spawn_and_wait(command, environment):
@@ -139,13 +142,13 @@ def main():
     parser.add_argument("--skip", action="append", default=[])
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--json")
-    parser.add_argument("tables", nargs="*", metavar="jobs|start|kernels|compile")
+    parser.add_argument("tables", nargs="*", metavar="jobs|start|kernels|calls|compile")
     o = parser.parse_args()
     o.sandboxctl, o.sandboxd, o.sandboxc = (os.path.join(o.bin, n) for n in ("sandboxctl", "sandboxd", "sandboxc"))
     wanted = o.tables or TABLES
     if os.access("/dev/shm", os.W_OK):  # the cases' files: a disk's fsync would drown what is measured
         tempfile.tempdir = "/dev/shm"
-    measures = {"jobs": measure_jobs, "start": measure_start, "kernels": measure_kernels, "compile": measure_compile}
+    measures = {"jobs": measure_jobs, "start": measure_start, "kernels": measure_kernels, "calls": measure_host_calls, "compile": measure_compile}
     try:
         if unknown := set(wanted) - set(TABLES):
             raise Stop(f"unknown table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")

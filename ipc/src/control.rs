@@ -48,6 +48,9 @@ pub struct Command {
     pub gid: u32,
     /// `SPAWN_MODULE`: bytes of guest stack, a multiple of the page size.
     pub stack_bytes: u64,
+    /// `SPAWN_MODULE`: not 0 if file data goes directly: the filter has a listener, which goes to the supervisor with `READY`, and
+    /// instances may have descriptors of files.
+    pub direct: u64,
     /// `CONFINE`: whole seconds that the clocks of the time namespace are ahead of the host's: monotonic, since boot.
     pub clock_offsets: [i64; 2],
 }
@@ -56,7 +59,7 @@ pub struct Command {
 pub mod reply {
     /// A root zygote has its own user namespace and waits for `MAPPED`.
     pub const UNSHARED: u32 = 1;
-    /// The zygote is confined and serves; `layers` are in force.
+    /// The zygote is confined and serves; `layers` are in force. Descriptor, if it was asked for: the listener of its filter.
     pub const READY: u32 = 2;
     /// A child was forked: `id`, `pid` (in the zygote's view). Descriptor: its pidfd.
     pub const SPAWNED: u32 = 3;

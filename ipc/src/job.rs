@@ -13,6 +13,10 @@ use crate::layout::{RING_BASE, RING_END};
 pub const ARENA_OFFSET: usize = 0;
 /// Bytes in the arena.
 pub const ARENA_BYTES: usize = 0x40_0000;
+/// Bytes at the end of the arena that hold queued output ([`crate::ring::Output`]); host calls use what is before them.
+pub const OUTPUT_BYTES: usize = 2 * crate::ring::OUTPUT_HALF;
+/// Bytes of the arena for the payloads of host calls.
+pub const CALLS_BYTES: usize = ARENA_BYTES - OUTPUT_BYTES;
 /// Offset of the strings: arguments, then environment, each string ended by a zero byte.
 pub const STRINGS_OFFSET: usize = ARENA_OFFSET + ARENA_BYTES;
 /// Bytes for strings.
@@ -125,6 +129,8 @@ pub mod job_flags {
     pub const WAIT_AT_END: u32 = 4;
     /// Time passes only by what the guest does: the supervisor answers what it asks of clocks.
     pub const DETERMINISTIC: u32 = 8;
+    /// The instance may ask for descriptors of files, see [`crate::direct`].
+    pub const DIRECT: u32 = 16;
 }
 
 /// How an instance ended, by its own word. See [`ExitRecord::kind`].

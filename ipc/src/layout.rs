@@ -89,8 +89,13 @@ pub const fn memory_base(index: u32) -> u64 {
     MEMORY_BASE + index as u64 * MEMORY_STRIDE
 }
 
-/// The descriptor of the doorbell, the only one that an instance has.
+/// The descriptor of the doorbell, the only one that an instance has unless its policy has file data go directly.
 pub const DOORBELL_FD: i32 = 3;
+/// The first of the descriptors of files that an instance may have otherwise. With the lowest numbers they fit the table of 64
+/// that every process has.
+pub const DIRECT_FD: i32 = DOORBELL_FD + 1;
+/// How many of them there are.
+pub const DIRECT_FDS: i32 = 60;
 
 const _: () = {
     assert!(GATE_SYSCALL + 2 == GATE_LANDING);

@@ -5,6 +5,7 @@
 //! * [`ring`]: the shared-memory queue between an instance and the supervisor.
 //! * [`job`]: what the supervisor tells an instance before it starts, and what it leaves behind when it ends.
 //! * [`imports`]: what the host side provides for the imports of an instance.
+//! * [`direct`]: how an instance gets descriptors of files.
 //! * [`session`]: how the supervisor has an instance make several calls.
 //! * [`control`]: the messages between the supervisor and its zygotes.
 //! * [`speculation`]: what the kernel says about its controls of speculative execution.
@@ -29,6 +30,7 @@
 pub mod channel;
 pub mod context;
 pub mod control;
+pub mod direct;
 #[cfg(feature = "std")]
 pub mod fdpass;
 pub mod imports;

@@ -5,6 +5,8 @@
 //! cache line of its own. Payloads lie in the arena ([`crate::job::ARENA_OFFSET`]), which the instance manages:
 //! a submission names ranges of it, and the supervisor checks every range before it copies.
 //!
+//! Small writes to standard output and standard error are not submitted but queued ([`Output`]): nobody waits for them.
+//!
 //! After a submission the instance writes 8 bytes to its doorbell (an eventfd). The supervisor wakes the
 //! instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
 
@@ -32,6 +34,42 @@ pub struct Indices {
     pub completion_tail: Index,
     /// Written by the instance.
     pub completion_head: Index,
+    /// Output on its way.
+    pub output: Output,
+}
+
+/// Output that was written to a standard stream and that the supervisor takes when it serves the next call, after a moment, or
+/// when the instance has ended, whichever comes first.
+///
+/// The instance adds bytes to one half of the output's part of the arena as long as the supervisor has not taken what is there, then
+/// goes on in the other, which must be done by then.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Output {
+    /// What waits: [`pack_output`], or 0. The instance makes it more, the supervisor takes all of it.
+    pub pending: Pending,
+    /// How often the supervisor has taken something and is done with it.
+    pub done: Index,
+    /// Written by the supervisor: bits by the number of a stream that must not be queued, because its next write may fail.
+    pub refused: Index,
+}
+
+/// A word alone on its cache line.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Pending(pub core::sync::atomic::AtomicU64);
+
+/// Bytes of one half of the output's part of the arena.
+pub const OUTPUT_HALF: usize = 32 << 10;
+
+/// Output in one word: the stream (1 or 2), which half of the arena's part it is in, its length.
+pub const fn pack_output(stream: u32, half: u32, length: u32) -> u64 {
+    (length as u64) << 32 | ((half & 1) as u64) << 8 | stream as u64 & 0xff
+}
+
+/// The inverse of [`pack_output`]: stream, half, length.
+pub const fn unpack_output(word: u64) -> (u32, u32, u32) {
+    (word as u32 & 0xff, (word >> 8) as u32 & 1, (word >> 32) as u32)
 }
 
 /// [`Submission::function`] of an instance that has finished and left its [`crate::job::ExitRecord`]; see
@@ -48,8 +86,22 @@ pub struct Submission {
     pub sequence: u32,
     /// One word per [`crate::interface::Arg`] of the function: a value, or [`pack_range`] of arena bytes.
     pub args: [u64; ARGS_MAX],
+    /// Bits of [`submission_flags`].
+    pub flags: u64,
+    /// With [`submission_flags::POSITION`]: where the descriptor of the call is, which the instance keeps.
+    pub position: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 3],
+}
+
+/// Bits of [`Submission::flags`].
+pub mod submission_flags {
+    /// The call is about a regular file whose position the instance keeps, see [`super::Submission::position`].
+    pub const POSITION: u64 = 1;
+    /// The instance does not wait for the completion, so nobody needs to wake it.
+    pub const QUIET: u64 = 2;
+    /// All of them.
+    pub const ALL: u64 = POSITION | QUIET;
 }
 
 /// The answer to a [`Submission`].
@@ -62,8 +114,12 @@ pub struct Completion {
     pub errno: u32,
     /// How many bytes of the `Out` or `ScatterOut` range were written.
     pub written: u64,
+    /// After a call with [`submission_flags::POSITION`]: where the descriptor is now. After `path_open`: the new descriptor.
+    pub value: u64,
+    /// After `path_open`: the `fdstat` of the new descriptor, as `fd_fdstat_get` would give it.
+    pub opened: [u64; 3],
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 2],
 }
 
 const _: () = {

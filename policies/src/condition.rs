@@ -42,6 +42,12 @@ const CONSTANTS: &[(&str, Meaning, &str)] = &[
     ("PAGE", fixed(layout::PAGE), "4096"),
     ("CONTROL_FD", fixed(ipc::control::CONTROL_FD as u64), "the zygotes' control socket"),
     ("DOORBELL_FD", fixed(layout::DOORBELL_FD as u64), "an instance's doorbell"),
+    ("DIRECT_FD", fixed(layout::DIRECT_FD as u64), "an instance's first descriptor of a file"),
+    (
+        "DIRECT_FD_END",
+        fixed(layout::DIRECT_FD as u64 + layout::DIRECT_FDS as u64),
+        "the number after its last descriptor of a file",
+    ),
     ("PROT_READ", fixed(libc::PROT_READ as u64), "mmap(2), mprotect(2)"),
     ("PROT_WRITE", fixed(libc::PROT_WRITE as u64), "mmap(2), mprotect(2)"),
     ("PROT_EXEC", fixed(libc::PROT_EXEC as u64), "mmap(2), mprotect(2)"),

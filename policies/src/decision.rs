@@ -79,13 +79,14 @@ pub struct Answer {
 impl Answer {
     /// Whether the call is allowed.
     pub fn is_allowed(&self) -> bool {
-        self.action == libc::SECCOMP_RET_ALLOW
+        is_allowed(self.action)
     }
 
     /// What happens, in words.
     pub fn action_text(&self) -> String {
         match self.action & libc::SECCOMP_RET_ACTION_FULL {
             libc::SECCOMP_RET_ALLOW => "allowed".to_owned(),
+            libc::SECCOMP_RET_USER_NOTIF => "answered by the supervisor in the kernel's place".to_owned(),
             libc::SECCOMP_RET_TRAP => "refused: SIGSYS ends the process".to_owned(),
             libc::SECCOMP_RET_KILL_PROCESS => "refused: the process is killed".to_owned(),
             libc::SECCOMP_RET_ERRNO => {
@@ -95,6 +96,11 @@ impl Answer {
             other => format!("action {other:#x}"),
         }
     }
+}
+
+/// Whether a call with this action does not end the process.
+fn is_allowed(action: u32) -> bool {
+    [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF].contains(&action)
 }
 
 /// A system call by its name or number.
@@ -155,10 +161,10 @@ fn answer(
     let met = |rule: &&Rule| rule.unmet(&question.args, &question.context).is_empty();
     let rules: Vec<&Rule> = list.iter().filter(same).collect();
     let matching = rules.iter().copied().find(|rule| met(rule));
-    let own_allows = actions.first() == Some(&libc::SECCOMP_RET_ALLOW);
+    let own_allows = actions.first().is_some_and(|action| is_allowed(*action));
     let decided_by = match (own_allows, matching) {
         _ if question.arch != AUDIT_ARCH_X86_64 => DecidedBy::Architecture,
-        (true, Some(rule)) if action == libc::SECCOMP_RET_ALLOW => DecidedBy::Rule(rule.clone()),
+        (true, Some(rule)) if is_allowed(action) => DecidedBy::Rule(rule.clone()),
         (true, Some(_)) => DecidedBy::BaseFilter,
         (false, None) if rules.is_empty() => DecidedBy::NoRule,
         (false, None) => DecidedBy::NoRuleMet(rules.into_iter().cloned().collect()),

@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use ipc::control::layer;
 use ipc::interface::FUNCTIONS;
+use ipc::layout;
 
 use crate::filter::DefaultAction;
 use crate::policy::{Danger, Origin, Policy, Widening};
 use crate::schema::filesystem_name;
-use crate::sections::{MemoryExceeded, all_host_functions};
+use crate::sections::{FileData, MemoryExceeded, all_host_functions};
 use crate::units::{format_duration, format_size};
 
 impl Policy {
@@ -106,6 +107,15 @@ impl Policy {
             ("environment", wasi.env),
         ] {
             writeln!(out, "  {name:<11} {}", given(granted))?;
+        }
+
+        match self.fs().data {
+            FileData::Supervisor => writeln!(out, "  file data   through the supervisor")?,
+            FileData::Direct => writeln!(
+                out,
+                "  file data   direct: at most {} descriptors of regular files that the guest has opened",
+                layout::DIRECT_FDS
+            )?,
         }
 
         let allowed: Vec<_> =

@@ -13,6 +13,9 @@
 //!  4  the gate's? else 7
 //! ```
 //!
+//! Where the policy has file data go directly, the instance's program begins by handing one call over to the supervisor
+//! ([`ASK`]).
+//!
 //! Calls of the x32 ABI have the architecture of x86-64 and bit 30 of the number set, so no rule matches them.
 
 use std::collections::BTreeMap;
@@ -23,6 +26,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
+
+use syscalls::x86_64::Sysno;
 
 use crate::condition::{Comparison, Condition};
 use crate::error::Error;
@@ -38,6 +43,10 @@ pub(crate) const OFFSET_POINTER: u32 = 8;
 pub(crate) const OFFSET_ARGS: u32 = 16;
 /// `sizeof(struct seccomp_data)`.
 pub(crate) const DATA_BYTES: u32 = 64;
+
+/// The call by which an instance asks for a descriptor, under `fs.data = "direct"`: the kernel does not carry it out but tells the
+/// supervisor (`SECCOMP_RET_USER_NOTIF`). Carried out, it would do nothing.
+pub(crate) const ASK: Sysno = Sysno::sched_yield;
 
 /// What a filter depends on besides its policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +107,7 @@ pub(crate) fn gated(
     policy: &str,
     gate: &[Rule],
     instance: &[Rule],
+    asks: bool,
     default: DefaultAction,
     context: &FilterContext,
 ) -> Result<Vec<libc::sock_filter>, Error> {
@@ -116,6 +126,13 @@ pub(crate) fn gated(
         statement(libc::BPF_JMP | libc::BPF_JA, gate_length),
     ];
     program.extend(gate);
+    if asks {
+        program.extend([
+            load(OFFSET_NUMBER),
+            jump_if_equal(ASK.id() as u32, 0, 1),
+            statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF),
+        ]);
+    }
     program.extend(instance);
     checked_length(policy, program)
 }
@@ -386,7 +403,7 @@ mod tests {
                 at: crate::rule::Place { file: "long".into(), line: 1 },
             })
             .collect();
-        let error = gated("long", &[], &rules, DefaultAction::Trap, &CONTEXT).unwrap_err();
+        let error = gated("long", &[], &rules, false, DefaultAction::Trap, &CONTEXT).unwrap_err();
         assert!(matches!(&error, Error::FilterTooLong { .. } | Error::Compile { .. }), "{error}");
         assert!(error.to_string().contains("4096"), "{error}");
     }

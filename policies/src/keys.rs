@@ -164,6 +164,16 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "fs",
+        keys: &[key(
+            "data",
+            "`\"supervisor\"`, `\"direct\"`",
+            "`supervisor`: what is read from and written to files goes through the supervisor. `direct`: the instance is given \
+             descriptors of regular files that the guest has opened, and reads and writes them itself; needs rules as in \
+             `wasi-direct`.",
+        )],
+    },
+    Section {
         name: "host_calls",
         keys: &[
             key("allow", "`\"all\"`, or a list of names", "The host calls that the guest may make."),

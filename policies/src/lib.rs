@@ -49,7 +49,7 @@ pub use policy::{Danger, FILE_BYTES_MAX, Origin, Policy, Widening, zygote_base_f
 pub use position::Position;
 pub use reference::section as reference;
 pub use rule::{Place, Rule};
-pub use sections::{Filesystem, Instance, Limits, MemoryExceeded, Seccomp, Wasi};
+pub use sections::{FileData, Filesystem, Fs, Instance, Limits, MemoryExceeded, Seccomp, Wasi};
 pub use set::{DIRECTORY_FILES_MAX, PolicySet};
 pub use settings::{Difference, Direction, Setting};
 pub use supervisor::{PathRule, PathRulePlace, SupervisorRules, supervisor_filter, supervisor_rules};

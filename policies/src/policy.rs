@@ -13,7 +13,7 @@ use crate::interpreter::{SeccompData, interpret};
 use crate::position::Position;
 use crate::rule::Rule;
 use crate::schema::{self, Guard, VERSION};
-use crate::sections::{Instance, Limits, Seccomp, Sections, Wasi};
+use crate::sections::{FileData, Fs, Instance, Limits, Seccomp, Sections, Wasi};
 use crate::zygote::zygote_rules;
 
 /// Largest policy file, in bytes.
@@ -24,13 +24,13 @@ const PROFILES: &[(&str, &str)] = &[
     ("default", include_str!("../profiles/default.toml")),
     ("compute", include_str!("../profiles/compute.toml")),
     ("wasi", include_str!("../profiles/wasi.toml")),
+    ("wasi-direct", include_str!("../profiles/wasi-direct.toml")),
 ];
 
 /// Names that are no job's policy, and why.
 const RESERVED: &[(&str, &str)] = &[
     ("compile", "it is the list of the compile workers, not for jobs"),
     ("zygote", "it is the list of the fork servers, not for jobs"),
-    ("wasi-direct", "file data always goes through the supervisor; use \"wasi\""),
     ("supervisor", "the supervisor does not confine itself"),
 ];
 
@@ -238,6 +238,11 @@ impl Policy {
         &self.sections.wasi
     }
 
+    /// `[fs]`.
+    pub fn fs(&self) -> &Fs {
+        &self.sections.fs
+    }
+
     /// `[instance]`.
     pub fn instance(&self) -> &Instance {
         &self.sections.instance
@@ -277,7 +282,8 @@ impl Policy {
     /// The seccomp program that a module zygote installs and its instances inherit.
     pub fn instance_filter(&self, context: &FilterContext) -> Result<Vec<libc::sock_filter>, Error> {
         let Seccomp { default_action, allow } = &self.sections.seccomp;
-        filter::gated(&self.name, &zygote_rules()?.gate, allow, *default_action, context)
+        let asks = self.sections.fs.data == FileData::Direct;
+        filter::gated(&self.name, &zygote_rules()?.gate, allow, asks, *default_action, context)
     }
 
     /// What the policy's filter decides about a system call: a `SECCOMP_RET_*` value.

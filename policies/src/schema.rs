@@ -9,14 +9,17 @@ use std::time::Duration;
 use ipc::control::layer;
 use ipc::interface::FunctionId;
 use ipc::layout;
+use syscalls::x86_64::Sysno;
 
 use crate::document::{Table, Value};
 use crate::error::Error;
-use crate::filter::DefaultAction;
+use crate::filter::{ASK, DefaultAction};
 use crate::keys;
 use crate::policy::Widening;
 use crate::rule::{self, Rule};
-use crate::sections::{Filesystem, MemoryExceeded, NAMESPACES, SPECULATION, Sections, all_host_functions};
+use crate::sections::{
+    FileData, Filesystem, MemoryExceeded, NAMESPACES, SPECULATION, Sections, all_host_functions,
+};
 use crate::units::{format_duration, format_size};
 
 /// The version of the schema that this program reads.
@@ -155,12 +158,16 @@ pub(crate) fn apply(
     if let Some(table) = root.section("wasi")? {
         wasi(&table, guard, sections)?;
     }
+    if let Some(table) = root.section("fs")? {
+        fs(&table, guard, sections)?;
+    }
     if let Some(table) = root.section("host_calls")? {
         host_calls(&table, guard, sections)?;
     }
     if let Some(table) = root.section("instance")? {
         instance(&table, sections)?;
     }
+    direct_is_possible(root, sections)?;
     // Last: it is checked against the layers that the sections above have settled.
     match root.section("require")? {
         Some(table) => require(&table, guard, sections)?,
@@ -396,6 +403,41 @@ fn wasi(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(),
         guard.grant(table, key, slot)?;
     }
     Ok(())
+}
+
+/// What an instance needs to call under `fs.data = "direct"`.
+const DIRECT_CALLS: [Sysno; 3] = [Sysno::pread64, Sysno::pwrite64, ASK];
+
+fn fs(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Result<(), Error> {
+    only(table, "fs")?;
+    if let Some(value) = table.get("data") {
+        let new = value.one_of(&FILE_DATA)?;
+        guard.check(&value, new > sections.fs.data, || file_data_name(sections.fs.data).to_owned())?;
+        sections.fs.data = new;
+    }
+    Ok(())
+}
+
+/// Direct file data without the calls that it takes would end the first job that reads a file.
+fn direct_is_possible(root: &Table<'_>, sections: &Sections) -> Result<(), Error> {
+    let allowed = |call: &Sysno| sections.seccomp.allow.iter().any(|rule| rule.syscall == *call);
+    if sections.fs.data == FileData::Supervisor || DIRECT_CALLS.iter().all(allowed) {
+        return Ok(());
+    }
+    let value = root.section("fs")?.and_then(|table| table.get("data"));
+    let at = value.map_or_else(|| root.at(), |value| value.at());
+    let (key, value) = ("fs.data".to_owned(), "\"direct\"".to_owned());
+    let instead = "\"supervisor\", or rules for pread64, pwrite64 and sched_yield as in wasi-direct";
+    Err(Error::NotEnforced { at, key, value, instead })
+}
+
+const FILE_DATA: [(&str, FileData); 2] = [("supervisor", FileData::Supervisor), ("direct", FileData::Direct)];
+
+pub(crate) fn file_data_name(data: FileData) -> &'static str {
+    match data {
+        FileData::Supervisor => "supervisor",
+        FileData::Direct => "direct",
+    }
 }
 
 const FILESYSTEM: [(&str, Filesystem); 3] =

@@ -88,6 +88,22 @@ pub struct Wasi {
     pub env: bool,
 }
 
+/// `fs.data`: which way the contents of files go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileData {
+    /// Through the supervisor.
+    Supervisor,
+    /// Between the kernel and the instance, which is given descriptors of regular files that the guest has opened.
+    Direct,
+}
+
+/// `[fs]`: files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fs {
+    /// Which way their contents go.
+    pub data: FileData,
+}
+
 /// `[instance]`: how instances begin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Instance {
@@ -107,6 +123,7 @@ pub(crate) struct Sections {
     pub(crate) layers: u64,
     pub(crate) limits: Limits,
     pub(crate) wasi: Wasi,
+    pub(crate) fs: Fs,
     pub(crate) host_calls: BTreeSet<FunctionId>,
     /// Functions that the host app provides may be called.
     pub(crate) imports: bool,
@@ -166,6 +183,7 @@ impl Sections {
                 args: false,
                 env: false,
             },
+            fs: Fs { data: FileData::Supervisor },
             host_calls: BTreeSet::new(),
             imports: false,
             instance: Instance::default(),

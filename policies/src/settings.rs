@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::filter::DefaultAction;
 use crate::policy::Policy;
 use crate::rule::Rule;
-use crate::schema::{self, Guard, filesystem_name};
+use crate::schema::{self, Guard, file_data_name, filesystem_name};
 use crate::sections::{MemoryExceeded, NAMESPACES, SPECULATION, Sections, all_host_functions};
 use crate::units::{format_duration, format_size};
 
@@ -96,6 +96,7 @@ pub(crate) fn settings(sections: &Sections) -> Vec<Setting> {
     ] {
         put("wasi", key, granted.to_string());
     }
+    put("fs", "data", quoted(file_data_name(sections.fs.data)));
     let allowed = all_host_functions().filter(|function| sections.host_calls.contains(function));
     let all_allowed = sections.host_calls.len() == all_host_functions().count();
     let allow = if all_allowed { quoted("all") } else { list(allowed.map(|f| f.declaration().name)) };

@@ -1,8 +1,8 @@
 //! What the compiled filters decide, call by call, in the BPF interpreter.
 
 use ipc::layout::{
-    DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_MAX, MEMORY_STRIDE, PAGE,
-    RING_BASE, RING_END, memory_base,
+    DIRECT_FD, DIRECT_FDS, DOORBELL_FD, GATE_PAGE, GATE_RETURN, MEMORIES_END, MEMORY_BASE, MEMORY_MAX,
+    MEMORY_STRIDE, PAGE, RING_BASE, RING_END, memory_base,
 };
 use policies::{AUDIT_ARCH_X86_64, FilterContext, Policy, SeccompData, interpret, zygote_base_filter};
 
@@ -72,6 +72,39 @@ fn an_instance_has_exactly_these_calls() {
         assert_eq!(allowed_numbers(&filter, ELSEWHERE), numbers(&calls), "{profile}");
         assert!(calls.len() <= 6);
     }
+}
+
+/// Reads and writes of files by number and buffer, and one call that is handed over; nothing else beyond the default.
+#[test]
+fn direct_file_data_adds_two_calls_and_one_that_is_never_carried_out() {
+    let (first, end) = (DIRECT_FD as u64, (DIRECT_FD + DIRECT_FDS) as u64);
+    let of = |number, args| instance("wasi-direct", number, args);
+    for number in [libc::SYS_pread64, libc::SYS_pwrite64] {
+        for fd in [first, end - 1] {
+            for buffer in [MEMORY_BASE, MEMORY_BASE + MEMORY_MAX - 1] {
+                assert_eq!(of(number, [fd, buffer, 1 << 20, 5, 0, 0]), ALLOW, "{number} {fd} {buffer:#x}");
+            }
+            for buffer in [0, RING_BASE, MEMORY_BASE - 1, MEMORY_BASE + MEMORY_MAX, u64::MAX] {
+                assert_eq!(of(number, [fd, buffer, 1, 0, 0, 0]), TRAP, "{number} {fd} {buffer:#x}");
+            }
+        }
+        for fd in [0, 1, 2, DOORBELL_FD as u64, end, u64::MAX, 1 << 32 | first] {
+            assert_eq!(of(number, [fd, MEMORY_BASE, 1, 0, 0, 0]), TRAP, "{number} {fd}");
+        }
+        assert_eq!(instance("default", number, [first, MEMORY_BASE, 1, 0, 0, 0]), TRAP);
+    }
+    assert_eq!(of(libc::SYS_sched_yield, [1, 5, 0, 0, 0, 0]), libc::SECCOMP_RET_USER_NOTIF);
+    assert_eq!(decide("wasi-direct", &call(libc::SYS_sched_yield, [0; 6], GATE_RETURN)), TRAP);
+    assert_eq!(instance("default", libc::SYS_sched_yield, [0; 6]), TRAP);
+    let numbers_of = |profile: &str| {
+        let policy = Policy::builtin(profile).unwrap();
+        let calls = policy.seccomp().allow.iter().map(|rule| i64::from(rule.syscall.id()));
+        numbers(&calls.collect::<Vec<_>>())
+    };
+    let mut expected = numbers_of("default");
+    expected.extend([libc::SYS_pread64, libc::SYS_pwrite64, libc::SYS_sched_yield].map(|n| n as u32));
+    expected.sort_unstable();
+    assert_eq!(numbers_of("wasi-direct"), expected);
 }
 
 #[test]

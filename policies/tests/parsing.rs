@@ -159,7 +159,7 @@ fn mistakes_are_told_with_their_place_on_one_line() {
         ),
         (
             "version = 1\nextends = \"zygote\"",
-            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are compute, default, wasi",
+            "policy my.toml:2:11: extends has the unknown value \"zygote\"; valid are compute, default, wasi, wasi-direct",
         ),
         (
             "version = 1\n[wasi]\nfilesystem = \"readonly\"",
@@ -497,9 +497,31 @@ fn a_mistake_carries_its_text_and_its_help() {
     assert_eq!(error.headline(), "unknown key \"memroy\" in [limits]");
     assert_eq!(error.help().unwrap(), "did you mean \"memory\"?");
     assert_eq!(
-        Policy::builtin("wasi-direct").unwrap_err().to_string().split(':').next().unwrap(),
-        "this version has no policy \"wasi-direct\""
+        Policy::builtin("supervisor").unwrap_err().to_string().split(':').next().unwrap(),
+        "this version has no policy \"supervisor\""
     );
+}
+
+#[test]
+fn direct_file_data_widens_and_needs_its_calls() {
+    let refused = |text: &str| parse(&format!("version = 1\n{text}")).unwrap_err().to_string();
+    assert!(refused("[fs]\ndata = \"direct\"").contains("fs.data = \"direct\""));
+    let dangerous = "allow_dangerous = true\ndangerous_reason = \"the test wants it\"\n";
+    let without = refused(&format!("{dangerous}[fs]\ndata = \"direct\""));
+    assert!(without.contains("rules for pread64, pwrite64 and sched_yield"), "{without}");
+    for call in ["pread64", "pwrite64", "sched_yield"] {
+        let denied = refused(&format!("extends = \"wasi-direct\"\n[seccomp]\ndeny = [\"{call}\"]"));
+        assert!(denied.contains("as in wasi-direct"), "{denied}");
+    }
+    let direct = Policy::builtin("wasi-direct").unwrap();
+    assert_eq!(direct.fs().data, policies::FileData::Direct);
+    let widened: Vec<_> = direct.dangers()[0].widened.iter().map(|w| &*w.key).collect();
+    assert!(widened.contains(&"fs.data"), "{widened:?}");
+    let narrowed = parse(
+        "version = 1\nextends = \"wasi-direct\"\n[fs]\ndata = \"supervisor\"\n[seccomp]\n\
+         deny = [\"pread64\", \"pwrite64\", \"sched_yield\"]",
+    );
+    assert_eq!(narrowed.unwrap().seccomp(), Policy::builtin("default").unwrap().seccomp());
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn policies_of_a_directory_extend_each_other_and_only_narrow() {
     std::fs::create_dir(directory.path().join("more")).unwrap();
     let set = PolicySet::load(directory.path()).unwrap();
     let names: Vec<&str> = set.iter().map(|policy| policy.name()).collect();
-    assert_eq!(names, ["a", "b", "compute", "default", "small", "wasi"]);
+    assert_eq!(names, ["a", "b", "compute", "default", "small", "wasi", "wasi-direct"]);
     let policy = set.get("a").unwrap();
     assert_eq!(
         (policy.extends(), policy.limits().memory, policy.wasi().random),

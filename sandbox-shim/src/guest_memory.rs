@@ -29,7 +29,7 @@ impl GuestMemory {
     }
 
     /// The address of `bytes` bytes at guest address `at`, if they lie in the memory.
-    fn address(&self, at: u32, bytes: u64) -> Result<*mut u8, OutOfBounds> {
+    pub(crate) fn address(&self, at: u32, bytes: u64) -> Result<*mut u8, OutOfBounds> {
         match u64::from(at).checked_add(bytes) {
             Some(end) if end <= self.bytes => Ok((self.base + u64::from(at)) as *mut u8),
             _ => Err(OutOfBounds),

@@ -2,7 +2,7 @@
 
 use ipc::interface::{FunctionId, Place};
 
-use crate::{growth, local, marshal, session};
+use crate::{descriptors, growth, local, session};
 
 /// The builtin behind every import thunk.
 ///
@@ -19,7 +19,7 @@ pub unsafe extern "sysv64" fn host_call(function: u32, frame: *mut u64) {
         // SAFETY: the frame is as the table declares it, by this function's contract.
         Place::Instance => unsafe { local::call(function, frame) },
         // SAFETY: as above.
-        Place::Supervisor => unsafe { marshal::call(function, frame) },
+        Place::Supervisor => unsafe { descriptors::call(function, frame) },
     };
     // SAFETY: every function that returns has one i32 result, and the frame has room for it.
     unsafe { frame.write(u64::from(errno)) };

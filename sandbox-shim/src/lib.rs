@@ -8,8 +8,11 @@
 //!
 //! * [`entry`]: from the job header to the guest's first instruction, and the ways back.
 //! * [`host_call`]: what compiled code calls for an import; local answers in [`local`].
+//! * [`descriptors`]: what need not be asked about the guest's descriptors.
+//! * [`direct`]: files that the instance reads and writes itself.
 //! * [`imports`]: globals, memories, tables and functions that the host side provides.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
+//! * [`output`]: writes to standard output and error that nobody waits for.
 //! * [`ring_client`]: submit, wait.
 //! * [`exceptions`]: the arena of exceptions, and the way from a throw to its handler.
 //! * [`session`]: several calls on one instance, by the supervisor's command.
@@ -20,6 +23,8 @@
 #![no_std]
 
 pub mod arch;
+pub mod descriptors;
+pub mod direct;
 pub mod entry;
 pub mod exceptions;
 pub mod fuel;
@@ -29,6 +34,7 @@ pub mod host_call;
 pub mod imports;
 pub mod local;
 pub mod marshal;
+pub mod output;
 pub mod ring_client;
 pub mod session;
 pub mod signals;

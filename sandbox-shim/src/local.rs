@@ -25,7 +25,7 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
     {
         // No clock that can be read here: the supervisor's. Of a deterministic guest it passes by what the guest does.
         // SAFETY: by this function's contract.
-        return unsafe { marshal::call(function, frame) };
+        return unsafe { marshal::call(function, frame, None) }.errno;
     }
     state::with(|s| s.local_calls += 1);
     let memory = GuestMemory::current();

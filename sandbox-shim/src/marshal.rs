@@ -5,12 +5,30 @@
 //! start, fixed results from its end.
 
 use ipc::interface::{ARGS_MAX, Arg, FunctionId};
-use ipc::job::{ARENA_BYTES, ARENA_OFFSET};
+use ipc::job::{ARENA_OFFSET, CALLS_BYTES};
 use ipc::layout::RING_BASE;
-use ipc::ring::{Submission, pack_range, unpack_range};
+use ipc::ring::{Submission, pack_range, submission_flags, unpack_range};
 
 use crate::guest_memory::{GuestMemory, OutOfBounds};
 use crate::{ring_client, state};
+
+/// What the supervisor answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The WASI error number.
+    pub errno: u32,
+    /// Where the descriptor is now, if the call said where it was; what `path_open` opened.
+    pub value: u64,
+    /// The `fdstat` of what `path_open` opened.
+    pub opened: [u64; 3],
+}
+
+impl Answer {
+    /// Of a call that was not made.
+    const fn refused(errno: u32) -> Self {
+        Self { errno, value: 0, opened: [0; 3] }
+    }
+}
 
 /// WASI error numbers that the shim itself answers (witx `$errno`).
 pub mod errno {
@@ -37,7 +55,7 @@ struct Arena {
 }
 
 impl Arena {
-    const LIMIT: u32 = ARENA_BYTES as u32 - RESULTS_BYTES;
+    const LIMIT: u32 = CALLS_BYTES as u32 - RESULTS_BYTES;
 
     /// Room for inputs and variable outputs.
     fn room(&self) -> u32 {
@@ -74,11 +92,11 @@ impl From<OutOfBounds> for Refused {
     }
 }
 
-/// Makes a host call over the ring; `frame` holds its parameters. Returns the WASI error number.
+/// Makes a host call over the ring; `frame` holds its parameters. `position` is where its descriptor is, if the shim keeps that.
 ///
 /// # Safety
 /// `frame` must hold one readable word per parameter of `function`.
-pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
+pub unsafe fn call(function: FunctionId, frame: *const u64, position: Option<u64>) -> Answer {
     let memory = GuestMemory::current();
     // SAFETY: parameter indices of the table are below the number of parameters (tested in `ipc`).
     let parameter = |index: u8| unsafe { frame.add(index as usize).read() };
@@ -86,8 +104,8 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
     let mut words = [0u64; ARGS_MAX];
     match prepare(args, &parameter, &memory, &mut words) {
         Ok(()) => {}
-        Err(Refused::OutOfBounds) => return errno::FAULT,
-        Err(Refused::TooBig) => return errno::TOO_BIG,
+        Err(Refused::OutOfBounds) => return Answer::refused(errno::FAULT),
+        Err(Refused::TooBig) => return Answer::refused(errno::TOO_BIG),
     }
     let sequence = state::with(|s| {
         s.sequence = s.sequence.wrapping_add(1);
@@ -97,11 +115,15 @@ pub unsafe fn call(function: FunctionId, frame: *const u64) -> u32 {
         function: function.number(),
         sequence,
         args: words,
-        reserved: [0; 5],
+        flags: if position.is_some() { submission_flags::POSITION } else { 0 },
+        position: position.unwrap_or(0),
+        reserved: [0; 3],
     });
-    match deliver(args, &parameter, &memory, &words, completion.errno == 0, completion.written) {
-        Ok(()) => completion.errno,
-        Err(OutOfBounds) => errno::FAULT,
+    let delivered = deliver(args, &parameter, &memory, &words, completion.errno == 0, completion.written);
+    Answer {
+        errno: delivered.map_or(errno::FAULT, |()| completion.errno),
+        value: completion.value,
+        opened: completion.opened,
     }
 }
 
@@ -111,7 +133,7 @@ fn prepare(
     memory: &GuestMemory,
     words: &mut [u64; ARGS_MAX],
 ) -> Result<(), Refused> {
-    let mut arena = Arena { low: 0, high: ARENA_BYTES as u32 };
+    let mut arena = Arena { low: 0, high: CALLS_BYTES as u32 };
     for (arg, word) in args.iter().zip(words.iter_mut()) {
         *word = match *arg {
             Arg::Value(index) => parameter(index),
@@ -167,7 +189,7 @@ fn prepare(
 }
 
 /// Calls `f` with the pieces of a gather or scatter array, cut off after `room` bytes.
-fn each_piece(
+pub(crate) fn each_piece(
     memory: &GuestMemory,
     array: u32,
     pairs: u32,

@@ -9,14 +9,19 @@ use linux_raw_sys::general::{__NR_futex, __NR_write, FUTEX_WAIT};
 
 use crate::arch;
 
+/// The queues' indices.
+pub(crate) fn indices() -> &'static Indices {
+    // SAFETY: the ring is mapped at its constant address for the whole life of the instance, and this part of it is atomics.
+    unsafe { &*at::<Indices>(INDICES_OFFSET) }
+}
+
 const fn at<T>(offset: usize) -> *mut T {
     (RING_BASE as usize + offset) as *mut T
 }
 
 /// Submits one call and waits for its answer.
 pub fn call(submission: &Submission) -> Completion {
-    // SAFETY: the ring is mapped at its constant address for the whole life of the instance.
-    let indices = unsafe { &*at::<Indices>(INDICES_OFFSET) };
+    let indices = indices();
     let tail = indices.submission_tail.0.load(Ordering::Relaxed);
     let slot = tail as usize % SLOTS;
     // SAFETY: `slot < SLOTS`, so this is a slot of the mapped ring. It is free: calls are answered one at a time.
@@ -33,7 +38,7 @@ pub fn call(submission: &Submission) -> Completion {
     completion
 }
 
-fn ring_doorbell() {
+pub(crate) fn ring_doorbell() {
     let one = 1u64;
     // SAFETY: writes 8 readable bytes to an eventfd. Nobody reads it (the supervisor listens for edges), so it counts
     // the calls of this instance, which never come near its maximum.

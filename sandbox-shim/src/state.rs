@@ -22,6 +22,10 @@ pub struct State {
     pub sequence: u32,
     /// Host calls answered here.
     pub local_calls: u64,
+    /// How often output was begun to be queued.
+    pub outputs: u32,
+    /// Bits by number: standard streams that the guest has closed or replaced.
+    pub streams_lost: u32,
 }
 
 struct StateCell(UnsafeCell<State>);
@@ -61,6 +65,8 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
     clock_gettime: None,
     sequence: 0,
     local_calls: 0,
+    outputs: 0,
+    streams_lost: 0,
 }));
 
 /// How many host calls were answered here, for the signal handler, which may have interrupted [`with`] and ends the process then.

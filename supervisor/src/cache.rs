@@ -97,10 +97,12 @@ impl Cache {
             return Ok(None);
         }
         // Copied into memory that nobody can change before it is checked: what is checked is what is mapped.
-        let Ok(image) = Image::from_reader(&mut file, (length - header_bytes) as usize) else {
+        let mut hasher = self.authenticator(name);
+        let read = |piece: &mut [u8]| file.read_exact(piece);
+        let Ok(image) = Image::copied(read, (length - header_bytes) as usize, &mut hasher) else {
             return Ok(None);
         };
-        let whole = self.authenticate(name, image.view()?.as_ref()) == blake3::Hash::from_bytes(hash);
+        let whole = hasher.finalize() == blake3::Hash::from_bytes(hash);
         if whole {
             // Used: the last to go. Without it (a read-only file system) the entry only goes earlier.
             let _ = file.set_modified(SystemTime::now());
@@ -150,7 +152,7 @@ impl Cache {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.lock()?;
         file.write_all(&MAGIC)?;
-        file.write_all(self.authenticate(name, artifact).as_bytes())?;
+        file.write_all(self.authenticator(name).update(artifact).finalize().as_bytes())?;
         file.write_all(artifact)?;
         Ok(file)
     }
@@ -191,11 +193,11 @@ impl Cache {
         Ok(())
     }
 
-    fn authenticate(&self, name: EntryName, artifact: &[u8]) -> blake3::Hash {
+    /// Authenticates the bytes of an entry that it is given.
+    fn authenticator(&self, name: EntryName) -> blake3::Hasher {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(name.0.as_bytes());
-        hasher.update(artifact);
-        hasher.finalize()
+        hasher
     }
 }
 

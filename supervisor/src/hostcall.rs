@@ -6,7 +6,7 @@ use ipc::interface::{ARGS_MAX, Arg, FunctionId, HostFunction};
 use ipc::job::ARENA_BYTES;
 use ipc::nospec;
 use ipc::report::{LimitReached, Violation};
-use ipc::ring::{Submission, unpack_range};
+use ipc::ring::{Submission, submission_flags, unpack_range};
 
 /// Bytes of the arena of one ring. The instance can change them at any time, so they are only ever copied
 /// out once, copied in, or handed to the kernel as the buffer of a read or write. Parts of a region are cut out without a branch
@@ -97,6 +97,8 @@ pub struct HostCall<'r> {
     pub function: FunctionId,
     /// Comes back in the completion.
     pub sequence: u32,
+    /// Where the call's descriptor is, a regular file whose position the instance keeps.
+    pub position: Option<u64>,
     words: [u64; ARGS_MAX],
     arena: SharedRegion<'r>,
 }
@@ -107,6 +109,10 @@ impl<'r> HostCall<'r> {
         let broken = |rule: String| Violation::Ring { rule };
         let function = FunctionId::from_number(submission.function)
             .ok_or_else(|| broken(format!("host call of unknown function {}", submission.function)))?;
+        if submission.flags & !submission_flags::ALL != 0 {
+            return Err(broken(format!("host call with unknown flags {:#x}", submission.flags)));
+        }
+        let position = (submission.flags & submission_flags::POSITION != 0).then_some(submission.position);
         debug_assert!(arena.len() == ARENA_BYTES);
         for (arg, word) in function.declaration().args.iter().zip(submission.args) {
             let (offset, length) = unpack_range(word);
@@ -124,7 +130,7 @@ impl<'r> HostCall<'r> {
                 )));
             }
         }
-        Ok(Self { function, sequence: submission.sequence, words: submission.args, arena })
+        Ok(Self { function, sequence: submission.sequence, position, words: submission.args, arena })
     }
 
     /// The declaration of the function.

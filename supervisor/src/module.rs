@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::metadata::{Entry as CompiledEntry, ExportItem, Snapshot};
 use compiler::{Artifact, ValType};
 use ipc::interface::FunctionId;
+use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Value;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -26,6 +28,8 @@ pub enum ModuleSource {
     Wasm(Vec<u8>),
     /// An artifact that `sandboxc` or `sandboxctl compile` made.
     Artifact(Vec<u8>),
+    /// The same in a file that is read from its beginning. It is copied once, so that it may change afterwards.
+    ArtifactFile(Arc<File>),
 }
 
 /// A loaded module. Cheap to clone; all clones are the same module.
@@ -57,7 +61,7 @@ impl Module {
         if !missing.is_empty() {
             return Err(Error::CpuFeatures { missing: missing.join(", ") });
         }
-        let hash = blake3::hash(artifact.bytes());
+        let hash = image.hash.unwrap_or_else(|| blake3::hash(artifact.bytes()));
         let images = Mutex::new(Images { first: Some(Arc::new(image)), by_tenant: HashMap::new() });
         Ok(Self(Arc::new(Inner { artifact, hash, images, cached, cache_problem })))
     }
@@ -330,6 +334,8 @@ pub(crate) fn raw_value(value: &Value) -> Option<RawValue> {
 pub(crate) struct Image {
     file: File,
     length: usize,
+    /// Of its bytes, where it is known already.
+    hash: Option<blake3::Hash>,
 }
 
 impl Image {
@@ -340,21 +346,51 @@ impl Image {
         Self::seal(file, bytes.len())
     }
 
-    /// A sealed copy of what `source` still holds, exactly `length` bytes.
-    pub(crate) fn from_reader(source: &mut impl Read, length: usize) -> Result<Self, Error> {
+    /// A sealed copy of an artifact's file, and the hash of its bytes.
+    pub(crate) fn from_file(file: &File) -> Result<(Self, blake3::Hash), Error> {
+        let length = file.metadata().map_err(system("examine an artifact's file"))?.len();
+        if length > MODULE_BYTES_MAX {
+            let source = io::Error::from(io::ErrorKind::FileTooLarge);
+            return Err(Error::System { what: "read an artifact's file", source });
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut at = 0;
+        let read = |piece: &mut [u8]| {
+            file.read_exact_at(piece, at)?;
+            at += piece.len() as u64;
+            Ok(())
+        };
+        let image = Self::copied(read, length as usize, &mut hasher)?;
+        let hash = hasher.finalize();
+        Ok((Self { hash: Some(hash), ..image }, hash))
+    }
+
+    /// A sealed copy of what `read` fills pieces with, `length` bytes in all, which `hasher` gets too. The pieces stay in the
+    /// processor's caches meanwhile.
+    pub(crate) fn copied(
+        mut read: impl FnMut(&mut [u8]) -> io::Result<()>,
+        length: usize,
+        hasher: &mut blake3::Hasher,
+    ) -> Result<Self, Error> {
+        const PIECE: usize = 256 << 10;
+        const WHAT: &str = "copy an artifact into its memory file";
         let mut file = process::memory_file(c"artifact")?;
-        let copied = io::copy(&mut source.take(length as u64), &mut file)
-            .map_err(system("copy an artifact into its memory file"))?;
-        if copied != length as u64 {
-            let source = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(Error::System { what: "copy an artifact into its memory file", source });
+        let mut buffer = vec![0; PIECE.min(length)];
+        let mut left = length;
+        while left > 0 {
+            let count = PIECE.min(left);
+            let piece = buffer.get_mut(..count).unwrap_or_default();
+            read(piece).map_err(system(WHAT))?;
+            hasher.update(piece);
+            file.write_all(piece).map_err(system(WHAT))?;
+            left -= count;
         }
         Self::seal(file, length)
     }
 
     /// Takes a file that is sealed against every change already.
     pub(crate) fn sealed(file: File, length: usize) -> Self {
-        Self { file, length }
+        Self { file, length, hash: None }
     }
 
     /// Seals a file of this length.
@@ -362,7 +398,7 @@ impl Image {
         let seals =
             SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal an artifact's memory file"))?;
-        Ok(Self { file, length })
+        Ok(Self { file, length, hash: None })
     }
 
     /// The bytes, mapped for as long as the view lives.

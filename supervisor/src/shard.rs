@@ -14,7 +14,7 @@ use ipc::report::{MissingLayer, Report};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use policies::{FilterContext, Policy};
+use policies::{FileData, FilterContext, Policy};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -431,6 +431,7 @@ impl State {
             id,
             layers: wanted.layers,
             stack_bytes: wanted.stack,
+            direct: u64::from(wanted.policy.fs().data == FileData::Direct),
             ..Command::default()
         };
         let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), &self.config).await;

@@ -397,19 +397,29 @@ impl Inner {
         options: compiler::Options,
         progress: CompileProgress,
     ) -> Result<Found, Error> {
-        let fingerprint = match source {
-            ModuleSource::Wasm(_) => options.fingerprint()?,
-            // Its bytes say all.
-            ModuleSource::Artifact(_) => Vec::new(),
-        };
-        let (ModuleSource::Wasm(bytes) | ModuleSource::Artifact(bytes)) = &source;
-        let name = EntryName::new(bytes, &fingerprint);
-        if let Some(module) = self.loaded().get(name) {
-            return Ok(Found::Module(module));
-        }
-        let module = match source {
-            ModuleSource::Artifact(bytes) => Module::new(Image::from_bytes(&bytes)?, false, None)?,
+        // The bytes of an artifact say all.
+        const ARTIFACT: &[u8] = b"artifact";
+        let (name, module) = match source {
+            ModuleSource::Artifact(bytes) => {
+                let name = EntryName::new(blake3::hash(&bytes).as_bytes(), ARTIFACT);
+                if let Some(module) = self.loaded().get(name) {
+                    return Ok(Found::Module(module));
+                }
+                (name, Module::new(Image::from_bytes(&bytes)?, false, None)?)
+            }
+            ModuleSource::ArtifactFile(file) => {
+                let (image, hash) = Image::from_file(&file)?;
+                let name = EntryName::new(hash.as_bytes(), ARTIFACT);
+                if let Some(module) = self.loaded().get(name) {
+                    return Ok(Found::Module(module));
+                }
+                (name, Module::new(image, false, None)?)
+            }
             ModuleSource::Wasm(bytes) => {
+                let name = EntryName::new(&bytes, &options.fingerprint()?);
+                if let Some(module) = self.loaded().get(name) {
+                    return Ok(Found::Module(module));
+                }
                 let cached = self.cache.as_ref().map(|cache| cache.get(name));
                 let problem = match cached {
                     // An entry that is whole but is refused was made by something else; it is replaced.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs real programs through `sandboxctl run`, with and without a daemon, and compares with what Wasmtime gave.
 
-usage: run.py --sandboxctl PATH [--daemon PATH] [--modules DIR] [--wasmtime PATH] [--mode MODE]... [CASE]...
+usage: run.py --sandboxctl PATH [--daemon PATH] [--modules DIR] [--wasmtime PATH] [--mode MODE]... [--policy POLICY] [CASE]...
        run.py --record --wasmtime PATH [--modules DIR] [CASE]...
 
 Prints one line per case and "N passed, N failed"; exits 0 only if every case of every mode passed. Anything that is
@@ -89,12 +89,13 @@ class Wasmtime:
 class Sandboxctl:
     """Our own, with an embedded supervisor or through a daemon on `socket`."""
 
-    def __init__(self, binary, modules, socket):
-        self.binary, self.modules, self.socket = binary, modules, socket
+    def __init__(self, binary, modules, socket, policy=None):
+        self.binary, self.modules, self.socket, self.policy = binary, modules, socket, policy
 
     def command(self, case, step, directories):
         command = [self.binary, "run", "--argv0", step.argv[0]]
         command += ["--socket", self.socket] if self.socket else ["--no-daemon"]
+        command += ["--policy", self.policy] if self.policy else []
         for host, guest, writable in directories:
             command += ["--dir" if writable else "--ro-dir", f"{host}::{guest}"]
         for name, value in step.env.items():
@@ -279,7 +280,7 @@ def check(options, cases, inputs, scratch):
     passed = failed = 0
     for mode in options.mode or MODES:
         daemon = Daemon(options.daemon, scratch, environment) if mode == "daemon" else None
-        engine = Sandboxctl(options.sandboxctl, options.modules, daemon and daemon.socket)
+        engine = Sandboxctl(options.sandboxctl, options.modules, daemon and daemon.socket, options.policy)
         for case in cases:
             start = time.monotonic()
             try:
@@ -314,6 +315,7 @@ def main():
     parser.add_argument("--wasmtime", type=os.path.abspath)
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--mode", action="append", choices=MODES, help="default: both")
+    parser.add_argument("--policy", help="of every job; default: the default policy")
     parser.add_argument("--timeout", type=float, default=180, help="seconds per program run, compilation included")
     parser.add_argument("cases", nargs="*")
     options = parser.parse_args()

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::RawModule;
-use ipc::job::{EXIT_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
+use ipc::job::{COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
 use ipc::layout::{CODE_BASE, GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
 use supervisor::{
-    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, PoolLimits, Session, Supervisor,
+    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, PoolLimits, Preopen, Session,
+    Supervisor,
 };
 
 use crate::side_channel;
@@ -219,7 +220,55 @@ fn own_weapons() -> Vec<Weapon> {
         &[0xeb, (-2 - ring_doorbell.len() as i8) as u8], // jmp to the doorbell before
     ]
     .concat();
+    // Makes the host call whose submission lies at rdi, waits for its completion, puts that there instead, and returns the error
+    // number.
+    let host_call = [
+        &[0x41, 0xb8][..], // mov r8d, the indices
+        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x45, 0x8b, 0x08, // mov r9d, [r8] (submitted)
+            0x44, 0x89, 0xc8, // mov eax, r9d
+            0x83, 0xe0, 0x3f, // and eax, 63
+            0xc1, 0xe0, 0x07, // shl eax, 7
+            0x05, // add eax, the slots
+        ],
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x49, 0x89, 0xfa, // mov r10, rdi
+            0x48, 0x89, 0xfe, // mov rsi, rdi
+            0x48, 0x89, 0xc7, // mov rdi, rax
+            0xb9, 0x10, 0x00, 0x00, 0x00, // mov ecx, 16
+            0xf3, 0x48, 0xa5, // rep movsq
+            0x41, 0xff, 0xc1, // inc r9d
+            0x45, 0x89, 0x08, // mov [r8], r9d
+        ],
+        &ring_doorbell,
+        &[
+            0xf3, 0x90, // wait: pause
+            0x41, 0x8b, 0x80, 0x80, 0x00, 0x00, 0x00, // mov eax, [r8+128] (completed)
+            0x41, 0x8b, 0x88, 0xc0, 0x00, 0x00, 0x00, // mov ecx, [r8+192] (taken)
+            0x39, 0xc8, // cmp eax, ecx
+            0x74, 0xec, // je wait
+            0x89, 0xc8, // mov eax, ecx
+            0x83, 0xe0, 0x3f, // and eax, 63
+            0xc1, 0xe0, 0x06, // shl eax, 6
+            0x05, // add eax, the completions
+        ],
+        &((RING_BASE as usize + COMPLETIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x48, 0x89, 0xc6, // mov rsi, rax
+            0x4c, 0x89, 0xd7, // mov rdi, r10
+            0xff, 0xc1, // inc ecx
+            0x41, 0x89, 0x88, 0xc0, 0x00, 0x00, 0x00, // mov [r8+192], ecx
+            0xb9, 0x08, 0x00, 0x00, 0x00, // mov ecx, 8
+            0xf3, 0x48, 0xa5, // rep movsq
+            0x41, 0x8b, 0x42, 0x04, // mov eax, [r10+4]
+            0xc3, // ret
+        ],
+    ]
+    .concat();
     vec![
+        Weapon { name: "host-call", parameters: 1, code: host_call },
         Weapon { name: "scan", parameters: 4, code: scan },
         Weapon { name: "submit-two", parameters: 2, code: submit_two },
         Weapon { name: "flood", parameters: 4, code: flood },
@@ -340,6 +389,15 @@ impl Attacker {
     pub async fn session_within(&self, limits: JobLimits) -> Session {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.limits = limits;
+        let mut session = self.supervisor.session(job).await.expect("a session");
+        assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
+        session
+    }
+
+    /// A started session with a directory as descriptor 3.
+    pub async fn session_with(&self, directory: std::os::fd::OwnedFd) -> Session {
+        let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        job.preopens.push(Preopen { directory, guest_path: String::from("/"), read_only: false });
         let mut session = self.supervisor.session(job).await.expect("a session");
         assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
         session

@@ -1,10 +1,13 @@
 //! Native code at work: an instance that has been taken over, and does one thing after the other.
 
 use ipc::control::layer;
+use ipc::interface::FunctionId;
 use ipc::layout::MEMORY_BASE;
 use ipc::report::{Outcome, Report, Value, Violation};
+use ipc::ring::{Completion, Submission};
 use policies::Policy;
 use supervisor::{CallOutcome, Session};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::attacker::{Attacker, weapon};
 
@@ -63,6 +66,19 @@ impl Native {
     /// Uses a weapon that may not come back.
     pub async fn try_call(&mut self, name: &str, args: &[u64]) -> CallOutcome {
         weapon(&mut self.session, name, args).await
+    }
+
+    /// Makes a host call over the ring; its words are what [`Submission::args`] says. Its completion, or how the instance ended.
+    pub async fn host_call(&mut self, function: FunctionId, args: &[u64]) -> Result<Completion, CallOutcome> {
+        let mut submission = Submission { function: function.number(), ..Submission::default() };
+        submission.args[..args.len()].copy_from_slice(args);
+        let at = self.put(submission.as_bytes()).await;
+        match self.try_call("host-call", &[at]).await {
+            CallOutcome::Returned(_) => {}
+            other => return Err(other),
+        }
+        let bytes = self.get(at, size_of::<Completion>()).await;
+        Ok(Completion::read_from_bytes(&bytes).expect("a completion"))
     }
 
     /// Puts bytes into guest memory, for system calls to read or write. Returns their address.

@@ -7,11 +7,12 @@ use ipc::interface::FunctionId;
 use ipc::job::{INDICES_OFFSET, SUBMISSIONS_OFFSET};
 use ipc::layout::RING_BASE;
 use ipc::report::{Outcome, Violation};
-use ipc::ring::{Indices, Submission};
+use ipc::ring::{Indices, OUTPUT_HALF, Submission, pack_output};
 use policies::Policy;
 use whole_system_tests::attacker::Attacker;
 
 const SUBMISSION_TAIL: u64 = RING_BASE + INDICES_OFFSET as u64 + offset_of!(Indices, submission_tail) as u64;
+const PENDING_OUTPUT: u64 = RING_BASE + INDICES_OFFSET as u64 + offset_of!(Indices, output) as u64;
 const FIRST_SLOT: u64 = RING_BASE + SUBMISSIONS_OFFSET as u64;
 
 /// Where argument `index` of the first slot is.
@@ -51,6 +52,23 @@ async fn forged_submissions_are_violations_that_say_what_was_wrong() {
     }
     // None of this cost anybody else anything.
     assert!(attacker.answer("peek", &[RING_BASE]).await.is_some(), "the next job is served");
+}
+
+/// Queued output is the instance's word like everything else on the ring.
+#[tokio::test]
+async fn forged_output_is_a_violation_that_says_what_was_wrong() {
+    let attacker = Attacker::under(Policy::builtin("default").unwrap()).await;
+    let half = OUTPUT_HALF as u32;
+    for (stream, length) in [(0, 1), (3, 1), (255, half), (1, half + 1), (2, u32::MAX)] {
+        let rule = forge(&attacker, PENDING_OUTPUT, pack_output(stream, 0, length), 0).await;
+        assert!(rule.contains(&format!("stream {stream}, {length} bytes")), "{rule}");
+    }
+    // As much as there can be, and bits that mean nothing, are only output.
+    for word in [pack_output(1, 1, half), pack_output(2, 0, 0) | 0xfe00] {
+        let args = [PENDING_OUTPUT, word, SUBMISSION_TAIL, 0];
+        let report = attacker.attack_for("forge-submission", &args, std::time::Duration::from_secs(1)).await;
+        assert_eq!(report.exit_status(), 124, "{word:#x}: {:?}", report.outcome);
+    }
 }
 
 /// As [`forge`], for a slot of `function` whose argument 1 is `range`.

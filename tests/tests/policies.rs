@@ -48,7 +48,7 @@ fn write(directory: &Path, name: &str, contents: &str) {
 fn the_policies_that_there_are() {
     let scratch = Scratch::new();
     let listed = text(&scratch, &["list"], 0);
-    for name in ["default", "compute", "wasi", "zygote", "compile", "supervisor"] {
+    for name in ["default", "compute", "wasi", "wasi-direct", "zygote", "compile", "supervisor"] {
         assert!(listed.lines().any(|line| line.starts_with(name)), "{name}: {listed}");
         assert!(text(&scratch, &["explain", name], 0).contains(name));
         assert!(text(&scratch, &["show-bpf", name], 0).contains("return allow"));
@@ -56,7 +56,7 @@ fn the_policies_that_there_are() {
     }
     let of_jobs = json(&scratch, &["list", "--json"], 0);
     let of_jobs = of_jobs.as_array().expect("array").iter().filter(|policy| policy["for_jobs"] == true);
-    assert_eq!(of_jobs.count(), 3);
+    assert_eq!(of_jobs.count(), 4);
     let explained = json(&scratch, &["explain", "--json", "compute"], 0);
     assert_eq!(explained["extends"], "default");
     assert_eq!(explained["settings"]["limits"]["host_calls"], "0");
@@ -66,10 +66,6 @@ fn the_policies_that_there_are() {
     assert!(paths.iter().any(|rule| rule["place"] == "state" && rule["why"] != ""), "{explained}");
     let tested = json(&scratch, &["test", "--json", "--policy", "supervisor", "execve"], 1);
     assert_eq!(tested["effect"], "refused: the call fails with error 1");
-    // One that this version does not have, it does not pretend to have.
-    let output = run(&mut policy(&scratch, &["explain", "wasi-direct"]));
-    output.expect_status(125);
-    assert!(output.stderr.contains("this version has no policy \"wasi-direct\""), "{}", output.stderr);
 }
 
 #[test]
@@ -272,10 +268,10 @@ fn a_reload_is_all_or_nothing() {
 
     std::fs::remove_file(served.directory.join("bad.toml")).expect("remove");
     let reloaded = served.reload();
-    assert_eq!(reloaded.expect_status(0).text(), "5 policies\nnew: new\nchanged: small\n");
+    assert_eq!(reloaded.expect_status(0).text(), "6 policies\nnew: new\nchanged: small\n");
     assert_eq!(
         served.daemon.wait_for_line("policies reloaded"),
-        "policies reloaded: 5 policies; new: new; changed: small"
+        "policies reloaded: 6 policies; new: new; changed: small"
     );
     served.hello("small").expect_status(137);
     served.hello("new").expect_status(137);

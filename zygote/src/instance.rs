@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::control::{Step, layer};
 use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
-use ipc::layout::{CODE_BASE, CONTEXT_BASE, DOORBELL_FD, RING_BASE, STACK_TOP};
+use ipc::layout::{CODE_BASE, CONTEXT_BASE, DIRECT_FD, DIRECT_FDS, DOORBELL_FD, RING_BASE, STACK_TOP};
 use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE,
 };
@@ -16,9 +16,11 @@ use crate::sys::{self, Errno};
 
 /// Descriptors that an instance may have: more than its one, which nothing lets it duplicate.
 const DESCRIPTORS_MAX: u64 = 16;
+/// The same for one that is given files.
+const DESCRIPTORS_MAX_DIRECT: u64 = (DIRECT_FD + DIRECT_FDS) as u64;
 
-/// Becomes an instance under these layers.
-pub fn run(ring: i32, doorbell: i32, layers: u64) -> ! {
+/// Becomes an instance under these layers; with `direct`, one that is given files.
+pub fn run(ring: i32, doorbell: i32, layers: u64, direct: bool) -> ! {
     // Before the ring is mapped there is nowhere to say what failed: the exit status tells.
     // SAFETY: the ring's region is free in a module zygote.
     if unsafe { sys::map(RING_BASE, RING_BYTES as u64, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0) }.is_err()
@@ -32,7 +34,8 @@ pub fn run(ring: i32, doorbell: i32, layers: u64) -> ! {
     or_fail(Step::Descriptors, descriptors);
     // Not in the zygote: there it would also limit the descriptors that its whole user may have on their way (unix(7)).
     if layers & layer::RLIMITS != 0 {
-        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX));
+        let most = if direct { DESCRIPTORS_MAX_DIRECT } else { DESCRIPTORS_MAX };
+        or_fail(Step::Rlimits, sys::set_limit(RLIMIT_NOFILE, most, most));
     }
     if !has_job() {
         touch_pages();

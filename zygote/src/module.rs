@@ -8,7 +8,7 @@ use linux_raw_sys::general::{
     __NR_ppoll, __NR_read, __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_sigaltstack, __NR_signalfd4,
     __NR_wait4, MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_STACK, O_CLOEXEC, O_NONBLOCK, PROT_READ,
     PROT_WRITE, RLIMIT_CORE, RLIMIT_FSIZE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_RTPRIO, RLIMIT_STACK,
-    SIG_BLOCK, SIGCHLD, SIGKILL, WNOHANG, pollfd, rusage,
+    SIG_BLOCK, SIGCHLD, SIGKILL, SIGXFSZ, WNOHANG, pollfd, rusage,
 };
 use linux_raw_sys::prctl::PR_SET_PDEATHSIG;
 use sandbox_shim::{growth, signals, state, vdso};
@@ -26,13 +26,26 @@ pub fn run(received: &Received, artifact: i32, socket: i32, vdso: u64) -> ! {
         // The supervisor sees the new socket close; this goes to the root zygote's.
         control::give_up(id, Step::Descriptors, errno);
     }
-    let children = match prepare(received, vdso) {
-        Ok(children) => children,
+    let Prepared { children, listener } = match prepare(received, vdso) {
+        Ok(prepared) => prepared,
         Err((step, errno)) => control::give_up(id, step, errno),
     };
-    let ready = Reply { kind: reply::READY, id, layers: received.command.layers, ..Reply::default() };
-    let _ = control::send(&ready, -1);
-    serve(children, received.command.layers)
+    let (layers, direct) = (received.command.layers, received.command.direct != 0);
+    let ready = Reply { kind: reply::READY, id, layers, ..Reply::default() };
+    let _ = control::send(&ready, listener);
+    if listener >= 0 {
+        // Whoever has it can put descriptors into instances: the supervisor alone.
+        sys::close(listener);
+    }
+    serve(children, layers, direct)
+}
+
+/// What a module zygote serves with.
+struct Prepared {
+    /// A descriptor that tells of dead children.
+    children: i32,
+    /// The listener of its filter, or -1.
+    listener: i32,
 }
 
 /// Where the artifact's descriptor goes until it is mapped.
@@ -50,9 +63,10 @@ fn take_socket(artifact: i32, socket: i32) -> Result<(), Errno> {
     sys::close_range(ARTIFACT_FD + 1, u32::MAX)
 }
 
-/// Everything that instances inherit. Returns a descriptor that tells of dead children.
-fn prepare(received: &Received, vdso: u64) -> Result<i32, (Step, Errno)> {
+/// Everything that instances inherit.
+fn prepare(received: &Received, vdso: u64) -> Result<Prepared, (Step, Errno)> {
     let layers = received.command.layers;
+    let direct = received.command.direct != 0;
     let step = |step| move |errno| (step, errno);
     sys::prctl(PR_SET_PDEATHSIG, u64::from(SIGKILL), 0).map_err(step(Step::DeathSignal))?;
     root::ignore_dead_children(false).map_err(step(Step::Signals))?;
@@ -71,7 +85,11 @@ fn prepare(received: &Received, vdso: u64) -> Result<i32, (Step, Errno)> {
     handle_signals().map_err(step(Step::Signals))?;
     let children = watch_children().map_err(step(Step::Signals))?;
     if layers & layer::RLIMITS != 0 {
-        set_limits().map_err(step(Step::Rlimits))?;
+        set_limits(direct).map_err(step(Step::Rlimits))?;
+    }
+    if direct {
+        // Where the host limits the size of files, a write beyond it must be the guest's EFBIG, not the instance's death.
+        root::set_ignored(SIGXFSZ, true).map_err(step(Step::Signals))?;
     }
     gate::map().map_err(step(Step::MapGate))?;
     if sealing == Sealing::Wanted {
@@ -81,11 +99,17 @@ fn prepare(received: &Received, vdso: u64) -> Result<i32, (Step, Errno)> {
     if layers & layer::CAPABILITIES != 0 {
         confine::no_capabilities()?;
     }
+    let mut listener = -1;
     if layers & layer::SECCOMP != 0 {
-        root::install_filter(received.filter, received.command.filter_len).map_err(step(Step::Seccomp))?;
+        let flags = if direct { SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
+        let installed = root::install_filter(received.filter, received.command.filter_len, flags)
+            .map_err(step(Step::Seccomp))?;
+        if direct {
+            listener = installed;
+        }
     }
     sys::use_gate();
-    Ok(children)
+    Ok(Prepared { children, listener })
 }
 
 fn map_stack(bytes: u64) -> Result<(), Errno> {
@@ -122,21 +146,23 @@ fn watch_children() -> Result<i32, Errno> {
     }
 }
 
-fn set_limits() -> Result<(), Errno> {
-    for (resource, value) in [
-        (RLIMIT_CORE, 0),
-        (RLIMIT_FSIZE, 0),
-        (RLIMIT_MEMLOCK, 0),
-        (RLIMIT_MSGQUEUE, 0),
-        (RLIMIT_RTPRIO, 0),
-        (RLIMIT_STACK, 0),
-    ] {
+/// `linux/seccomp.h`.
+const SECCOMP_FILTER_FLAG_NEW_LISTENER: u32 = 1 << 3;
+
+/// Instances that write files themselves keep the host's limit of their size.
+fn set_limits(writes_files: bool) -> Result<(), Errno> {
+    if !writes_files {
+        sys::set_limit(RLIMIT_FSIZE, 0, 0)?;
+    }
+    for (resource, value) in
+        [(RLIMIT_CORE, 0), (RLIMIT_MEMLOCK, 0), (RLIMIT_MSGQUEUE, 0), (RLIMIT_RTPRIO, 0), (RLIMIT_STACK, 0)]
+    {
         sys::set_limit(resource, value, value)?;
     }
     Ok(())
 }
 
-fn serve(children: i32, layers: u64) -> ! {
+fn serve(children: i32, layers: u64, direct: bool) -> ! {
     loop {
         match wait_for_work(children) {
             Ok(ready) => {
@@ -145,7 +171,7 @@ fn serve(children: i32, layers: u64) -> ! {
                     reap(children);
                 }
                 if ready.command {
-                    obey(layers);
+                    obey(layers, direct);
                 }
             }
             Err(errno) => control::give_up(0, Step::Receive, errno),
@@ -214,7 +240,7 @@ fn reap(children: i32) {
 }
 
 /// Carries out the next command.
-fn obey(layers: u64) {
+fn obey(layers: u64, direct: bool) {
     let received = match control::receive() {
         Ok(Some(received)) => received,
         // The supervisor dropped this module: every instance dies with this process.
@@ -227,7 +253,7 @@ fn obey(layers: u64) {
         control::give_up(id, Step::Receive, Errno(EBADMSG as i32));
     }
     match root::fork(0) {
-        Ok(Forked::Child) => instance::run(ring, doorbell, layers),
+        Ok(Forked::Child) => instance::run(ring, doorbell, layers, direct),
         Ok(Forked::Parent { pid, pidfd }) => {
             let _ = control::send(&Reply { kind: reply::SPAWNED, id, pid, ..Reply::default() }, pidfd);
             sys::close(pidfd);

@@ -64,7 +64,7 @@ fn start(command: &Command, with_filter: &Received, vdso: u64) -> ! {
         control::give_up(0, Step::DeathSignal, errno);
     }
     if command.layers & layer::SECCOMP != 0
-        && let Err(errno) = install_filter(with_filter.filter, with_filter.command.filter_len)
+        && let Err(errno) = install_filter(with_filter.filter, with_filter.command.filter_len, 0)
     {
         control::give_up(0, Step::Seccomp, errno);
     }
@@ -145,6 +145,11 @@ fn action(handler: linux_raw_sys::general::__kernel_sighandler_t) -> kernel_siga
 
 /// Has the kernel reap dead children (`SIG_IGN`), or not (`SIG_DFL`).
 pub fn ignore_dead_children(ignore: bool) -> Result<(), Errno> {
+    set_ignored(SIGCHLD, ignore)
+}
+
+/// Has a signal ignored (`SIG_IGN`), or not (`SIG_DFL`).
+pub fn set_ignored(signal: u32, ignore: bool) -> Result<(), Errno> {
     let mut action = action(None);
     if ignore {
         // SAFETY: SIG_IGN is the number 1 in the place of a handler's address; the kernel never calls it.
@@ -152,7 +157,7 @@ pub fn ignore_dead_children(ignore: bool) -> Result<(), Errno> {
             unsafe { core::mem::transmute::<usize, linux_raw_sys::general::__kernel_sighandler_t>(1) };
     }
     // SAFETY: `action` is readable; the signal set has 8 bytes.
-    unsafe { sys::call(__NR_rt_sigaction, [u64::from(SIGCHLD), &raw const action as u64, 0, 8, 0, 0]) }
+    unsafe { sys::call(__NR_rt_sigaction, [u64::from(signal), &raw const action as u64, 0, 8, 0, 0]) }
         .map(|_| ())
 }
 
@@ -165,10 +170,11 @@ struct Program {
     filter: *const u8,
 }
 
-/// Installs a filter program (seccomp(2)). `no_new_privs` must be set, or a capability held.
-pub fn install_filter(filter: *const u8, instructions: u32) -> Result<(), Errno> {
+/// Installs a filter program (seccomp(2)). `no_new_privs` must be set, or a capability held. `flags` may ask for a listener, whose
+/// descriptor is the result then.
+pub fn install_filter(filter: *const u8, instructions: u32, flags: u32) -> Result<i32, Errno> {
     let program = Program { instructions: instructions as u16, filter };
+    let args = [SECCOMP_SET_MODE_FILTER, u64::from(flags), &raw const program as u64, 0, 0, 0];
     // SAFETY: `filter` is the rest of the control packet, checked there to hold that many instructions.
-    unsafe { sys::call(__NR_seccomp, [SECCOMP_SET_MODE_FILTER, 0, &raw const program as u64, 0, 0, 0]) }
-        .map(|_| ())
+    unsafe { sys::call(__NR_seccomp, args) }.map(|listener| listener as i32)
 }

@@ -25,7 +25,7 @@ pub(super) struct Meter {
 impl Meter {
     /// `None` where this process cannot see the other in `/proc`.
     pub(super) fn of(pidfd: BorrowedFd<'_>) -> Option<Self> {
-        let pid = process_id(pidfd).or_else(|| process_id_by_proc(pidfd))?;
+        let pid = process_id(pidfd)?;
         let statm = File::open(format!("/proc/{pid}/statm")).ok()?;
         let mut clock = 0;
         // SAFETY: `clock` is writable.
@@ -61,8 +61,13 @@ const PIDFD_INFO_PID: u64 = 1 << 0;
 
 nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
 
-/// The process id behind a pidfd, in this process's PID namespace (`PIDFD_GET_INFO`, Linux 6.13).
-fn process_id(pidfd: BorrowedFd<'_>) -> Option<i32> {
+/// The process id behind a pidfd, in this process's PID namespace.
+pub(super) fn process_id(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    process_id_by_kernel(pidfd).or_else(|| process_id_by_proc(pidfd))
+}
+
+/// The same by `PIDFD_GET_INFO`, Linux 6.13.
+fn process_id_by_kernel(pidfd: BorrowedFd<'_>) -> Option<i32> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_PID, ..PidfdInfo::default() };
     // SAFETY: the request's number says how large the structure is, which is writable.
     unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
@@ -93,7 +98,7 @@ mod tests {
             OwnedFd::from_raw_fd(fd as i32)
         };
         assert_eq!(process_id_by_proc(pidfd.as_fd()), Some(own));
-        if let Some(pid) = process_id(pidfd.as_fd()) {
+        if let Some(pid) = process_id_by_kernel(pidfd.as_fd()) {
             assert_eq!(pid, own);
         }
         let used = Meter::of(pidfd.as_fd()).unwrap().read().unwrap();

@@ -1,9 +1,10 @@
 //! One instance, from its shared memory to its report.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::{self, Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -38,7 +39,7 @@ use meter::Used;
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
-pub(crate) use seat::{Parked, kill};
+pub(crate) use seat::{Parked, has_ended, kill};
 use seat::{Process, Seat};
 pub(crate) use seats::Seats;
 use serve::{Ended, Server};
@@ -270,12 +271,15 @@ pub(crate) async fn run(
         shared.write_values(&entry.values);
         shared.arena().write(0, provided.records.as_bytes());
         let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
-        shared.write_job(&JobHeader { flags: header.flags | wait, ..header });
+        let direct = if zygote.listener().is_some() { job_flags::DIRECT } else { 0 };
+        shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });
+        shared.indices().output.refused.0.store(wasi.refuses_queueing(), Ordering::Relaxed);
         shared.go();
         steps.given = elapsed();
         let heard = Cell::new(false);
+        let output = Cell::new(None);
         // Nothing of the job has happened: neither it says so, nor has it asked for anything.
-        let is_untouched = || shared.is_untaken() && !heard.get();
+        let is_untouched = || shared.is_untaken() && !heard.get() && !shared.has_output();
         let process = remains.process.insert(match parked {
             Some(process) => process,
             // It never has to wait for its job.
@@ -292,6 +296,7 @@ pub(crate) async fn run(
                 ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
             },
         });
+        let mut asking = zygote.listener().and_then(|listener| process.asking(listener));
         steps.forked = elapsed();
         let server = Server {
             shared,
@@ -304,9 +309,10 @@ pub(crate) async fn run(
             calls: &calls,
             seen: &seen,
             heard: &heard,
+            output: &output,
         };
         let closed = {
-            let mut serving = pin!(server.run(&mut wasi, conversation.as_mut()));
+            let mut serving = pin!(server.run(&mut wasi, conversation.as_mut(), asking.as_mut()));
             tokio::select! {
                 biased;
                 dead = process.death(&zygote) => Closed::Dead(dead),
@@ -321,6 +327,27 @@ pub(crate) async fn run(
             }
         };
         steps.ended = elapsed();
+        // What it has written before its end comes out: all of it, but for one that must end nothing that would have to wait.
+        let must_end = matches!(closed, Closed::Ending(_));
+        if must_end {
+            // Before anything else: it could go on adding to its output.
+            process.kill();
+        }
+        let written = {
+            let mut rest = pin!(server.serve_output(&mut wasi));
+            tokio::select! {
+                biased;
+                written = &mut rest => written,
+                () = future::ready(()), if must_end => Ok(()),
+                _ = &mut interruption, if !must_end => Ok(()),
+            }
+        };
+        let late = match written {
+            _ if must_end => Ending::None,
+            Ok(()) | Err(Ended::Finished) => Ending::None,
+            Err(Ended::Limit(limit)) => Ending::Limit(limit),
+            Err(Ended::Violation(violation)) => Ending::Violation(violation),
+        };
         let record = shared.exit_record();
         let (ending, dead) = match closed {
             Closed::Dead(dead) => {
@@ -332,14 +359,11 @@ pub(crate) async fn run(
                     start = Start::Again;
                     continue;
                 }
-                (Ending::None, dead)
+                (late, dead)
             }
-            Closed::Ending(ending) => {
-                // The instance may be dead by now, which the zygote tells next.
-                process.kill();
-                (ending, process.death(&zygote).await)
-            }
-            Closed::Finished => (Ending::None, finished(process, &zygote, &record).await),
+            // The instance may have been dead before it was killed, which the zygote tells next.
+            Closed::Ending(ending) => (ending, process.death(&zygote).await),
+            Closed::Finished => (late, finished(process, &zygote, &record).await),
         };
         break (ending, dead?, record, shared.values(entry.results.len()));
     };

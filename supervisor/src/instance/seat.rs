@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,9 +10,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::meter::{Meter, Used};
+use super::meter::{Meter, Used, process_id};
 use super::shared_memory::SharedMemory;
 use crate::error::{Error, errno, system};
+use crate::zygote::listener::{Asking, Listener};
 use crate::zygote::module::{Death, ModuleZygote, Spawned};
 
 /// Shared memory and doorbell of one instance. Whoever gets it next finds nothing in it: [`Self::renew`].
@@ -93,6 +95,11 @@ impl Process {
         death
     }
 
+    /// Has the process's calls for files served, which are refused before that and wherever it cannot be told apart from others.
+    pub(super) fn asking(&self, listener: &Rc<Listener>) -> Option<Asking> {
+        listener.serve(process_id(self.pidfd.as_fd())?, self.pidfd.as_fd()).ok()
+    }
+
     /// Whether [`Self::used`] can be asked.
     pub(super) fn is_metered(&self) -> bool {
         self.meter.is_some()
@@ -121,7 +128,7 @@ impl Drop for Process {
 }
 
 /// Whether the process behind a pidfd has ended, reaped or not; also when that cannot be told.
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut process = [PollFd::new(pidfd, PollFlags::POLLIN)];
     !matches!(poll(&mut process, PollTimeout::ZERO), Ok(0))
 }

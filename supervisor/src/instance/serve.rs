@@ -1,11 +1,14 @@
 //! Serving one instance's host calls until something ends the job.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use ipc::direct;
+use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached, Violation};
-use ipc::ring::{Completion, FINISHED, SLOTS, Submission};
+use ipc::ring::{Completion, FINISHED, OUTPUT_HALF, SLOTS, Submission, unpack_output};
 use tokio::io::unix::AsyncFd;
 
 use super::conversation::Conversation;
@@ -13,10 +16,14 @@ use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
-use crate::wasi::WasiContext;
+use crate::wasi::{Known, WasiContext};
+use crate::zygote::listener::{Ask, Asking};
 
 /// Calls that are answered in a row before other jobs of the shard get their turn.
 const TURN: u32 = 64;
+
+/// How long output is queued that no call follows.
+const OUTPUT_DELAY: Duration = Duration::from_millis(1);
 
 /// Why serving ended.
 #[derive(Debug)]
@@ -49,6 +56,33 @@ pub(crate) struct Server<'s> {
     pub(crate) seen: &'s Calls,
     /// Whether the instance has submitted anything.
     pub(crate) heard: &'s std::cell::Cell<bool>,
+    /// Queued output that was taken and is not written yet.
+    pub(crate) output: &'s std::cell::Cell<Option<Taken>>,
+}
+
+/// Output that was taken from an instance's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    stream: u32,
+    half: u32,
+    /// Bytes that are written.
+    at: usize,
+    length: usize,
+}
+
+impl Taken {
+    /// What a word of the instance's says; `None` for no output.
+    fn new(word: u64) -> Result<Option<Self>, Violation> {
+        let (stream, half, length) = unpack_output(word);
+        match (stream, length as usize) {
+            _ if word == 0 => Ok(None),
+            (1 | 2, length) if length <= OUTPUT_HALF => Ok(Some(Self { stream, half, at: 0, length })),
+            _ => {
+                let rule = format!("queued output {word:#x}: stream {stream}, {length} bytes");
+                Err(Violation::Ring { rule })
+            }
+        }
+    }
 }
 
 impl Server<'_> {
@@ -59,6 +93,7 @@ impl Server<'_> {
         &self,
         wasi: &mut WasiContext,
         mut session: Option<&mut Conversation<'_>>,
+        mut asking: Option<&mut Asking>,
     ) -> Ended {
         let indices = self.shared.indices();
         // Private copies of the indices that this side writes: the instance cannot move them.
@@ -72,12 +107,41 @@ impl Server<'_> {
                 ));
             }
             if waiting == 0 {
-                if let Err(error) = wait(self.doorbell).await {
-                    return broken(format!("doorbell: {error}"));
+                let ask = async {
+                    match &mut asking {
+                        Some(asking) => asking.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let output = async {
+                    match self.shared.has_output() {
+                        true => tokio::time::sleep(OUTPUT_DELAY).await,
+                        false => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    rung = wait(self.doorbell) => if let Err(error) = rung {
+                        return broken(format!("doorbell: {error}"));
+                    },
+                    ask = ask => if let (Some(asking), Some(limit)) =
+                        (asking.as_mut(), self.count()) {
+                        asking.refuse(ask);
+                        return Ended::Limit(limit);
+                    } else if let Some(asking) = asking.as_mut() {
+                        self.give(wasi, asking, ask);
+                    },
+                    () = output => if let Err(ended) = self.serve_output(wasi).await {
+                        return ended;
+                    },
                 }
                 continue;
             }
             self.heard.set(true);
+            // It was written before this was submitted.
+            if let Err(ended) = self.serve_output(wasi).await {
+                return ended;
+            }
             let submission = self.shared.submission(head);
             head = head.wrapping_add(1);
             indices.submission_head.0.store(head, Ordering::Release);
@@ -122,16 +186,25 @@ impl Server<'_> {
             if let Some(limit) = self.count() {
                 return Ended::Limit(limit);
             }
+            if let Some(fd) = wasi.held_by(&call) {
+                let name = call.declaration().name;
+                return broken(format!(
+                    "{name} of descriptor {fd}, whose file the instance has not given back"
+                ));
+            }
             self.seen.count(call.function);
             let (errno, written) = match wasi.call(&call).await {
                 Answer::Done { errno, written } => (errno, written),
                 Answer::Limit(limit) => return Ended::Limit(limit),
             };
+            let Known { value, opened } = if errno == 0 { wasi.known_after(&call) } else { Known::default() };
             let completion = Completion {
                 sequence: call.sequence,
                 errno: u32::from(errno),
                 written: written as u64,
-                reserved: [0; 6],
+                value,
+                opened,
+                reserved: [0; 2],
             };
             if let Err(ended) = self.complete(&mut completed, &completion) {
                 return ended;
@@ -139,6 +212,61 @@ impl Server<'_> {
             if completed.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Writes what is left of queued output that was taken before, then what is queued now. Not what is queued meanwhile: an instance
+    /// that waits for an answer, or is dead, queues nothing. Dropping the future loses nothing.
+    pub(crate) async fn serve_output(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
+        self.write_taken(wasi).await?;
+        let Some(taken) = Taken::new(self.shared.take_output()).map_err(Ended::Violation)? else {
+            return Ok(());
+        };
+        self.heard.set(true);
+        if !self.policy.allows_host_call(FunctionId::fd_write) {
+            let policy = self.policy.name();
+            return Err(broken(format!("queued output, which policy \"{policy}\" does not grant")));
+        }
+        self.seen.count(FunctionId::fd_write);
+        self.output.set(Some(taken));
+        self.write_taken(wasi).await
+    }
+
+    /// Writes what is left of the output that was taken last.
+    async fn write_taken(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
+        while let Some(taken) = self.output.get() {
+            let Taken { stream, half, at, length } = taken;
+            let rest = self.shared.output(half).prefix(length).skip(at);
+            let at = at + wasi.write_queued(stream, rest).await.map_err(Ended::Limit)?;
+            self.output.set((at < length).then_some(Taken { at, ..taken }));
+            if at >= length {
+                let output = &self.shared.indices().output;
+                output.refused.0.store(wasi.refuses_queueing(), Ordering::Release);
+                output.done.0.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a call for a descriptor of a file.
+    fn give(&self, wasi: &mut WasiContext, asking: &Asking, ask: Ask) {
+        let [what, fd, slot, ..] = ask.args;
+        let slot = usize::try_from(slot).unwrap_or(usize::MAX);
+        let Some(number) = direct::descriptor(slot) else { return asking.refuse(ask) };
+        match what {
+            direct::ask::FILE => {
+                let Some(file) = wasi.file_to_give(fd) else { return asking.refuse(ask) };
+                if asking.give(ask, file, number) {
+                    wasi.given_in(slot, Some(fd));
+                }
+            }
+            direct::ask::RETURN => {
+                // Nothing that the instance does not have.
+                if asking.give(ask, self.doorbell.get_ref().as_fd(), number) {
+                    wasi.given_in(slot, None);
+                }
+            }
+            _ => asking.refuse(ask),
         }
     }
 

@@ -8,11 +8,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::job::{
-    ARENA_BYTES, ARENA_OFFSET, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET, INDICES_OFFSET,
-    JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET, VALUES_MAX,
-    VALUES_OFFSET, go,
+    ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
+    INDICES_OFFSET, JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET,
+    VALUES_MAX, VALUES_OFFSET, go,
 };
-use ipc::ring::{Completion, Indices, SLOTS, Submission};
+use ipc::ring::{Completion, Indices, OUTPUT_HALF, SLOTS, Submission};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -167,6 +167,21 @@ impl SharedMemory {
     /// Wakes the instance that waits for a completion.
     pub(crate) fn wake(&self) {
         futex_wake(self.indices().completion_tail.0.as_ptr());
+    }
+
+    /// Takes the output that waits: a word of [`ipc::ring::pack_output`], or 0.
+    pub(crate) fn take_output(&self) -> u64 {
+        self.indices().output.pending.0.swap(0, Ordering::AcqRel)
+    }
+
+    /// Whether output waits.
+    pub(crate) fn has_output(&self) -> bool {
+        self.indices().output.pending.0.load(Ordering::Acquire) != 0
+    }
+
+    /// The bytes of one half of the output's part of the arena.
+    pub(crate) fn output(&self, half: u32) -> SharedRegion<'_> {
+        self.arena().skip(CALLS_BYTES + (half as usize & 1) * OUTPUT_HALF).prefix(OUTPUT_HALF)
     }
 
     /// The arena.

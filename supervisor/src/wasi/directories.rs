@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipc::nospec;
 use nix::dir::{Dir, OwningIter, Type};
-use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat};
 
 use super::errno::Errno;
 use super::files::{FileMode, OpenFile};
 use super::metadata::{self, Identities};
-use super::paths::{locate, open_beneath};
+use super::paths::{is_plain_name, locate, open_beneath};
 use super::types::{FdStat, FileType, dirent, fdflags, oflags, rights};
 use crate::hostcall::SharedRegion;
 
@@ -175,7 +175,13 @@ impl OpenDirectory {
             })),
             _ if has(oflags::DIRECTORY) => Err(Errno::NotDirectory),
             FileType::RegularFile => {
-                let mode = FileMode { readable, writable, read_only: self.read_only, flags: options.fdflags };
+                let mode = FileMode {
+                    readable,
+                    writable,
+                    read_only: self.read_only,
+                    beyond_rights: writable && !write_right,
+                    flags: options.fdflags,
+                };
                 Ok(Opened::File(OpenFile::new(fd, mode)))
             }
             _ => Err(Errno::NotPermitted),
@@ -186,17 +192,30 @@ impl OpenDirectory {
     /// wake the other end of a FIFO, start a watchdog. Whatever has its place by the time of the open is checked
     /// again then, so that a race gains no descriptor.
     fn check_kind(&self, path: &str, options: OpenOptions) -> Result<(), Errno> {
-        let found = match locate(self.as_fd(), path, options.follow) {
+        let found = match self.kind(path, options.follow) {
             Ok(found) => found,
             Err(Errno::NoEntry) if options.oflags & oflags::CREATE != 0 => return Ok(()),
             Err(error) => return Err(error),
         };
-        match FileType::of_mode(nix::sys::stat::fstat(&found)?.st_mode) {
+        match found {
             // The open itself tells about a link that must not be followed.
             FileType::Directory | FileType::RegularFile | FileType::SymbolicLink => Ok(()),
             _ if options.oflags & oflags::DIRECTORY != 0 => Err(Errno::NotDirectory),
             _ => Err(Errno::NotPermitted),
         }
+    }
+
+    /// What kind of file a path names, without opening it.
+    fn kind(&self, path: &str, follow: bool) -> Result<FileType, Errno> {
+        let of_mode = |found: nix::sys::stat::FileStat| FileType::of_mode(found.st_mode);
+        if is_plain_name(path) {
+            // One component that is not followed cannot leave the directory, and most paths are just that.
+            let found = of_mode(fstatat(self.as_fd(), path, AtFlags::AT_SYMLINK_NOFOLLOW)?);
+            if !follow || found != FileType::SymbolicLink {
+                return Ok(found);
+            }
+        }
+        Ok(of_mode(nix::sys::stat::fstat(&locate(self.as_fd(), path, follow)?)?))
     }
 
     /// Writes entries from number `cookie` on until the buffer is full; the last may be cut off anywhere.

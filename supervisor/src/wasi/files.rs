@@ -28,6 +28,8 @@ pub(super) struct OpenFile {
     writable: bool,
     /// Below a read-only preopen.
     read_only: bool,
+    /// Opened with more access than the guest's word gives it: it was to be created or cut, not written.
+    beyond_rights: bool,
 }
 
 /// How a file is opened.
@@ -36,6 +38,8 @@ pub(super) struct FileMode {
     pub readable: bool,
     pub writable: bool,
     pub read_only: bool,
+    /// Writable for another reason than that the guest may write it.
+    pub beyond_rights: bool,
     /// Of `fdflags`: `APPEND` and `NONBLOCK`.
     pub flags: u16,
 }
@@ -50,6 +54,7 @@ impl OpenFile {
             readable: mode.readable,
             writable: mode.writable,
             read_only: mode.read_only,
+            beyond_rights: mode.beyond_rights,
         }
     }
 
@@ -60,6 +65,12 @@ impl OpenFile {
     /// Refuses changes below a read-only preopen.
     pub fn check_writable(&self) -> Result<(), Errno> {
         if self.read_only { Err(Errno::NotPermitted) } else { Ok(()) }
+    }
+
+    /// Whether an instance can have the file: what it can do with the open file is what the guest may do with the descriptor. Where
+    /// writes go only to the end it could write elsewhere.
+    pub fn may_be_given(&self) -> bool {
+        !self.append && !self.beyond_rights
     }
 
     pub fn stat(&self) -> FdStat {
@@ -143,6 +154,11 @@ impl OpenFile {
 
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Moves the position, as the instance says that it has done.
+    pub fn set_position(&mut self, position: u64) {
+        self.position = position;
     }
 
     /// Tells the kernel how the file will be used.

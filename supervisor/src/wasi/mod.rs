@@ -25,8 +25,9 @@ mod streams;
 mod tests;
 mod types;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipc::direct;
 use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached};
 use nix::unistd::UnlinkatFlags;
@@ -133,6 +134,23 @@ pub struct WasiContext {
     used_sockets: bool,
     /// `path_open` was asked for something writable.
     opened_to_write: bool,
+    /// What `path_open` opened last.
+    opened: u32,
+    /// Standard streams whose writes may fail for more than that nobody reads them, as bits by number.
+    may_fail: u32,
+    /// Why queued output could not be written, by stream: for the next call to tell.
+    late_errors: [Option<Errno>; 3],
+    /// Descriptors whose files the instance has, by slot.
+    given: [Option<u32>; direct::SLOTS],
+}
+
+/// What an instance needs to know after a call, so that it need not ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Where the call's descriptor is now, if the instance keeps its position; what `path_open` opened.
+    pub value: u64,
+    /// Its `fdstat`, after `path_open`.
+    pub opened: [u64; 3],
 }
 
 /// Why a call has no result.
@@ -162,6 +180,9 @@ impl WasiContext {
         let full = |_: Errno| WasiError::TooManyHandles { passed, max: config.max_handles };
         let stream = |fd, direction| Stream::new(fd, direction).patient(config.deterministic);
         let [input, output, error] = config.stdio;
+        let fails =
+            |fd: &Option<OwnedFd>| fd.as_ref().is_some_and(|fd| !streams::fails_only_unread(fd.as_fd()));
+        let may_fail = u32::from(fails(&output)) << 1 | u32::from(fails(&error)) << 2;
         table.insert(Descriptor::Input(stream(input, Direction::In))).map_err(full)?;
         table.insert(Descriptor::Output(stream(output, Direction::Out))).map_err(full)?;
         table.insert(Descriptor::Output(stream(error, Direction::Out))).map_err(full)?;
@@ -203,6 +224,10 @@ impl WasiContext {
             used_stdio: false,
             used_sockets: false,
             opened_to_write: false,
+            opened: 0,
+            may_fail,
+            late_errors: [None; 3],
+            given: [None; direct::SLOTS],
         })
     }
 
@@ -227,10 +252,57 @@ impl WasiContext {
     /// Serves a call. It waits where the guest asks to wait (a read of an empty pipe, `poll_oneoff`), without
     /// blocking the thread; that takes a tokio runtime with its I/O driver enabled.
     pub async fn call(&mut self, call: &HostCall<'_>) -> Answer {
+        if let (Some(position), Ok(file)) = (call.position, self.table.seekable(call.value32(0))) {
+            file.set_position(position);
+        }
         match self.serve(call).await {
             Ok(written) => Answer::Done { errno: 0, written },
             Err(Stop::Errno(errno)) => Answer::Done { errno: errno as u16, written: 0 },
             Err(Stop::Limit(limit)) => Answer::Limit(limit),
+        }
+    }
+
+    /// The file of a descriptor, if the instance may have it: then it can do with it what it can do over the ring, and no more.
+    pub(crate) fn file_to_give(&self, fd: u64) -> Option<BorrowedFd<'_>> {
+        let fd = u32::try_from(fd).ok()?;
+        let file = self.table.file(fd).ok()?;
+        // Whoever gave up a right is asked at every call.
+        let whole = self.table.given_up(fd) == GivenUp::default();
+        (whole && file.may_be_given()).then(|| file.as_fd())
+    }
+
+    /// Says what the instance has in a slot.
+    pub(crate) fn given_in(&mut self, slot: usize, fd: Option<u64>) {
+        if let Some(given) = self.given.get_mut(slot) {
+            *given = fd.and_then(|fd| u32::try_from(fd).ok());
+        }
+    }
+
+    /// The descriptor that a call would close or move although the instance has its file.
+    pub(crate) fn held_by(&self, call: &HostCall<'_>) -> Option<u32> {
+        let affected = match call.function {
+            FunctionId::fd_close => &[0][..],
+            FunctionId::fd_renumber => &[0, 1],
+            _ => return None,
+        };
+        let mut affected = affected.iter().map(|arg| call.value32(*arg));
+        affected.find(|fd| self.given.contains(&Some(*fd)))
+    }
+
+    /// What the instance needs to know after a call that succeeded.
+    pub fn known_after(&self, call: &HostCall<'_>) -> Known {
+        match call.function {
+            FunctionId::path_open => match self.fdstat(self.opened) {
+                Ok(stat) => {
+                    Known { value: self.opened.into(), opened: zerocopy::transmute!(stat.to_bytes()) }
+                }
+                Err(_) => Known::default(),
+            },
+            _ if call.position.is_some() => {
+                let position = self.table.file(call.value32(0)).map_or(0, |file| file.position());
+                Known { value: position, ..Known::default() }
+            }
+            _ => Known::default(),
         }
     }
 
@@ -336,8 +408,49 @@ impl WasiContext {
         Ok(count)
     }
 
+    /// Streams that an instance must not queue output for, as bits by number.
+    pub(crate) fn refuses_queueing(&self) -> u32 {
+        let failed = (0..).zip(&self.late_errors).filter(|(_, error)| error.is_some());
+        failed.fold(self.may_fail, |bits, (stream, _): (u32, _)| bits | 1 << stream)
+    }
+
+    /// Writes some of what was queued for a standard stream, at least a byte. What cannot be written counts as written: the next call
+    /// tells why.
+    pub(crate) async fn write_queued(
+        &mut self,
+        stream: u32,
+        from: SharedRegion<'_>,
+    ) -> Result<usize, LimitReached> {
+        let left = self.max_output_bytes.map_or(u64::MAX, |max| max.saturating_sub(self.output_bytes));
+        // One that the guest has closed takes nothing.
+        let Ok(Descriptor::Output(output)) = self.table.get_mut(stream) else { return Ok(from.len()) };
+        self.used_stdio = true;
+        if let (0, Some(value), false) = (left, self.max_output_bytes, from.is_empty()) {
+            return Err(LimitReached { limit: Limit::Output, value });
+        }
+        let fits = from.prefix(usize::try_from(left).unwrap_or(usize::MAX));
+        match output.write_some(fits).await {
+            Ok(count) => {
+                self.output_bytes = self.output_bytes.saturating_add(count as u64);
+                Ok(count)
+            }
+            Err(error) => {
+                if let Some(late) = self.late_errors.get_mut(stream as usize) {
+                    *late = Some(error);
+                }
+                // It stays so: whatever comes after an error waits for its answer.
+                self.may_fail |= 1u32.checked_shl(stream).unwrap_or(0);
+                Ok(from.len())
+            }
+        }
+    }
+
     async fn fd_write(&mut self, call: &HostCall<'_>) -> Result<usize, Stop> {
         let from = call.region(1);
+        let late = self.late_errors.get_mut(call.value32(0) as usize).and_then(Option::take);
+        if let (Some(error), Ok(Descriptor::Output(_))) = (late, self.table.get(call.value32(0))) {
+            return Err(error.into());
+        }
         let count = match self.table.get_mut(call.value32(0))? {
             Descriptor::File(file) => file.write(from)?,
             Descriptor::Output(stream) => {

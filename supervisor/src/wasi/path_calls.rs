@@ -95,6 +95,7 @@ impl WasiContext {
             self.table.give_up(number, GivenUp { base: without, inheriting: without });
         }
         call.region(7).write(0, &number.to_le_bytes());
+        self.opened = number;
         Ok(())
     }
 

@@ -26,6 +26,18 @@ use crate::hostcall::SharedRegion;
 /// waiting, see pipe(7).
 const POLLED_BYTES: usize = libc::PIPE_BUF;
 
+/// Whether what is written to a stream can get lost only because nobody reads it: so that a failure may be told late. Not so for files,
+/// where it may be the disk that is full.
+pub(super) fn fails_only_unread(fd: BorrowedFd<'_>) -> bool {
+    let Ok(found) = nix::sys::stat::fstat(fd) else { return false };
+    match found.st_mode & libc::S_IFMT {
+        libc::S_IFIFO | libc::S_IFSOCK => true,
+        // A terminal, /dev/null.
+        libc::S_IFCHR => found.st_rdev == libc::makedev(1, 3) || isatty(fd).unwrap_or(false),
+        _ => false,
+    }
+}
+
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Direction {
@@ -161,6 +173,20 @@ impl Stream {
                 Err(LinuxErrno::EAGAIN) if self.nonblock && !self.patient => return Err(Errno::Again),
                 Err(LinuxErrno::EAGAIN) => source.wait(Direction::In).await?,
                 Err(LinuxErrno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Writes at least a byte, waiting for room.
+    pub async fn write_some(&mut self, from: SharedRegion<'_>) -> Result<usize, Errno> {
+        let Some(source) = &mut self.source else { return Ok(from.len()) };
+        loop {
+            match source.try_write(from) {
+                Err(LinuxErrno::EAGAIN) => source.wait(Direction::Out).await?,
+                Err(LinuxErrno::EINTR) => {}
+                // It would be tried for ever.
+                Ok(0) => return Err(Errno::Io),
                 other => return Ok(other?),
             }
         }

@@ -8,10 +8,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ipc::control::{Command, Reply, command, reply};
+use ipc::control::{Command, Reply, command, layer, reply};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::channel::Channel;
+use super::listener::Listener;
 use super::root::RootZygote;
 use crate::config::Config;
 use crate::error::Error;
@@ -84,6 +85,8 @@ pub(crate) struct ModuleZygote {
     next: Cell<u64>,
     reader: tokio::task::JoinHandle<()>,
     parking: Rc<Parking>,
+    /// Where its instances ask for files, if they may.
+    listener: Option<(Rc<Listener>, AbortOnDrop)>,
     seats: Rc<Seats>,
     patience: Duration,
     /// When it said something for the last time.
@@ -113,7 +116,7 @@ impl ModuleZygote {
             let _ = crate::instance::kill(pidfd.as_fd());
             return Err(Loss::Silent(patience).error());
         };
-        let (ready, _) = ready?;
+        let (ready, listener) = ready?;
         match ready.kind {
             reply::READY if ready.layers == command.layers => {}
             reply::FAILED => return Err(channel.failed(&ready)),
@@ -121,6 +124,19 @@ impl ModuleZygote {
                 return Err(channel.broken(format!("reply {other} with layers {:#x} at start", ready.layers)));
             }
         }
+        let listener = match (command.direct != 0 && command.layers & layer::SECCOMP != 0, listener) {
+            (true, Some(fd)) => {
+                let listener = Rc::new(Listener::new(fd)?);
+                let heard = Rc::clone(&listener);
+                let task = tokio::task::spawn_local(async move { heard.hear().await });
+                Some((listener, AbortOnDrop(task)))
+            }
+            (false, None) => None,
+            (wanted, _) => {
+                let what = if wanted { "no listener" } else { "a descriptor that nobody asked for" };
+                return Err(channel.broken(what.to_owned()));
+            }
+        };
         let channel = Rc::new(channel);
         let expected = Rc::new(RefCell::new(Expected::default()));
         let pidfd = Rc::new(pidfd);
@@ -142,6 +158,7 @@ impl ModuleZygote {
             next: Cell::new(1),
             reader,
             parking,
+            listener,
             seats: Rc::default(),
             patience,
             heard,
@@ -151,6 +168,11 @@ impl ModuleZygote {
     /// Whether it still serves.
     pub(crate) fn is_alive(&self) -> bool {
         self.expected.borrow().lost.is_none()
+    }
+
+    /// Where its instances ask for files, if they may.
+    pub(crate) fn listener(&self) -> Option<&Rc<Listener>> {
+        self.listener.as_ref().map(|(listener, _)| listener)
     }
 
     /// An instance that waits for its job.
@@ -237,6 +259,16 @@ impl ModuleZygote {
             Some(loss) => loss.error(),
             None => Loss::Died(String::new()).error(),
         }
+    }
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -73,13 +73,14 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
     };
-    let bytes = read_module(plan.module.file.into(), &plan.module_path)?;
+    let file = File::from(plan.module.file);
     let source = match plan.module.format {
         ModuleFormat::Wasm => {
+            let bytes = read_module(file, &plan.module_path)?;
             check_form(&bytes, &plan.module_path)?;
             ModuleSource::Wasm(bytes)
         }
-        ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
+        ModuleFormat::Artifact => ModuleSource::ArtifactFile(Arc::new(file)),
     };
     // There will be no second job.
     let config = Config { pool: PoolLimits { min: 0, max: 0 }, ..config };

@@ -49,6 +49,8 @@ const ANSWERED_INSIDE: &[FunctionId] = &[
     FunctionId::sched_yield,
     FunctionId::proc_exit,
     FunctionId::fd_fdstat_get,
+    FunctionId::fd_seek,
+    FunctionId::fd_tell,
 ];
 
 impl Facts<'_> {
