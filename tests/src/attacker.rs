@@ -268,8 +268,9 @@ fn own_weapons() -> Vec<Weapon> {
     ]
     .concat();
     vec![
-        Weapon { name: "host-call", parameters: 1, code: host_call },
+        // The first: a test writes over it (`sealed_code_stays_what_it_is`).
         Weapon { name: "scan", parameters: 4, code: scan },
+        Weapon { name: "host-call", parameters: 1, code: host_call },
         Weapon { name: "submit-two", parameters: 2, code: submit_two },
         Weapon { name: "flood", parameters: 4, code: flood },
         // jmp $
