@@ -15,6 +15,7 @@
 pub mod attacker;
 mod daemon;
 pub mod guests;
+pub mod host;
 pub mod instances;
 pub mod lifecycle;
 pub mod native;

@@ -9,6 +9,7 @@ use ipc::layout::{
     CODE_BASE, CODE_END, CONTEXT_BASE, CONTEXT_END, DOORBELL_FD, GATE_LANDING, GATE_PAGE, MEMORY_BASE,
     MEMORY_RESERVED, OWN_STACK_BASE, OWN_STACK_TOP, PAGE, RING_BASE, RING_END, STACK_DEFAULT, STACK_TOP,
 };
+use whole_system_tests::host::is_root;
 use whole_system_tests::instances::{Family, Mapping};
 use whole_system_tests::{Process, Scratch, assert_no_orphans, guests, spawn};
 
@@ -21,10 +22,6 @@ fn running(scratch: &Scratch) -> (Process, Family) {
     assert_eq!(&ready, b"ready\n");
     let family = Family::below(process.id());
     (process, family)
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 #[test]

@@ -15,6 +15,7 @@ use policies::Policy;
 use supervisor::{CallOutcome, PoolLimits};
 use whole_system_tests::Scratch;
 use whole_system_tests::attacker::Attacker;
+use whole_system_tests::host::is_root;
 use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert_reported, only};
 
 const USER: u64 = layer::USER_NAMESPACE;
@@ -23,10 +24,6 @@ const EPERM: i64 = -(libc::EPERM as i64);
 /// Parks nothing: without a PID namespace an instance that is being forked when its supervisor ends would stay.
 async fn attacker() -> Attacker {
     Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 /// What the filter alone refuses: every other layer is in force. With it, `escape_seccomp.rs` tries the same and more.

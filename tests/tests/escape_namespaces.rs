@@ -17,6 +17,7 @@ use policies::Policy;
 use supervisor::PoolLimits;
 use whole_system_tests::Scratch;
 use whole_system_tests::attacker::Attacker;
+use whole_system_tests::host::{is_root, landlock_has};
 use whole_system_tests::native::{ALL_BUT_SECCOMP, Native, assert_refused, assert_reported};
 
 /// Without it no other namespace can be made.
@@ -25,19 +26,6 @@ const USER: u64 = layer::USER_NAMESPACE;
 /// Parks nothing: without a PID namespace an instance that is being forked when its supervisor ends would stay.
 async fn attacker() -> Attacker {
     Attacker::with_pool(Policy::builtin("default").unwrap(), PoolLimits { min: 0, max: 0 }).await
-}
-
-/// Whether this kernel's Landlock denies what version `abi` brought.
-fn landlock_has(abi: u32, what: &str) -> bool {
-    let has = supervisor::host::landlock_abi() >= abi;
-    if !has {
-        println!("NOT CHECKED: this kernel's Landlock does not know {what} (ABI {abi})");
-    }
-    has
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 /// A process of the user that instances run as.

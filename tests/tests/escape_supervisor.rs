@@ -13,6 +13,7 @@ use ipc::control::layer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid as ProcessId;
 use supervisor::confine::LAYERS;
+use whole_system_tests::host::{is_root, landlock_has};
 use whole_system_tests::instances::Pid;
 use whole_system_tests::{Daemon, Scratch, guests, run, sandboxd};
 
@@ -35,19 +36,6 @@ fn attack(layers: u64, directory: Option<&Scratch>, attack: &str, argument: &str
         "done" => Ok(()),
         errno => Err(errno.parse().unwrap_or_else(|_| panic!("{attack}: {outcome}"))),
     }
-}
-
-/// Whether this kernel's Landlock denies what version `abi` brought.
-fn landlock_has(abi: u32, what: &str) -> bool {
-    let has = supervisor::host::landlock_abi() >= abi;
-    if !has {
-        println!("NOT CHECKED: this kernel's Landlock does not know {what} (ABI {abi})");
-    }
-    has
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }
 
 /// Every layer that this host has.
