@@ -70,20 +70,31 @@ impl LocalShard {
 
     async fn submit(
         &self,
-        mut job: Job,
+        job: Job,
         cancel: impl Future<Output = ()>,
         observed: Option<&mut Observed>,
     ) -> Result<Report, Error> {
-        let mut cancel = pin!(cancel);
-        // A snapshot that the policy asks for is made in one of the supervisor's own shards.
-        if let Some(report) = self.supervisor.initialise(&mut job, &mut cancel).await? {
-            return Ok(report);
-        }
-        let mut remains = Remains::default();
-        let report = self.state.run(job, cancel, None, &mut remains, observed).await;
-        self.state.after_job(remains);
-        report
+        run_here(&self.supervisor, &self.state, job, cancel, observed).await
     }
+}
+
+/// Runs a job in a shard of this thread.
+pub(crate) async fn run_here(
+    supervisor: &Supervisor,
+    state: &Rc<State>,
+    mut job: Job,
+    cancel: impl Future<Output = ()>,
+    observed: Option<&mut Observed>,
+) -> Result<Report, Error> {
+    let mut cancel = pin!(cancel);
+    // A snapshot that the policy asks for is made in one of the supervisor's own shards.
+    if let Some(report) = supervisor.initialise(&mut job, &mut cancel).await? {
+        return Ok(report);
+    }
+    let mut remains = Remains::default();
+    let report = state.run(job, cancel, None, &mut remains, observed).await;
+    state.after_job(remains);
+    report
 }
 
 impl Drop for LocalShard {

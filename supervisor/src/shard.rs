@@ -2,7 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::Future;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,12 +43,59 @@ pub(crate) struct Request {
     pub(crate) observed: Option<oneshot::Sender<Observed>>,
 }
 
-/// A running shard. Dropping it ends its jobs, its zygotes and its thread.
+/// What runs on a shard's thread beside its jobs, such as the connections of a daemon.
+pub(crate) type Task = Box<dyn FnOnce(Here) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What a shard is handed.
+enum Work {
+    Job(Request),
+    Task(Task),
+}
+
+/// A shard, as what runs on its thread has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Here {
+    pub(crate) state: Rc<State>,
+    jobs: Arc<AtomicUsize>,
+}
+
+impl Here {
+    /// Jobs that the shard has.
+    pub(crate) fn load(&self) -> usize {
+        self.jobs.load(Ordering::Relaxed)
+    }
+
+    /// Counts a job of this shard as long as the result lives.
+    pub(crate) fn count_job(&self) -> Running {
+        Running::new(&self.jobs)
+    }
+}
+
+/// A job that is counted.
+#[derive(Debug)]
+pub(crate) struct Running(Arc<AtomicUsize>);
+
+impl Running {
+    fn new(jobs: &Arc<AtomicUsize>) -> Self {
+        jobs.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(jobs))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A running shard. Dropping it ends its jobs, its tasks, its zygotes and its thread.
 #[derive(Debug)]
 pub(crate) struct Shard {
     /// Jobs handed over and not reported yet.
     jobs: Arc<AtomicUsize>,
-    requests: Option<mpsc::UnboundedSender<Request>>,
+    /// Tasks that have not ended.
+    tasks: Arc<AtomicUsize>,
+    work: Option<mpsc::UnboundedSender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,10 +106,10 @@ impl Shard {
             .enable_all()
             .build()
             .map_err(system("start a shard's runtime"))?;
-        let (requests, mut receiver) = mpsc::unbounded_channel::<Request>();
+        let (work, mut receiver) = mpsc::unbounded_channel::<Work>();
         let config = config.clone();
-        let jobs = Arc::new(AtomicUsize::new(0));
-        let running = Arc::clone(&jobs);
+        let (jobs, tasks) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (running, tasks_running) = (Arc::clone(&jobs), Arc::clone(&tasks));
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
             .spawn(move || {
@@ -70,29 +119,55 @@ impl Shard {
                 block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
-                    let state = Rc::new(State::new(config, None));
-                    tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
-                    while let Some(request) = receiver.recv().await {
-                        let (state, running) = (Rc::clone(&state), Arc::clone(&running));
-                        tokio::task::spawn_local(async move {
-                            serve(&state, request).await;
-                            running.fetch_sub(1, Ordering::Relaxed);
-                        });
+                    let here = Here { state: Rc::new(State::new(config, None)), jobs: running };
+                    tokio::task::spawn_local(housekeeper(Rc::clone(&here.state)));
+                    while let Some(work) = receiver.recv().await {
+                        let here = here.clone();
+                        match work {
+                            Work::Job(request) => drop(tokio::task::spawn_local(async move {
+                                serve(&here.state, request).await;
+                                here.jobs.fetch_sub(1, Ordering::Relaxed);
+                            })),
+                            Work::Task(task) => {
+                                let counted = Running(Arc::clone(&tasks_running));
+                                drop(tokio::task::spawn_local(async move {
+                                    task(here).await;
+                                    drop(counted);
+                                }));
+                            }
+                        }
                     }
                 });
                 // Dropping the tasks kills what they run; dropping the zygotes ends them.
                 drop(tasks);
             })
             .map_err(system("start a shard's thread"))?;
-        Ok(Self { jobs, requests: Some(requests), thread: Some(thread) })
+        Ok(Self { jobs, tasks, work: Some(work), thread: Some(thread) })
     }
 
     /// Hands a job over.
     pub(crate) fn submit(&self, request: Request) -> Result<(), Error> {
-        let requests = self.requests.as_ref().ok_or(Error::Stopped)?;
         // Before the job can end and be taken off again.
-        self.jobs.fetch_add(1, Ordering::Relaxed);
-        requests.send(request).map_err(|_| Error::Stopped)
+        self.hand_over(&self.jobs, Work::Job(request))
+    }
+
+    /// Has a task run on the shard's thread, which it must not block.
+    pub(crate) fn spawn(&self, task: Task) -> Result<(), Error> {
+        self.hand_over(&self.tasks, Work::Task(task))
+    }
+
+    fn hand_over(&self, count: &AtomicUsize, work: Work) -> Result<(), Error> {
+        let receiver = self.work.as_ref().ok_or(Error::Stopped)?;
+        count.fetch_add(1, Ordering::Relaxed);
+        receiver.send(work).map_err(|_| {
+            count.fetch_sub(1, Ordering::Relaxed);
+            Error::Stopped
+        })
+    }
+
+    /// How many tasks and jobs it has.
+    pub(crate) fn tasks_and_jobs(&self) -> (usize, usize) {
+        (self.tasks.load(Ordering::Relaxed), self.load())
     }
 
     /// How many jobs it has.
@@ -130,8 +205,9 @@ pub(crate) fn block_size_signal() {
 
 impl Drop for Shard {
     fn drop(&mut self) {
-        self.requests = None;
-        if let Some(thread) = self.thread.take() {
+        self.work = None;
+        // A task of the shard may have held the supervisor's last handle; a thread cannot wait for itself.
+        if let Some(thread) = self.thread.take().filter(|t| t.thread().id() != thread::current().id()) {
             // The thread cannot outlive its zygotes: they ask for a signal at its death.
             let _ = thread.join();
         }

@@ -15,10 +15,11 @@ use crate::error::{Error, system};
 use crate::initialise::{self, Initialised};
 use crate::instance::{self, SessionEnd};
 use crate::job::Job;
+use crate::local::run_here;
 use crate::module::{Image, Module, ModuleSource};
 use crate::observed::Observed;
 use crate::session::{CallOutcome, Connection, Session};
-use crate::shard::{LOCAL_SHARDS_MAX, Request, Shard, block_size_signal, processors};
+use crate::shard::{Here, LOCAL_SHARDS_MAX, Request, Shard, Task, block_size_signal, processors};
 use crate::snapshot;
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
@@ -311,6 +312,27 @@ impl Supervisor {
 impl Supervisor {
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Has a task run on the thread of the shard with the fewest tasks. The task may hold this supervisor, but not be the last to.
+    pub(crate) fn spawn(&self, task: Task) -> Result<(), Error> {
+        let shard = self.0.shards.iter().min_by_key(|shard| shard.tasks_and_jobs()).ok_or(Error::Stopped)?;
+        shard.spawn(task)
+    }
+
+    /// Runs a job as [`Self::run_until`], for a task of a shard: there, unless another shard has less to do.
+    pub(crate) async fn run_near(
+        &self,
+        here: &Here,
+        job: Job,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Report, Error> {
+        let load = here.load();
+        if load > 0 && self.0.shards.iter().any(|shard| shard.load() < load) {
+            return self.run_until(job, cancel).await;
+        }
+        let _running = here.count_job();
+        run_here(self, &here.state, job, cancel, None).await
     }
 
     /// Leave for one more shard on a thread of the host app.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Counted, Shared, listener, module_error, policies, request};
+use crate::shard::Here;
 use crate::{HostReport, Module};
 
 /// A frame that has begun must be complete within this time or twice it; so must a hello.
@@ -42,7 +43,7 @@ impl From<ProtocolError> for End {
 }
 
 /// Serves a client until it leaves or breaks the rules; or tells it why it is not served.
-pub(super) async fn serve(stream: UnixStream, shared: &Shared, refusal: Option<String>) {
+pub(super) async fn serve(stream: UnixStream, here: &Here, shared: &Shared, refusal: Option<String>) {
     let peer = stream.peer_cred().map(|c| c.uid());
     let mut channel = Channel::new(stream);
     let peer = match (peer, refusal) {
@@ -62,7 +63,7 @@ pub(super) async fn serve(stream: UnixStream, shared: &Shared, refusal: Option<S
             return;
         }
     }
-    let mut connection = Connection { peer, shared, modules: HashMap::new(), next_module: 0 };
+    let mut connection = Connection { peer, here, shared, modules: HashMap::new(), next_module: 0 };
     if let Err(error) = connection.requests(&mut channel).await {
         let reply = Response::Error(ErrorReply::new(ErrorKind::Protocol, error));
         // The client may be gone, or not reading: no matter.
@@ -101,6 +102,8 @@ async fn next_frame(channel: &mut Channel) -> Result<Option<Frame>, End> {
 struct Connection<'s> {
     /// User id of the client.
     peer: u32,
+    /// The shard on whose thread this is.
+    here: &'s Here,
     shared: &'s Shared,
     modules: HashMap<u32, Module>,
     next_module: u32,
@@ -140,7 +143,7 @@ impl Connection<'_> {
                         Request::Cancel => continue,
                         Request::Unload(id) => self.unload(id),
                         Request::Status => Ok(self.status()),
-                        Request::Doctor => doctor().await,
+                        Request::Doctor => self.doctor().await,
                         Request::Policies => Ok(self.policies()),
                         Request::ReloadPolicies => self.reload_policies().await,
                         Request::Run(_) | Request::Load(_) => continue,
@@ -174,7 +177,7 @@ impl Connection<'_> {
             }
         };
         let _counted = Counted::new(&self.shared.jobs);
-        let report = self.shared.supervisor.run_until(job, wished(&mut cancelled)).await;
+        let report = self.shared.supervisor.run_near(self.here, job, wished(&mut cancelled)).await;
         report.map_err(|e| {
             let about_module = module_error::concerns_module(&e);
             let kind = if about_module { ErrorKind::Module } else { ErrorKind::Job };
@@ -210,7 +213,13 @@ impl Connection<'_> {
     async fn reload_policies(&self) -> Result<Response, ErrorReply> {
         let refused = |reason: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Policy, reason);
         listener::check_owner(self.peer).map_err(|error| refused(&error))?;
-        self.shared.policies.reload().await.map(Response::Reloaded).map_err(|reason| refused(&reason))
+        self.shared.policies.reload(&self.shared.blocking).await.map(Response::Reloaded).map_err(|reason| refused(&reason))
+    }
+
+    async fn doctor(&self) -> Result<Response, ErrorReply> {
+        let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
+        let report = self.shared.blocking.spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
+        serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
     }
 
     fn status(&self) -> Response {
@@ -258,12 +267,6 @@ async fn attend<T>(
             }
         }
     }
-}
-
-async fn doctor() -> Result<Response, ErrorReply> {
-    let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
-    let report = tokio::task::spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
-    serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
 }
 
 /// Sends a response; a report that is too long for a frame loses the tails of its names.

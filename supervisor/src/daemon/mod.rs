@@ -1,6 +1,7 @@
 //! The daemon: jobs over a Unix socket.
 //!
-//! One thread serves all connections; the supervisor below it does its work on threads of its own. A connection
+//! One thread accepts connections and hands each to the shard with the fewest, on whose thread it is served: a job that runs in the
+//! same shard wakes nobody else between its client and its instance. A connection
 //! runs one job at a time, and whatever the daemon does for a client (reading a module, compiling, running), it watches
 //! the connection while doing it: when the client goes away, the work is dropped, and with it the instance.
 //!
@@ -16,13 +17,14 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::shard::Here;
 use crate::{Config, Supervisor};
 
 mod connection;
@@ -75,6 +77,8 @@ struct Shared {
     jobs: AtomicU32,
     /// The policies that have names.
     policies: Policies,
+    /// Where threads that may block come from. Not those of a shard's runtime, whose end would wait for them.
+    blocking: Handle,
 }
 
 /// Counts something for as long as it lives.
@@ -103,7 +107,7 @@ pub async fn serve(
     reload: signals::Hangup,
     end: impl Future<Output = ()>,
 ) {
-    let shared = Rc::new(Shared {
+    let shared = Arc::new(Shared {
         supervisor,
         bounds,
         job_permits: Semaphore::new(bounds.jobs as usize),
@@ -111,47 +115,74 @@ pub async fn serve(
         connections: AtomicU32::new(0),
         jobs: AtomicU32::new(0),
         policies,
+        blocking: Handle::current(),
     });
-    // Connections live on this thread: everything they share needs no lock.
-    LocalSet::new().run_until(accept_until(&listener, &shared, reload, end)).await;
+    let (closing, is_closing) = watch::channel(());
+    let (open, mut all_closed) = mpsc::channel(1);
+    accept_until(&listener, &shared, reload, end, Open { is_closing, _open: open }).await;
+    drop(closing);
+    // No connection sends anything: this ends with the last of them.
+    let _ = all_closed.recv().await;
+}
+
+/// What a connection holds while it is open.
+#[derive(Clone)]
+struct Open {
+    /// Closed when all connections are to end.
+    is_closing: watch::Receiver<()>,
+    _open: mpsc::Sender<()>,
 }
 
 async fn accept_until(
     listener: &Listener,
-    shared: &Rc<Shared>,
+    shared: &Arc<Shared>,
     mut reload: signals::Hangup,
     end: impl Future<Output = ()>,
+    open: Open,
 ) {
     let mut end = std::pin::pin!(end);
-    let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             () = &mut end => break,
-            // Only to forget tasks that are done: what went wrong in a connection has been told to its client.
-            Some(_) = connections.join_next() => {}
             () = reload.arrived() => {
-                let shared = Rc::clone(shared);
+                let shared = Arc::clone(shared);
                 // Its result has been logged.
-                connections.spawn_local(async move { drop(shared.policies.reload().await) });
+                tokio::spawn(async move { drop(shared.policies.reload(&shared.blocking).await) });
             }
             stream = listener.accept() => {
-                let shared = Rc::clone(shared);
-                connections.spawn_local(async move { connect(stream, &shared).await });
+                // What fails here has no client any more, or no shard to serve it.
+                let Ok(stream) = stream.into_std() else { continue };
+                let (shared, open) = (Arc::clone(shared), open.clone());
+                let supervisor = shared.supervisor.clone();
+                let _ = supervisor.spawn(Box::new(|here| Box::pin(connect(stream, here, shared, open))));
             }
         }
     }
-    connections.shutdown().await;
+}
+
+/// Serves a client on this thread until it leaves or the daemon ends.
+async fn connect(stream: std::os::unix::net::UnixStream, here: Here, shared: Arc<Shared>, mut open: Open) {
+    let Ok(stream) = UnixStream::from_std(stream) else { return };
+    tokio::select! {
+        biased;
+        // Nothing is ever sent, so it is ready when the sender is gone.
+        _ = open.is_closing.changed() => {}
+        () = admit(stream, &here, &shared) => {}
+    }
+    // Before this connection counts as closed: the supervisor must not have its end here.
+    drop(shared);
+    drop(open);
 }
 
 /// Lets a client in, or says why not.
-async fn connect(stream: UnixStream, shared: &Shared) {
+async fn admit(stream: UnixStream, here: &Here, shared: &Shared) {
     let counted = Counted::new(&shared.connections);
     let refusal = if shared.connections.load(Ordering::Relaxed) > shared.bounds.connections {
         Some(format!("it serves {} connections already, its maximum", shared.bounds.connections))
     } else {
         listener::check_peer(&stream).err().map(|e| e.to_string())
     };
-    connection::serve(stream, shared, refusal).await;
+    connection::serve(stream, here, shared, refusal).await;
     drop(counted);
 }

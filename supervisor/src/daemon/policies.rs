@@ -3,18 +3,18 @@
 //! A reload is all or nothing: every file of the directory is read and checked before any counts. A job has the policy that its name
 //! stood for when it was asked for, and keeps it.
 
-use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipc::protocol::{PolicyInfo, Reloaded, one_line};
 use policies::{Origin, Policy, PolicySet};
+use tokio::runtime::Handle;
 
 /// The policies of a daemon.
 #[derive(Debug)]
 pub struct Policies {
     directory: Option<PathBuf>,
-    current: RefCell<Arc<PolicySet>>,
+    current: Mutex<Arc<PolicySet>>,
     /// One reload at a time, so that the latest one counts.
     reloading: tokio::sync::Mutex<()>,
     /// Where one line about a reload goes.
@@ -48,7 +48,7 @@ impl Policies {
         let set = read(directory.as_ref())?;
         Ok(Self {
             directory,
-            current: RefCell::new(Arc::new(set)),
+            current: Mutex::new(Arc::new(set)),
             reloading: tokio::sync::Mutex::new(()),
             log,
         })
@@ -56,12 +56,13 @@ impl Policies {
 
     /// Those that count now.
     pub(super) fn current(&self) -> Arc<PolicySet> {
-        Arc::clone(&self.current.borrow())
+        // Nothing panics while it holds the lock.
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Reads the directory anew. After an error everything is as before. What comes of it is logged too.
-    pub(super) async fn reload(&self) -> Result<Reloaded, String> {
-        let result = self.try_reload().await;
+    pub(super) async fn reload(&self, blocking: &Handle) -> Result<Reloaded, String> {
+        let result = self.try_reload(blocking).await;
         match &result {
             Ok(reloaded) => (self.log)(&format!("policies reloaded: {}", describe(reloaded))),
             Err(reason) => (self.log)(&one_line(reason)),
@@ -69,17 +70,19 @@ impl Policies {
         result
     }
 
-    async fn try_reload(&self) -> Result<Reloaded, String> {
+    async fn try_reload(&self, blocking: &Handle) -> Result<Reloaded, String> {
         let _turn = self.reloading.lock().await;
         let refused =
             |reason: &dyn std::fmt::Display| format!("policies not reloaded, the old ones stay: {reason}");
         let Some(directory) = self.directory.clone() else {
             return Err(refused(&"this daemon has no directory of policies; start it with --policy-dir"));
         };
-        // The directory may lie on a file system that is slow, and this thread serves everybody.
-        let read = tokio::task::spawn_blocking(move || read(Some(&directory)));
+        // The directory may lie on a file system that is slow, and this thread serves others.
+        let read = blocking.spawn_blocking(move || read(Some(&directory)));
         let new = read.await.map_err(|error| refused(&error))?.map_err(|error| refused(&error))?;
-        let old = self.current.replace(Arc::new(new.clone()));
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, Arc::new(new.clone()));
+        drop(current);
         Ok(compare(&old, &new))
     }
 }

@@ -140,8 +140,8 @@ pub(super) async fn job(
     check_sockets(&sockets)?;
     let mut preopens = preopens(&request, directories)?;
     if shared.bounds.listed_directories && !preopens.is_empty() {
-        // A file system may not answer, and this thread serves everybody.
-        let checked = tokio::task::spawn_blocking(move || in_listed_places(preopens));
+        // A file system may not answer, and this thread serves others.
+        let checked = shared.blocking.spawn_blocking(move || in_listed_places(preopens));
         preopens = checked.await.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))??;
     }
     let strings = request.args.iter().chain(&request.env).map(|s| s.len() + 1).sum();
@@ -197,8 +197,8 @@ pub(super) async fn load(
 ) -> Result<Module, ErrorReply> {
     // Before the file is read: modules that wait to be compiled must not fill the memory.
     let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
-    // The file may lie on a slow or hostile file system, and this thread serves everybody.
-    let bytes = tokio::task::spawn_blocking(move || read_module(File::from(file)))
+    // The file may lie on a slow or hostile file system, and this thread serves others.
+    let bytes = shared.blocking.spawn_blocking(move || read_module(File::from(file)))
         .await
         .map_err(|e| ErrorReply::new(ErrorKind::Internal, e))??;
     let source = match format {
