@@ -60,7 +60,8 @@ impl Client {
 
     /// Agrees on a version of the protocol over a socket that is already connected to a daemon.
     pub async fn greet(stream: UnixStream) -> Result<Self, Error> {
-        let mut channel = Channel::new(stream);
+        let stream = stream.into_std().map_err(ipc::channel::ChannelError::Register)?;
+        let mut channel = Channel::new(stream)?;
         let sent = channel.send_frame(&ClientHello::OURS.to_bytes()).await;
         // A daemon that refuses a client says why and hangs up, without listening first.
         match (channel.receive().await, sent) {

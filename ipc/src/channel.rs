@@ -1,11 +1,12 @@
 //! The job protocol over a connected tokio socket: whole frames in, whole frames out.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use serde::Serialize;
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 
 use crate::fdpass;
 use crate::protocol::{self, Frame, FrameReader, ProtocolError};
@@ -13,6 +14,9 @@ use crate::protocol::{self, Frame, FrameReader, ProtocolError};
 /// A channel that cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
+    /// The event loop does not take the socket.
+    #[error("the connection cannot be watched: {0}")]
+    Register(#[source] io::Error),
     /// Receiving failed.
     #[error("receiving from the peer failed: {0}")]
     Receive(#[source] io::Error),
@@ -25,21 +29,28 @@ pub enum ChannelError {
 }
 
 /// A connection that carries frames.
+///
+/// It waits for what can be read and, only while the socket's buffer is full, for room to write. With both in one registration, as a tokio
+/// socket has it, the kernel would wake this side each time the other takes something out of its buffer.
 #[derive(Debug)]
 pub struct Channel {
-    stream: UnixStream,
+    stream: AsyncFd<UnixStream>,
+    /// The same socket, once a send had to wait.
+    room: Option<AsyncFd<OwnedFd>>,
     reader: FrameReader,
 }
 
 impl Channel {
-    /// A channel over a connected socket.
-    pub fn new(stream: UnixStream) -> Self {
-        Self { stream, reader: FrameReader::default() }
+    /// A channel over a connected socket. Must be called inside a tokio runtime.
+    pub fn new(stream: UnixStream) -> Result<Self, ChannelError> {
+        stream.set_nonblocking(true).map_err(ChannelError::Register)?;
+        let stream = watch(stream, Interest::READABLE).map_err(ChannelError::Register)?;
+        Ok(Self { stream, room: None, reader: FrameReader::default() })
     }
 
     /// The socket.
     pub fn stream(&self) -> &UnixStream {
-        &self.stream
+        self.stream.get_ref()
     }
 
     /// Whether a frame has begun to arrive and is not complete.
@@ -53,9 +64,9 @@ impl Channel {
     pub async fn receive(&mut self) -> Result<Option<Frame>, ChannelError> {
         loop {
             let (space, descriptors) = self.reader.space();
-            let stream = &self.stream;
-            let bytes = stream
-                .async_io(Interest::READABLE, || fdpass::receive(stream, space, descriptors))
+            let bytes = self
+                .stream
+                .async_io(Interest::READABLE, |stream| fdpass::receive(stream, space, descriptors))
                 .await
                 .map_err(ChannelError::Receive)?;
             if bytes == 0 {
@@ -92,29 +103,48 @@ impl Channel {
         mut descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), ChannelError> {
         while !bytes.is_empty() {
-            let stream = &self.stream;
-            let sent = stream
-                .async_io(Interest::WRITABLE, || fdpass::send(stream, bytes, descriptors))
-                .await
-                .map_err(ChannelError::Send)?;
+            let sent = match fdpass::send(self.stream.get_ref(), bytes, descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_for_room().await.map_err(ChannelError::Send)?;
+                    continue;
+                }
+                sent => sent.map_err(ChannelError::Send)?,
+            };
             bytes = bytes.get(sent..).unwrap_or_default();
             // They went with the first byte.
             descriptors = &[];
         }
         Ok(())
     }
+
+    /// Waits until the socket takes something, or may do so.
+    async fn wait_for_room(&mut self) -> io::Result<()> {
+        let room = match &mut self.room {
+            Some(room) => room,
+            none => {
+                // A registration of its own: epoll has one per descriptor.
+                let same = self.stream.get_ref().as_fd().try_clone_to_owned()?;
+                none.insert(watch(same, Interest::WRITABLE)?)
+            }
+        };
+        room.writable().await?.clear_ready();
+        Ok(())
+    }
+}
+
+fn watch<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: both types that this is called with own one descriptor, which stays open and the same as long as they live.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
     use crate::protocol::{FRAME_MAX, Request};
 
     fn pair() -> (Channel, Channel) {
         let (a, b) = UnixStream::pair().expect("socketpair");
-        (Channel::new(a), Channel::new(b))
+        (Channel::new(a).expect("channel"), Channel::new(b).expect("channel"))
     }
 
     fn runtime() -> tokio::runtime::Runtime {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
@@ -10,7 +11,6 @@ use ipc::protocol::{
     Response, ServerHello, Status, decode,
 };
 use ipc::report::{Outcome, Report};
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -44,8 +44,9 @@ impl From<ProtocolError> for End {
 
 /// Serves a client until it leaves or breaks the rules; or tells it why it is not served.
 pub(super) async fn serve(stream: UnixStream, here: &Here, shared: &Shared, refusal: Option<String>) {
-    let peer = stream.peer_cred().map(|c| c.uid());
-    let mut channel = Channel::new(stream);
+    let peer = listener::user(&stream);
+    // Whom no event loop watches cannot be told so either.
+    let Ok(mut channel) = Channel::new(stream) else { return };
     let peer = match (peer, refusal) {
         (Ok(peer), None) => peer,
         (_, refusal) => {
@@ -213,12 +214,18 @@ impl Connection<'_> {
     async fn reload_policies(&self) -> Result<Response, ErrorReply> {
         let refused = |reason: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Policy, reason);
         listener::check_owner(self.peer).map_err(|error| refused(&error))?;
-        self.shared.policies.reload(&self.shared.blocking).await.map(Response::Reloaded).map_err(|reason| refused(&reason))
+        self.shared
+            .policies
+            .reload(&self.shared.blocking)
+            .await
+            .map(Response::Reloaded)
+            .map_err(|reason| refused(&reason))
     }
 
     async fn doctor(&self) -> Result<Response, ErrorReply> {
         let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
-        let report = self.shared.blocking.spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
+        let report =
+            self.shared.blocking.spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
         serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
     }
 

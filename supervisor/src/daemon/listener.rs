@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 /// Connections that may wait to be accepted; the sysctl net.core.somaxconn may allow fewer.
 const BACKLOG: i32 = 1024;
@@ -117,12 +118,12 @@ impl Listener {
         &self.socket.path
     }
 
-    /// The next connection. A client that is gone before it is accepted is passed over; when no file can be opened
+    /// The next connection, which belongs to no event loop yet. A client that is gone before it is accepted is passed over; when no file can be opened
     /// the others wait.
     pub async fn accept(&self) -> UnixStream {
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => return stream,
+            match self.listener.accept().await.and_then(|(stream, _)| stream.into_std()) {
+                Ok(stream) => return stream,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -132,7 +133,12 @@ impl Listener {
 
 /// Whether the process at the other end may use the daemon: its own user, and root.
 pub fn check_peer(stream: &UnixStream) -> Result<(), PeerError> {
-    check_owner(stream.peer_cred().map_err(PeerError::Unknown)?.uid())
+    check_owner(user(stream).map_err(PeerError::Unknown)?)
+}
+
+/// The user id of the process at the other end (`SO_PEERCRED`, unix(7)).
+pub(super) fn user(stream: &UnixStream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
 }
 
 /// Whether a user is the daemon's own, or root.

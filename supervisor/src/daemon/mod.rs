@@ -16,11 +16,11 @@
 //! the daemon never opens a path on their word.
 
 use std::future::Future;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -151,10 +151,9 @@ async fn accept_until(
                 tokio::spawn(async move { drop(shared.policies.reload(&shared.blocking).await) });
             }
             stream = listener.accept() => {
-                // What fails here has no client any more, or no shard to serve it.
-                let Ok(stream) = stream.into_std() else { continue };
                 let (shared, open) = (Arc::clone(shared), open.clone());
                 let supervisor = shared.supervisor.clone();
+                // Without a shard nobody is served any more.
                 let _ = supervisor.spawn(Box::new(|here| Box::pin(connect(stream, here, shared, open))));
             }
         }
@@ -162,8 +161,7 @@ async fn accept_until(
 }
 
 /// Serves a client on this thread until it leaves or the daemon ends.
-async fn connect(stream: std::os::unix::net::UnixStream, here: Here, shared: Arc<Shared>, mut open: Open) {
-    let Ok(stream) = UnixStream::from_std(stream) else { return };
+async fn connect(stream: UnixStream, here: Here, shared: Arc<Shared>, mut open: Open) {
     tokio::select! {
         biased;
         // Nothing is ever sent, so it is ready when the sender is gone.

@@ -198,7 +198,9 @@ pub(super) async fn load(
     // Before the file is read: modules that wait to be compiled must not fill the memory.
     let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
     // The file may lie on a slow or hostile file system, and this thread serves others.
-    let bytes = shared.blocking.spawn_blocking(move || read_module(File::from(file)))
+    let bytes = shared
+        .blocking
+        .spawn_blocking(move || read_module(File::from(file)))
         .await
         .map_err(|e| ErrorReply::new(ErrorKind::Internal, e))??;
     let source = match format {
