@@ -9,10 +9,25 @@
 //!
 //! After a submission the instance writes 8 bytes to its doorbell (an eventfd). The supervisor wakes the
 //! instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
+//!
+//! This file is the layout. The protocol, the same code in production and in a model checker:
+//!
+//! * [`instance`] and [`output`]: the steps of the instance.
+//! * [`supervisor`]: the steps of the supervisor.
+//! * [`counters`]: the arithmetic of the indices.
+//! * [`atomic`]: what both are written over.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::interface::ARGS_MAX;
+
+pub mod atomic;
+pub mod counters;
+pub mod instance;
+pub mod output;
+pub mod supervisor;
 
 /// Slots of each queue; a power of two.
 pub const SLOTS: usize = 64;
@@ -20,44 +35,62 @@ pub const SLOTS: usize = 64;
 /// An index alone on its cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Index(pub core::sync::atomic::AtomicU32);
+pub struct Index<W = AtomicU32>(pub W);
 
 /// The four indices. `*_tail` is the next slot its producer writes, `*_head` the next its consumer reads.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Indices {
+pub struct Indices<W = AtomicU32, X = AtomicU64> {
     /// Written by the instance.
-    pub submission_tail: Index,
+    pub submission_tail: Index<W>,
     /// Written by the supervisor.
-    pub submission_head: Index,
+    pub submission_head: Index<W>,
     /// Written by the supervisor; the instance waits on it.
-    pub completion_tail: Index,
+    pub completion_tail: Index<W>,
     /// Written by the instance.
-    pub completion_head: Index,
+    pub completion_head: Index<W>,
     /// Output on its way.
-    pub output: Output,
+    pub output: Output<W, X>,
 }
 
 /// Output that was written to a standard stream and that the supervisor takes when it serves the next call, after a moment, or
 /// when the instance has ended, whichever comes first.
 ///
 /// The instance adds bytes to one half of the output's part of the arena as long as the supervisor has not taken what is there, then
-/// goes on in the other, which must be done by then.
+/// goes on in the other. The supervisor takes nothing before it is done with what it took last, so by then that half is free.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Output {
+pub struct Output<W = AtomicU32, X = AtomicU64> {
     /// What waits: [`pack_output`], or 0. The instance makes it more, the supervisor takes all of it.
-    pub pending: Pending,
-    /// How often the supervisor has taken something and is done with it.
-    pub done: Index,
+    pub pending: Pending<X>,
     /// Written by the supervisor: bits by the number of a stream that must not be queued, because its next write may fail.
-    pub refused: Index,
+    pub refused: Index<W>,
 }
 
 /// A word alone on its cache line.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Pending(pub core::sync::atomic::AtomicU64);
+pub struct Pending<X = AtomicU64>(pub X);
+
+/// A slot of a queue.
+///
+/// Invariant: its number is below [`SLOTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(usize);
+
+impl Slot {
+    /// That of an index.
+    #[inline(always)]
+    pub fn of(index: u32) -> Self {
+        Self(counters::slot::<u32, SLOTS>(index))
+    }
+
+    /// Its number, below [`SLOTS`].
+    #[inline(always)]
+    pub fn number(self) -> usize {
+        self.0
+    }
+}
 
 /// Bytes of one half of the output's part of the arena.
 pub const OUTPUT_HALF: usize = 32 << 10;

@@ -1,4 +1,5 @@
-//! Small writes to standard output and standard error, for which the guest does not wait ([`ipc::ring::Output`]).
+//! Small writes to standard output and standard error, for which the guest does not wait ([`ipc::ring::Output`]). The steps are
+//! [`ipc::ring::output`]'s.
 //!
 //! The supervisor says for which streams that is right: those that fail only because nobody reads them any more. What cannot be
 //! queued is a host call like any other, before which the supervisor takes what is queued. So the order stays.
@@ -7,7 +8,7 @@ use core::sync::atomic::Ordering;
 
 use ipc::job::{ARENA_OFFSET, CALLS_BYTES};
 use ipc::layout::RING_BASE;
-use ipc::ring::{OUTPUT_HALF, Output, pack_output, unpack_output};
+use ipc::ring::{OUTPUT_HALF, output};
 
 use crate::guest_memory::GuestMemory;
 use crate::marshal::each_piece;
@@ -18,10 +19,10 @@ const LARGEST: u32 = 8 << 10;
 
 /// Queues the bytes of an array of (address, length) pairs. How many; `None` if the supervisor must be asked.
 pub fn queue(stream: u32, array: u32, pairs: u32) -> Option<u32> {
-    let output = &ring_client::indices().output;
+    let queue = &ring_client::indices().output;
     let is_stream = stream == 1 || stream == 2;
     if !is_stream
-        || (output.refused.0.load(Ordering::Acquire) | state::with(|s| s.streams_lost)) >> stream & 1 != 0
+        || (queue.refused.0.load(Ordering::Acquire) | state::with(|s| s.streams_lost)) >> stream & 1 != 0
     {
         return None;
     }
@@ -36,7 +37,11 @@ pub fn queue(stream: u32, array: u32, pairs: u32) -> Option<u32> {
         return None;
     }
     let place = Place { memory: &memory, array, pairs, total };
-    add(output, stream, &place).or_else(|| begin(output, stream, &place))
+    let mut begun = state::with(|s| s.outputs);
+    let copy = |half, length| place.copy(half, length);
+    let queued = output::queue(queue, &mut begun, stream, total, copy, ring_client::ring_doorbell);
+    state::with(|s| s.outputs = begun);
+    queued.map(|()| total)
 }
 
 /// The bytes to be queued.
@@ -60,38 +65,6 @@ impl Place<'_> {
         })
         .ok()
     }
-}
-
-/// Adds to what waits already.
-fn add(output: &Output, stream: u32, place: &Place<'_>) -> Option<u32> {
-    let word = output.pending.0.load(Ordering::Acquire);
-    let (waiting, half, length) = unpack_output(word);
-    if waiting != stream || length as usize + place.total as usize > OUTPUT_HALF {
-        return None;
-    }
-    place.copy(half, length)?;
-    let more = pack_output(stream, half, length + place.total);
-    // An error: the supervisor has taken it meanwhile.
-    output.pending.0.compare_exchange(word, more, Ordering::AcqRel, Ordering::Acquire).ok()?;
-    Some(place.total)
-}
-
-/// Begins anew, in the half that was not used last.
-fn begin(output: &Output, stream: u32, place: &Place<'_>) -> Option<u32> {
-    if output.pending.0.load(Ordering::Acquire) != 0 {
-        return None;
-    }
-    let number = state::with(|s| s.outputs);
-    // The one before the last was in the same half.
-    let done = output.done.0.load(Ordering::Acquire);
-    if number > 1 && (done.wrapping_sub(number - 1) as i32) < 0 {
-        return None;
-    }
-    place.copy(number, 0)?;
-    state::with(|s| s.outputs = number.wrapping_add(1));
-    output.pending.0.store(pack_output(stream, number, place.total), Ordering::Release);
-    ring_client::ring_doorbell();
-    Some(place.total)
 }
 
 /// Says that a descriptor is not what it was: it was closed, or stands for something else.

@@ -16,7 +16,7 @@ use supervisor::{
     Supervisor,
 };
 
-use crate::side_channel;
+use crate::{ring_program, side_channel};
 
 /// Machine code of one attack, called with up to six integers in rdi, rsi, rdx, rcx, r8, r9; answers in rax.
 pub(crate) struct Weapon {
@@ -31,6 +31,7 @@ const NOT_ZERO: u32 = (RING_BASE as usize + JOB_OFFSET) as u32;
 fn weapons() -> Vec<Weapon> {
     let mut all = own_weapons();
     all.extend(side_channel::weapons());
+    all.push(ring_program::weapon());
     all
 }
 

@@ -7,6 +7,7 @@
 //! * [`Daemon`]: a daemon of a test's own.
 //! * [`assert_no_orphans`]: that nothing is left running.
 //! * [`guests`]: small guests; [`attacker`]: guests that are native code.
+//! * [`ring_program`]: random programs for what attacks the ring.
 //! * [`native`]: a guest that has been taken over, step by step.
 //! * [`side_channel`]: what the processor's caches give away.
 //! * [`sessions`]: sessions of small guests.
@@ -21,6 +22,7 @@ pub mod lifecycle;
 pub mod native;
 mod process;
 mod programs;
+pub mod ring_program;
 mod scratch;
 pub mod sessions;
 pub mod side_channel;

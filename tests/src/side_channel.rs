@@ -251,9 +251,9 @@ pub const GADGET: Gadget = sandboxd_test_gadget;
 /// The gadget with the mask of `ipc::nospec`.
 pub const MASKED_GADGET: Gadget = sandboxd_test_masked_gadget;
 
-fn code(start: *const u8, end: *const u8) -> Vec<u8> {
+pub(crate) fn code(start: *const u8, end: *const u8) -> Vec<u8> {
     let length = end.addr() - start.addr();
-    // SAFETY: both are labels of one block of assembly above, which is mapped and readable.
+    // SAFETY: both are labels of one block of assembly of this crate, which is mapped and readable.
     unsafe { std::slice::from_raw_parts(start, length) }.to_vec()
 }
 

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use ipc::control::{Step, layer};
 use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, DIRECT_FD, DIRECT_FDS, DOORBELL_FD, RING_BASE, STACK_TOP};
+use ipc::ring::instance::wait_while;
 use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE,
 };
@@ -68,15 +69,12 @@ fn has_job() -> bool {
 
 /// Parks until the supervisor gives the job.
 fn wait_for_go() {
-    while !has_job() {
-        // SAFETY: waits on a word of the mapped ring; whatever the result, the loop looks again.
+    wait_while(go_word(), go::PARKED, |word, value| {
+        // SAFETY: waits on a word of the mapped ring, and changes nothing.
         let _ = unsafe {
-            sys::call(
-                __NR_futex,
-                [go_word().as_ptr() as u64, u64::from(FUTEX_WAIT), u64::from(go::PARKED), 0, 0, 0],
-            )
+            sys::call(__NR_futex, [word.as_ptr() as u64, u64::from(FUTEX_WAIT), u64::from(value), 0, 0, 0])
         };
-    }
+    });
 }
 
 /// Takes the page faults ahead of the job that every job would take.

@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::future::{self, Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
 use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, go, job_flags};
 use ipc::layout::STACK_TOP;
 use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
+use ipc::ring::supervisor::refuse_output;
 use policies::Filesystem;
 use tokio::sync::{mpsc, oneshot};
 use zerocopy::IntoBytes;
@@ -273,7 +273,7 @@ pub(crate) async fn run(
         let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
         let direct = if zygote.listener().is_some() { job_flags::DIRECT } else { 0 };
         shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });
-        shared.indices().output.refused.0.store(wasi.refuses_queueing(), Ordering::Relaxed);
+        refuse_output(shared, wasi.refuses_queueing());
         shared.go();
         steps.given = elapsed();
         let heard = Cell::new(false);

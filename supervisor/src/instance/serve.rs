@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ipc::direct;
 use ipc::interface::FunctionId;
 use ipc::report::{Limit, LimitReached, Violation};
-use ipc::ring::{Completion, FINISHED, OUTPUT_HALF, SLOTS, Submission, unpack_output};
+use ipc::ring::supervisor::{Next, Queues, refuse_output, take_output};
+use ipc::ring::{Completion, FINISHED, OUTPUT_HALF, Submission, unpack_output};
 use tokio::io::unix::AsyncFd;
 
 use super::conversation::Conversation;
@@ -95,18 +95,13 @@ impl Server<'_> {
         mut session: Option<&mut Conversation<'_>>,
         mut asking: Option<&mut Asking>,
     ) -> Ended {
-        let indices = self.shared.indices();
-        // Private copies of the indices that this side writes: the instance cannot move them.
-        let (mut head, mut completed) = (0u32, 0u32);
+        let mut queues = Queues::new();
         loop {
-            let tail = indices.submission_tail.0.load(Ordering::Acquire);
-            let waiting = tail.wrapping_sub(head);
-            if waiting as usize > SLOTS {
-                return broken(format!(
-                    "submission index {tail} with {head} served: more than {SLOTS} in flight"
-                ));
-            }
-            if waiting == 0 {
+            let next = match queues.look(self.shared) {
+                Ok(next) => next,
+                Err(rule) => return broken(rule.to_string()),
+            };
+            if next != Next::Call {
                 let ask = async {
                     match &mut asking {
                         Some(asking) => asking.next().await,
@@ -114,9 +109,9 @@ impl Server<'_> {
                     }
                 };
                 let output = async {
-                    match self.shared.has_output() {
-                        true => tokio::time::sleep(OUTPUT_DELAY).await,
-                        false => std::future::pending().await,
+                    match next {
+                        Next::Output => tokio::time::sleep(OUTPUT_DELAY).await,
+                        _ => std::future::pending().await,
                     }
                 };
                 tokio::select! {
@@ -142,16 +137,14 @@ impl Server<'_> {
             if let Err(ended) = self.serve_output(wasi).await {
                 return ended;
             }
-            let submission = self.shared.submission(head);
-            head = head.wrapping_add(1);
-            indices.submission_head.0.store(head, Ordering::Release);
+            let Some(submission) = queues.take(self.shared) else { continue };
             if self.waits_at_end && submission.function == FINISHED {
                 return Ended::Finished;
             }
             if let (Some(session), ipc::session::REPLY) = (&mut session, submission.function) {
                 match session.next(&submission, self.shared, wasi).await {
                     Ok(command) => {
-                        if let Err(ended) = self.complete(&mut completed, &command.into()) {
+                        if let Err(ended) = self.complete(&mut queues, &command.into()) {
                             return ended;
                         }
                     }
@@ -164,10 +157,10 @@ impl Server<'_> {
                     Ok(completion) => completion,
                     Err(ended) => return ended,
                 };
-                if let Err(ended) = self.complete(&mut completed, &completion) {
+                if let Err(ended) = self.complete(&mut queues, &completion) {
                     return ended;
                 }
-                if completed.is_multiple_of(TURN) {
+                if queues.completed().is_multiple_of(TURN) {
                     tokio::task::yield_now().await;
                 }
                 continue;
@@ -206,10 +199,10 @@ impl Server<'_> {
                 opened,
                 reserved: [0; 2],
             };
-            if let Err(ended) = self.complete(&mut completed, &completion) {
+            if let Err(ended) = self.complete(&mut queues, &completion) {
                 return ended;
             }
-            if completed.is_multiple_of(TURN) {
+            if queues.completed().is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
             }
         }
@@ -219,7 +212,7 @@ impl Server<'_> {
     /// that waits for an answer, or is dead, queues nothing. Dropping the future loses nothing.
     pub(crate) async fn serve_output(&self, wasi: &mut WasiContext) -> Result<(), Ended> {
         self.write_taken(wasi).await?;
-        let Some(taken) = Taken::new(self.shared.take_output()).map_err(Ended::Violation)? else {
+        let Some(taken) = Taken::new(take_output(self.shared)).map_err(Ended::Violation)? else {
             return Ok(());
         };
         self.heard.set(true);
@@ -240,9 +233,7 @@ impl Server<'_> {
             let at = at + wasi.write_queued(stream, rest).await.map_err(Ended::Limit)?;
             self.output.set((at < length).then_some(Taken { at, ..taken }));
             if at >= length {
-                let output = &self.shared.indices().output;
-                output.refused.0.store(wasi.refuses_queueing(), Ordering::Release);
-                output.done.0.fetch_add(1, Ordering::AcqRel);
+                refuse_output(self.shared, wasi.refuses_queueing());
             }
         }
         Ok(())
@@ -284,17 +275,8 @@ impl Server<'_> {
     }
 
     /// Hands the next completion over.
-    fn complete(&self, completed: &mut u32, completion: &Completion) -> Result<(), Ended> {
-        let indices = self.shared.indices();
-        let unread = completed.wrapping_sub(indices.completion_head.0.load(Ordering::Acquire));
-        if unread as usize >= SLOTS {
-            return Err(broken(format!("{unread} completions not taken")));
-        }
-        self.shared.write_completion(*completed, completion);
-        *completed = completed.wrapping_add(1);
-        indices.completion_tail.0.store(*completed, Ordering::Release);
-        self.shared.wake();
-        Ok(())
+    fn complete(&self, queues: &mut Queues, completion: &Completion) -> Result<(), Ended> {
+        queues.complete(self.shared, completion).map_err(|rule| broken(rule.to_string()))
     }
 
     fn count(&self) -> Option<LimitReached> {

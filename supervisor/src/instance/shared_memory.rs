@@ -5,14 +5,15 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc::job::{
     ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
     INDICES_OFFSET, JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET,
     VALUES_MAX, VALUES_OFFSET, go,
 };
-use ipc::ring::{Completion, Indices, OUTPUT_HALF, SLOTS, Submission};
+use ipc::ring::supervisor::{self, SupervisorEnd, publish};
+use ipc::ring::{Completion, Indices, OUTPUT_HALF, Slot, Submission};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -123,9 +124,7 @@ impl SharedMemory {
 
     /// Starts the job, whether the instance is parked already or not there yet.
     pub(crate) fn go(&self) {
-        let word = self.go_word();
-        word.store(go::GIVEN, Ordering::Release);
-        futex_wake(word.as_ptr());
+        publish(self.go_word(), go::GIVEN, |word| self.wake(word));
     }
 
     /// Whether the job was given and nobody has taken it, by the word of whoever could.
@@ -138,45 +137,9 @@ impl SharedMemory {
         unsafe { AtomicU32::from_ptr(self.at::<u32>(JOB_OFFSET + std::mem::offset_of!(JobHeader, go))) }
     }
 
-    /// The queue indices. Each is read and written atomically.
-    pub(crate) fn indices(&self) -> &Indices {
-        // SAFETY: aligned, inside the mapping, and made of atomics only, so the other side's writes are no data race.
-        unsafe { &*self.at::<Indices>(INDICES_OFFSET) }
-    }
-
-    /// A copy of the submission at `index`.
-    pub(crate) fn submission(&self, index: u32) -> Submission {
-        let slot = index as usize % SLOTS;
-        let mut copy = Submission::default();
-        // SAFETY: `slot < SLOTS`, so the source lies in the mapping; `copy` is private and any bytes are a value.
-        unsafe {
-            let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot * size_of::<Submission>());
-            copy_shared((&raw mut copy).cast(), from, size_of::<Submission>());
-        }
-        copy
-    }
-
-    /// Writes the completion at `index`.
-    pub(crate) fn write_completion(&self, index: u32, completion: &Completion) {
-        let slot = index as usize % SLOTS;
-        let to = self.at::<Completion>(COMPLETIONS_OFFSET + slot * size_of::<Completion>());
-        // SAFETY: `slot < SLOTS`, so the place lies in the mapping.
-        unsafe { to.write_volatile(*completion) };
-    }
-
-    /// Wakes the instance that waits for a completion.
-    pub(crate) fn wake(&self) {
-        futex_wake(self.indices().completion_tail.0.as_ptr());
-    }
-
-    /// Takes the output that waits: a word of [`ipc::ring::pack_output`], or 0.
-    pub(crate) fn take_output(&self) -> u64 {
-        self.indices().output.pending.0.swap(0, Ordering::AcqRel)
-    }
-
     /// Whether output waits.
     pub(crate) fn has_output(&self) -> bool {
-        self.indices().output.pending.0.load(Ordering::Acquire) != 0
+        supervisor::has_output(self)
     }
 
     /// The bytes of one half of the output's part of the arena.
@@ -198,17 +161,43 @@ impl SharedMemory {
     }
 }
 
+impl SupervisorEnd for SharedMemory {
+    type Word = AtomicU32;
+    type Wide = AtomicU64;
+
+    fn indices(&self) -> &Indices {
+        // SAFETY: aligned, inside the mapping, and made of atomics only, so the other side's writes are no data race.
+        unsafe { &*self.at::<Indices>(INDICES_OFFSET) }
+    }
+
+    fn read_submission(&self, slot: Slot) -> Submission {
+        let mut copy = Submission::default();
+        // SAFETY: a slot's number is below SLOTS, so the source lies in the mapping; `copy` is private and any bytes are a value.
+        unsafe {
+            let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot.number() * size_of::<Submission>());
+            copy_shared((&raw mut copy).cast(), from, size_of::<Submission>());
+        }
+        copy
+    }
+
+    fn write_completion(&self, slot: Slot, completion: &Completion) {
+        let to = self.at::<Completion>(COMPLETIONS_OFFSET + slot.number() * size_of::<Completion>());
+        // SAFETY: a slot's number is below SLOTS, so the place lies in the mapping.
+        unsafe { to.write_volatile(*completion) };
+    }
+
+    fn wake(&self, word: &AtomicU32) {
+        // SAFETY: FUTEX_WAKE does not touch the word; a failure would mean an unmapped address, which it is not.
+        let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+        debug_assert!(woken >= 0, "{}", io::Error::last_os_error());
+    }
+}
+
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping of `new`, to which nothing refers any more: every view borrows `self`.
         let _ = unsafe { munmap(self.start.cast(), RING_BYTES) };
     }
-}
-
-fn futex_wake(word: *mut u32) {
-    // SAFETY: FUTEX_WAKE does not touch the word; a failure would mean an unmapped address, which it is not.
-    let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
-    debug_assert!(woken >= 0, "{}", io::Error::last_os_error());
 }
 
 #[cfg(test)]
