@@ -7,8 +7,8 @@
 //!
 //! Small writes to standard output and standard error are not submitted but queued ([`Output`]): nobody waits for them.
 //!
-//! After a submission the instance writes 8 bytes to its doorbell (an eventfd). The supervisor wakes the
-//! instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
+//! After a submission the instance writes 8 bytes to its doorbell (an eventfd), unless the supervisor says that it watches
+//! ([`Indices::watched`]). The supervisor wakes the instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
 //!
 //! This file is the layout. The protocol, the same code in production and in a model checker:
 //!
@@ -37,7 +37,7 @@ pub const SLOTS: usize = 64;
 #[derive(Debug)]
 pub struct Index<W = AtomicU32>(pub W);
 
-/// The four indices. `*_tail` is the next slot its producer writes, `*_head` the next its consumer reads.
+/// The indices. `*_tail` is the next slot its producer writes, `*_head` the next its consumer reads.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Indices<W = AtomicU32, X = AtomicU64> {
@@ -49,6 +49,9 @@ pub struct Indices<W = AtomicU32, X = AtomicU64> {
     pub completion_tail: Index<W>,
     /// Written by the instance.
     pub completion_head: Index<W>,
+    /// Written by the supervisor. Not 0 while it looks for submissions without being rung for: how often an instance that waits for an
+    /// answer looks for it before it sleeps.
+    pub watched: Index<W>,
     /// Output on its way.
     pub output: Output<W, X>,
 }

@@ -1,6 +1,6 @@
 //! The instance's end of the ring: submit, ring the doorbell, wait for the answer. The steps are [`ipc::ring::instance`]'s.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ipc::job::{COMPLETIONS_OFFSET, INDICES_OFFSET, SUBMISSIONS_OFFSET};
 use ipc::layout::{DOORBELL_FD, RING_BASE};
@@ -48,6 +48,16 @@ impl InstanceEnd for Ring {
         let word = word.as_ptr() as u64;
         // SAFETY: waits on a word of the mapped ring, and changes nothing.
         unsafe { arch::syscall(__NR_futex, [word, u64::from(FUTEX_WAIT), u64::from(value), 0, 0, 0]) };
+    }
+
+    #[inline(always)]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    #[inline(always)]
+    fn pause(&self) {
+        core::hint::spin_loop();
     }
 }
 

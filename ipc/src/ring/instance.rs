@@ -22,6 +22,10 @@ pub trait InstanceEnd {
     fn ring_doorbell(&self);
     /// Waits until somebody wakes the waiters of `word`, unless it has another value than `value`. It may return without reason.
     fn wait(&self, word: &Self::Word, value: u32);
+    /// As [`core::sync::atomic::fence`], sequentially consistent.
+    fn fence(&self);
+    /// As [`core::hint::spin_loop`].
+    fn pause(&self);
 }
 
 /// Submits one call and waits for its answer.
@@ -39,8 +43,13 @@ pub fn submit<E: InstanceEnd>(end: &E, submission: &Submission) {
     // It is free: its last submission was answered before this one is made.
     end.write_submission(Slot::of(tail), submission);
     index.store(tail.wrapping_add(1), Ordering::Release);
-    // Not before: the supervisor would find nothing, and wait for the next ring.
-    end.ring_doorbell();
+    // Either this sees that the supervisor does not watch any more, or the supervisor's look after that sees the submission: see
+    // `supervisor::unwatch`.
+    end.fence();
+    if end.indices().watched.0.load(Ordering::Relaxed) == 0 {
+        // Not before: the supervisor would find nothing, and wait for the next ring.
+        end.ring_doorbell();
+    }
 }
 
 /// Waits for the next completion and takes it.
@@ -48,6 +57,12 @@ pub fn submit<E: InstanceEnd>(end: &E, submission: &Submission) {
 pub fn take<E: InstanceEnd>(end: &E) -> Completion {
     let indices = end.indices();
     let head = indices.completion_head.0.load(Ordering::Relaxed);
+    for _ in 0..indices.watched.0.load(Ordering::Relaxed) {
+        if indices.completion_tail.0.load(Ordering::Acquire) != head {
+            break;
+        }
+        end.pause();
+    }
     wait_while(&indices.completion_tail.0, head, |word, value| end.wait(word, value));
     let completion = end.read_completion(Slot::of(head));
     indices.completion_head.0.store(head.wrapping_add(1), Ordering::Release);

@@ -21,6 +21,8 @@ pub trait SupervisorEnd {
     fn write_completion(&self, slot: Slot, completion: &Completion);
     /// Wakes who waits on `word`.
     fn wake(&self, word: &Self::Word);
+    /// As [`core::sync::atomic::fence`], sequentially consistent.
+    fn fence(&self);
 }
 
 /// What there is to do.
@@ -99,6 +101,22 @@ pub fn publish<W: Atomic<u32>>(word: &W, value: u32, wake: impl Fn(&W)) {
     word.store(value, Ordering::Release);
     // Not before: who was woken would find the old value, and wait for ever.
     wake(word);
+}
+
+/// From now on the instance need not ring, because this side keeps [looking](Queues::look). An instance that waits for an answer looks for it
+/// so many times before it sleeps.
+#[inline]
+pub fn watch<E: SupervisorEnd>(end: &E, looks: u32) {
+    end.indices().watched.0.store(looks, Ordering::Relaxed);
+}
+
+/// From now on the instance must ring. What it has submitted before it knew so is found by a [look](Queues::look) after this, not by
+/// its ring.
+#[inline]
+pub fn unwatch<E: SupervisorEnd>(end: &E) {
+    end.indices().watched.0.store(0, Ordering::Relaxed);
+    // With the fence of `instance::submit`: of two threads that each write one word and then read the other's, one reads what was written.
+    end.fence();
 }
 
 /// Whether output waits.

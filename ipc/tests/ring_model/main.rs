@@ -57,6 +57,29 @@ fn every_call_is_answered_once() {
     explore(Some(3), || calls(World::new(4), 4));
 }
 
+/// The supervisor watches, stops watching and watches again; the instance rings only when it must.
+fn watched_calls(world: World, count: u32, turn: fn(&mut Serving, &World)) {
+    let world = Arc::new(world);
+    let instance = thread::spawn({
+        let world = Arc::clone(&world);
+        move || {
+            let mut guest = Guest::new(&world);
+            (0..count).for_each(|_| guest.call(0));
+        }
+    });
+    let mut serving = Serving::default();
+    while serving.calls < count {
+        turn(&mut serving, &world);
+    }
+    instance.join().expect("the guest ends");
+}
+
+#[test]
+fn a_watched_instance_need_not_ring() {
+    explore(Some(3), || watched_calls(World::new(2), 1, Serving::watching_turn));
+    explore(Some(2), || watched_calls(World::new(2), 2, Serving::watching_turn));
+}
+
 /// Signals.
 #[test]
 fn wake_ups_without_reason_do_no_harm() {

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 
 use ipc::ring::atomic::Atomic;
 use ipc::ring::instance::{self, InstanceEnd};
-use ipc::ring::supervisor::SupervisorEnd;
+use ipc::ring::supervisor::{Next, SupervisorEnd, unwatch, watch};
 use ipc::ring::{Completion, Slot};
 
 use super::world::{Guest, Kernel, Serving, Weak, World, is_answer, submission};
-use super::{calls, explore, full_queue, go, output_alone, run};
+use super::{calls, explore, full_queue, go, output_alone, run, watched_calls};
 
 /// The slots or pieces of which one side's use is not ordered with the other's.
 macro_rules! weak {
@@ -95,7 +95,7 @@ fn a_wait_that_does_not_look_again() {
 fn a_futex_that_does_not_compare() {
     explore(Some(3), || {
         let mut world = World::new(2);
-        world.kernel = Kernel { waits_anyway: true };
+        world.kernel = Kernel { waits_anyway: true, ..Kernel::default() };
         calls(world, 1);
     });
 }
@@ -171,7 +171,7 @@ fn a_completion_that_is_published_before_it_is_written() {
 fn a_doorbell_that_is_cleared_after_the_look() {
     with_turn(
         |serving, world| match serving.queues.look(world).expect("an honest peer") {
-            ipc::ring::supervisor::Next::Nothing => {
+            Next::Nothing => {
                 world.forget_the_edge();
                 world.wait_for_doorbell();
             }
@@ -182,6 +182,33 @@ fn a_doorbell_that_is_cleared_after_the_look() {
         },
         1,
     );
+}
+
+/// What was submitted while it still watched was not rung for.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_watch_that_ends_without_another_look() {
+    explore(Some(3), || {
+        watched_calls(World::new(2), 1, |serving, world| {
+            watch(world, 1);
+            if serving.queues.look(world).expect("an honest peer") == Next::Nothing {
+                unwatch(world);
+                world.wait_for_doorbell();
+            } else {
+                serving.turn(world);
+            }
+        });
+    });
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_watch_that_ends_without_a_fence() {
+    explore(Some(3), || {
+        let mut world = World::new(2);
+        world.kernel = Kernel { no_fences: true, ..Kernel::default() };
+        watched_calls(world, 1, Serving::watching_turn);
+    });
 }
 
 /// The supervisor does not look for output before it waits for the doorbell, which rings once for all that is added.
@@ -197,7 +224,7 @@ fn output_that_is_not_looked_for() {
         let mut serving = Serving::default();
         while serving.written.is_empty() {
             match serving.queues.look(&*world).expect("an honest peer") {
-                ipc::ring::supervisor::Next::Call => serving.output(&world),
+                Next::Call => serving.output(&world),
                 _ => world.wait_for_doorbell(),
             }
         }
@@ -225,9 +252,9 @@ fn output_and_calls_late(world: World) {
     let mut serving = Serving::default();
     while serving.written.len() < 2 {
         match serving.queues.look(&*world).expect("an honest peer") {
-            ipc::ring::supervisor::Next::Nothing => world.wait_for_doorbell(),
-            ipc::ring::supervisor::Next::Output => serving.output(&world),
-            ipc::ring::supervisor::Next::Call => {
+            Next::Nothing => world.wait_for_doorbell(),
+            Next::Output => serving.output(&world),
+            Next::Call => {
                 let submission = serving.queues.take(&*world).expect("it was there");
                 serving.answer(&world, submission);
                 serving.output(&world);

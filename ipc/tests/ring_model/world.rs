@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ipc::ring::atomic::Atomic;
 use ipc::ring::instance::{self, InstanceEnd};
-use ipc::ring::supervisor::{Next, Queues, SupervisorEnd, take_output};
+use ipc::ring::supervisor::{Next, Queues, SupervisorEnd, take_output, unwatch, watch};
 use ipc::ring::{
     Completion, Index, Indices, OUTPUT_HALF, Output, Pending, Slot, Submission, output, unpack_output,
 };
@@ -87,6 +87,8 @@ word!(AtomicU64, u64);
 pub struct Kernel {
     /// `FUTEX_WAIT` that waits whatever the word is.
     pub waits_anyway: bool,
+    /// No fences.
+    pub no_fences: bool,
 }
 
 /// One ring, its doorbell, and the futex of its words.
@@ -118,6 +120,7 @@ impl World {
                 submission_head: index(),
                 completion_tail: index(),
                 completion_head: index(),
+                watched: index(),
                 output: Output { pending: Pending(Word::<AtomicU64>::new()), refused: index() },
             },
             submissions: (0..slots).map(|_| UnsafeCell::default()).collect(),
@@ -144,6 +147,12 @@ impl World {
     pub fn wake_without_reason(&self) {
         let _bucket = lock(&self.bucket);
         self.waiters.notify_one();
+    }
+
+    fn order_all(&self) {
+        if !self.kernel.no_fences {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
     }
 
     /// The supervisor's copy of a half of the output.
@@ -183,6 +192,14 @@ impl InstanceEnd for World {
             drop(self.waiters.wait(bucket).expect("no thread panicked"));
         }
     }
+
+    fn fence(&self) {
+        self.order_all();
+    }
+
+    fn pause(&self) {
+        loom::thread::yield_now();
+    }
 }
 
 impl SupervisorEnd for World {
@@ -207,6 +224,10 @@ impl SupervisorEnd for World {
     fn wake(&self, _: &Self::Word) {
         let _bucket = lock(&self.bucket);
         self.waiters.notify_one();
+    }
+
+    fn fence(&self) {
+        self.order_all();
     }
 }
 
@@ -310,6 +331,18 @@ impl Serving {
                 self.answer(world, submission);
             }
         }
+    }
+
+    /// The same while this side watches: it looks once more than needed, then stops watching, looks, and waits.
+    pub fn watching_turn(&mut self, world: &World) {
+        watch(world, 1);
+        if self.queues.look(world).expect("an honest peer") == Next::Nothing {
+            loom::thread::yield_now();
+            if self.queues.look(world).expect("an honest peer") == Next::Nothing {
+                unwatch(world);
+            }
+        }
+        self.turn(world);
     }
 
     pub fn answer(&mut self, world: &World, submission: Submission) {

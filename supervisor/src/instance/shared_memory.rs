@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ipc::job::{
     ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
@@ -190,6 +190,10 @@ impl SupervisorEnd for SharedMemory {
         // SAFETY: FUTEX_WAKE does not touch the word; a failure would mean an unmapped address, which it is not.
         let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
         debug_assert!(woken >= 0, "{}", io::Error::last_os_error());
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 }
 
