@@ -50,6 +50,7 @@ mod module;
 mod observed;
 mod parking;
 mod process;
+mod processors;
 mod session;
 mod shard;
 mod snapshot;

@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipc::control::{Command, command, layer};
 use ipc::report::{MissingLayer, Report};
-use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
 use policies::{FileData, FilterContext, Policy};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -27,6 +25,7 @@ use crate::instance::{self, Confined, Remains, SessionEnd};
 use crate::job::Job;
 use crate::module::Module;
 use crate::observed::Observed;
+use crate::processors;
 use crate::zygote::module::ModuleZygote;
 use crate::zygote::root::RootZygote;
 
@@ -114,7 +113,7 @@ impl Shard {
             .name(format!("shard-{index}"))
             .spawn(move || {
                 if let Some(processor) = processor {
-                    pin(processor);
+                    processors::settle(processor, &running);
                 }
                 block_size_signal();
                 let tasks = LocalSet::new();
@@ -173,25 +172,6 @@ impl Shard {
     /// How many jobs it has.
     pub(crate) fn load(&self) -> usize {
         self.jobs.load(Ordering::Relaxed)
-    }
-}
-
-/// The processors for `shards` shards: the one that this thread runs on (the scheduler has just chosen it) and the ones
-/// after it, over and over.
-pub(crate) fn processors(shards: usize) -> Vec<Option<usize>> {
-    let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else { return vec![None; shards] };
-    let allowed: Vec<usize> =
-        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
-    let current = sched_getcpu().ok().and_then(|cpu| allowed.iter().position(|p| *p == cpu)).unwrap_or(0);
-    (0..shards).map(|shard| allowed.get((current + shard) % allowed.len().max(1)).copied()).collect()
-}
-
-/// Keeps this thread, and with it every process below, on one processor. Only speed depends on it, so a host that
-/// refuses loses nothing else.
-fn pin(processor: usize) {
-    let mut one = CpuSet::new();
-    if one.set(processor).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &one);
     }
 }
 
@@ -585,6 +565,8 @@ impl State {
         if let Some(zygote) = slot.as_ref().filter(|z| z.is_alive()) {
             return Ok(Rc::clone(zygote));
         }
+        // It and all below it stay where this thread is.
+        processors::go_home();
         let zygote = match &self.config.spawner {
             Some(spawner) => spawner.root_zygote(layers).await?,
             None => RootZygote::of_host(layers, self.offer().await, &self.config, None).await?,

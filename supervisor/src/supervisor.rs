@@ -18,8 +18,9 @@ use crate::job::Job;
 use crate::local::run_here;
 use crate::module::{Image, Module, ModuleSource};
 use crate::observed::Observed;
+use crate::processors;
 use crate::session::{CallOutcome, Connection, Session};
-use crate::shard::{Here, LOCAL_SHARDS_MAX, Request, Shard, Task, block_size_signal, processors};
+use crate::shard::{Here, LOCAL_SHARDS_MAX, Request, Shard, Task, block_size_signal};
 use crate::snapshot;
 
 /// A running supervisor. Clones are handles to the same one; dropping the last ends its jobs and processes.
@@ -70,9 +71,11 @@ struct ToCompile {
 /// Runs `work` on a thread of its own.
 async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
+    let processors = processors::for_helper();
     std::thread::Builder::new()
         .name("load".into())
         .spawn(move || {
+            processors::allow(processors);
             block_size_signal();
             let _ = sender.send(work());
         })
@@ -114,7 +117,7 @@ impl Supervisor {
     /// no error: modules are compiled anew each time, and [`Module::cache_problem`] says why.
     pub fn start(config: Config) -> Result<Self, Error> {
         let count = config.shards.max(1);
-        let processors = if config.pin_shards { processors(count) } else { vec![None; count] };
+        let processors = if config.pin_shards { processors::for_shards(count) } else { vec![None; count] };
         let shards = processors
             .into_iter()
             .enumerate()

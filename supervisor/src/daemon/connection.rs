@@ -224,8 +224,7 @@ impl Connection<'_> {
 
     async fn doctor(&self) -> Result<Response, ErrorReply> {
         let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
-        let report =
-            self.shared.blocking.spawn_blocking(HostReport::probe).await.map_err(|e| internal(&e))?;
+        let report = self.shared.on_blocking_thread(HostReport::probe).await.map_err(|e| internal(&e))?;
         serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
     }
 

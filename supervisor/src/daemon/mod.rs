@@ -23,9 +23,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::shard::Here;
-use crate::{Config, Supervisor};
+use crate::{Config, Supervisor, processors};
 
 mod connection;
 pub mod listener;
@@ -79,6 +80,20 @@ struct Shared {
     policies: Policies,
     /// Where threads that may block come from. Not those of a shard's runtime, whose end would wait for them.
     blocking: Handle,
+}
+
+impl Shared {
+    /// Has a thread that may block do some work. It may run anywhere, not only where the shard of a connection is.
+    fn on_blocking_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let processors = processors::for_helper();
+        self.blocking.spawn_blocking(move || {
+            processors::allow(processors);
+            work()
+        })
+    }
 }
 
 /// Counts something for as long as it lives.

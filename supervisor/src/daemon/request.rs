@@ -141,7 +141,7 @@ pub(super) async fn job(
     let mut preopens = preopens(&request, directories)?;
     if shared.bounds.listed_directories && !preopens.is_empty() {
         // A file system may not answer, and this thread serves others.
-        let checked = shared.blocking.spawn_blocking(move || in_listed_places(preopens));
+        let checked = shared.on_blocking_thread(move || in_listed_places(preopens));
         preopens = checked.await.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))??;
     }
     let strings = request.args.iter().chain(&request.env).map(|s| s.len() + 1).sum();

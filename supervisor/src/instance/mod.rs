@@ -31,6 +31,7 @@ mod seat;
 mod seats;
 mod serve;
 mod shared_memory;
+mod watch;
 
 pub(crate) use conversation::{Answer, Operation, Request};
 use conversation::{Conversation, UnderWay};

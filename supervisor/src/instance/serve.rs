@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::conversation::Conversation;
 use super::provided::Provided;
 use super::shared_memory::SharedMemory;
+use super::watch::Watch;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
 use crate::wasi::{Known, WasiContext};
@@ -96,8 +97,14 @@ impl Server<'_> {
         mut asking: Option<&mut Asking>,
     ) -> Ended {
         let mut queues = Queues::new();
+        let mut watch = Watch::new(self.shared);
         loop {
             let next = match queues.look(self.shared) {
+                Ok(Next::Call) => Ok(Next::Call),
+                Ok(seen) => watch.before_waiting(seen, || queues.look(self.shared)),
+                Err(rule) => Err(rule),
+            };
+            let next = match next {
                 Ok(next) => next,
                 Err(rule) => return broken(rule.to_string()),
             };
@@ -132,6 +139,7 @@ impl Server<'_> {
                 }
                 continue;
             }
+            watch.count();
             self.heard.set(true);
             // It was written before this was submitted.
             if let Err(ended) = self.serve_output(wasi).await {
