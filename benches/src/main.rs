@@ -3,7 +3,7 @@
 //! ```text
 //! jobs latency    [--count N] [--gap-us N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH | --in-process-wasmtime]
 //! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH]
-//! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE]
+//! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE | --calls N] [--seconds N]
 //! ```
 //!
 //! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
@@ -45,7 +45,7 @@ enum Measurement {
     Latency(Latency),
     /// As many as possible.
     Throughput(Throughput),
-    /// Many jobs, and many parked instances that are killed together; an error if anything leaks.
+    /// Many jobs, with host calls or without, and many parked instances that are killed together; an error if anything leaks or hangs.
     Soak(soak::Soak),
     /// A parked job by the number of parked instances, the size of the image, and that of the memory.
     Growth,

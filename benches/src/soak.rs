@@ -1,9 +1,11 @@
-//! Many jobs in a row, and many parked instances killed together: what is held and left behind must not grow.
+//! Many jobs in a row, many calls that wait, and many parked instances killed together: what is held and left behind must not grow, and
+//! no wake-up may be lost.
 //!
 //! Everything is compared with what was held after a warm-up. Counts that only this process decides (descriptors, mappings,
 //! processes, files of the cache) must be equal; memory and the kernel's own objects have some room, because they are
 //! freed late and the rest of the host uses them too. A leak of one of the latter per job is beyond that room.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,12 @@ pub struct Soak {
     /// Jobs in flight at any time.
     #[arg(long, default_value_t = 8)]
     in_flight: usize,
+    /// Host calls that wait for their answer, of each job; without a module.
+    #[arg(long, default_value_t = 0, conflicts_with = "module")]
+    calls: u32,
+    /// Ends after this time, whatever the count.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Instances that are parked at once and killed together, three times in different ways; 0 for none.
     #[arg(long, default_value_t = 0)]
     parked: usize,
@@ -42,6 +50,8 @@ pub struct Soak {
 const WARM_UP: usize = 500;
 /// How long what was given back may take to be gone.
 const SETTLE: Duration = Duration::from_secs(60);
+/// How long all calls of a job may take. Nothing but the answer wakes an instance, so a lost wake-up is a job that ends by this.
+const CALLS_PATIENCE: Duration = Duration::from_secs(60);
 /// Growth of this process's resident memory, KiB: what allocators keep.
 const OWN_MEMORY_KIB: u64 = 8 << 10;
 /// Growth of one zygote's, KiB.
@@ -149,6 +159,22 @@ struct Host {
     supervisor: Supervisor,
     module: Module,
     policy: Arc<Policy>,
+    /// Host calls of each job.
+    calls: Option<u32>,
+}
+
+/// A module that asks for the status of its standard output so many times, and each time gets it.
+fn calling(calls: u32) -> Result<Vec<u8>, Failure> {
+    Ok(wat::parse_str(format!(
+        r#"(module
+          (import "wasi_snapshot_preview1" "fd_filestat_get" (func $status (param i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (func (export "_start") (local $left i32)
+            (local.set $left (i32.const {calls}))
+            (loop $next
+              (if (call $status (i32.const 1) (i32.const 0)) (then (unreachable)))
+              (br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))"#
+    ))?)
 }
 
 impl Host {
@@ -156,21 +182,38 @@ impl Host {
         let state_dir = Some(cache.to_owned());
         let supervisor = Supervisor::start(Config { pool, state_dir, ..Config::default() })?;
         let module = supervisor.load(ModuleSource::Wasm(wasm.to_owned())).await?;
-        Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?) })
+        Ok(Self { supervisor, module, policy: Arc::new(Policy::builtin("default")?), calls: None })
     }
 
     async fn run(&self) -> Result<(), Failure> {
-        check(&self.supervisor.run(Job::command(self.module.clone(), Arc::clone(&self.policy))).await?)
+        let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
+        job.limits.wall_time = self.calls.map(|_| CALLS_PATIENCE);
+        let report = self.supervisor.run(job).await?;
+        check(&report)?;
+        match self.calls {
+            Some(calls) if report.usage.host_calls != u64::from(calls) => {
+                Err(format!("{} calls were served of {calls}", report.usage.host_calls).into())
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Runs jobs, so many at a time.
-    async fn run_many(&self, count: usize, in_flight: usize) -> Result<(), Failure> {
+    /// Runs jobs, so many at a time, until `end`. How many.
+    async fn run_many(&self, count: usize, in_flight: usize, end: Option<Instant>) -> Result<usize, Failure> {
         let in_flight = in_flight.max(1);
-        let lane = |lane: usize| async move {
-            for _ in 0..count / in_flight + usize::from(lane < count % in_flight) {
-                self.run().await?;
+        let done = Cell::new(0);
+        let lane = |lane: usize| {
+            let done = &done;
+            async move {
+                for _ in 0..count / in_flight + usize::from(lane < count % in_flight) {
+                    if end.is_some_and(|end| Instant::now() >= end) {
+                        break;
+                    }
+                    self.run().await?;
+                    done.set(done.get() + 1);
+                }
+                Ok::<_, Failure>(())
             }
-            Ok::<_, Failure>(())
         };
         let mut lanes: Vec<_> = (0..in_flight).map(|number| Box::pin(lane(number))).collect();
         std::future::poll_fn(|context| {
@@ -184,7 +227,8 @@ impl Host {
             }
             if lanes.is_empty() { std::task::Poll::Ready(Ok(())) } else { std::task::Poll::Pending }
         })
-        .await
+        .await?;
+        Ok(done.get())
     }
 }
 
@@ -223,18 +267,22 @@ fn kernel() -> Option<String> {
 
 async fn many_jobs(options: &Soak, wasm: &[u8]) -> Result<Value, Failure> {
     let scratch = Scratch::new()?;
-    let host = Host::start(wasm, &scratch.0, PoolLimits::default()).await?;
+    let calls = (options.calls > 0).then_some(options.calls);
+    let module = calls.map(calling).transpose()?;
+    let wasm = module.as_deref().unwrap_or(wasm);
+    let host = Host { calls, ..Host::start(wasm, &scratch.0, PoolLimits::default()).await? };
     // So many that the pool is as large as it becomes.
-    host.run_many(WARM_UP, options.in_flight).await?;
+    host.run_many(WARM_UP, options.in_flight, None).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = Held::now(&scratch.0);
     let start = Instant::now();
-    host.run_many(options.count, options.in_flight).await?;
+    let end = options.seconds.map(|seconds| start + Duration::from_secs(seconds));
+    let count = host.run_many(options.count, options.in_flight, end).await?;
     let seconds = start.elapsed().as_secs_f64();
     let mut after = Held::now(&scratch.0);
     let waited = Instant::now();
     let leaks = loop {
-        let leaks = after.leaks(&before, options.count);
+        let leaks = after.leaks(&before, count);
         if leaks.is_empty() || waited.elapsed() > SETTLE {
             break leaks;
         }
@@ -242,9 +290,11 @@ async fn many_jobs(options: &Soak, wasm: &[u8]) -> Result<Value, Failure> {
         after = Held::now(&scratch.0);
     };
     if !leaks.is_empty() {
-        return Err(format!("leaked in {} jobs: {}", options.count, leaks.join("; ")).into());
+        return Err(format!("leaked in {count} jobs: {}", leaks.join("; ")).into());
     }
-    let figures = json!({ "count": options.count, "seconds": seconds, "before": before, "after": after });
+    let calls = options.calls as usize * count;
+    let figures =
+        json!({ "count": count, "calls": calls, "seconds": seconds, "before": before, "after": after });
     drop(host);
     settled("the processes are gone", || below(std::process::id() as i32).is_empty()).await?;
     Ok(figures)

@@ -77,7 +77,7 @@ fn take_without_looking_again(world: &World) -> Completion {
 
 /// The wake-up for the first answer, which was seen without waiting, ends the wait for the second.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn a_wait_that_does_not_look_again() {
     with_guest(
         |guest| {

@@ -23,6 +23,8 @@ use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{Death, ModuleZygote};
 
 mod conversation;
+#[cfg(test)]
+mod hostile;
 mod limits;
 mod meter;
 mod outcome;
