@@ -11,7 +11,7 @@ use std::path::Path;
 use ipc::control::layer;
 use serde::Serialize;
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod facilities;
 mod landlock;
 mod namespaces;
@@ -113,14 +113,13 @@ impl HostReport {
                 Feature { name, kind, status: probe_layer(*bit) }
             })
             .collect();
-        let facilities: [(&'static str, Status); 8] = [
+        let facilities: [(&'static str, Status); 7] = [
             ("kernel-version", facilities::kernel_version(&kernel)),
             ("openat2", facilities::openat2()),
             ("pidfd", facilities::pidfd()),
             ("futex", facilities::futex()),
             ("executable-memfd", facilities::executable_memfd()),
             ("vdso-clock", facilities::vdso_clock()),
-            ("cgroup-v2", cgroup::cgroup_v2()),
             ("unprivileged-user-namespaces", namespaces::unprivileged_user_namespaces()),
         ];
         features.extend(facilities.map(|(name, status)| Feature { name, kind: Kind::Facility, status }));
@@ -257,6 +256,7 @@ fn probe_layer(bit: u64) -> Status {
         layer::STORE_BYPASS => speculation::store_bypass(),
         layer::CORE_SCHEDULING => speculation::core_scheduling(),
         layer::NO_TIMESTAMP_COUNTER => speculation::timestamp_counter(),
+        layer::TENANT_CGROUP => cgroup::cgroup_v2(),
         _ => Status::missing("this program has no probe for the layer", "report this as a bug"),
     }
 }
@@ -381,27 +381,27 @@ mod tests {
                 Feature { name: "landlock", kind: Kind::Layer, status: Status::with("ABI 2") },
                 Feature { name: "seccomp", kind: Kind::Layer, status: Status::available() },
                 Feature {
-                    name: "cgroup-v2",
+                    name: "vdso-clock",
                     kind: Kind::Facility,
-                    status: Status::missing("not delegated", "delegate it"),
+                    status: Status::missing("slow", "another clock source"),
                 },
             ],
         };
         let expected = "Linux 6.1.0 on x86_64, as an ordinary user
 
 layers of confinement
-  landlock   yes  ABI 2
-  seccomp    yes
+  landlock    yes  ABI 2
+  seccomp     yes
 
 facilities
-  cgroup-v2  NO   not delegated
-                  to get it: delegate it
+  vdso-clock  NO   slow
+                   to get it: another clock source
 ";
         assert_eq!(report.to_string(), expected);
         assert_eq!(report.available_layers(), layer::LANDLOCK | layer::SECCOMP);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["features"][2]["status"], "missing");
-        assert_eq!(json["features"][2]["remedy"], "delegate it");
+        assert_eq!(json["features"][2]["remedy"], "another clock source");
         assert_eq!(json["features"][0]["kind"], "layer");
     }
 }

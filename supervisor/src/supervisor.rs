@@ -9,6 +9,7 @@ use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
+use crate::cgroup::{Cgroups, Missing};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
@@ -30,6 +31,8 @@ pub struct Supervisor(Arc<Inner>);
 struct Inner {
     config: Config,
     shards: Vec<Shard>,
+    /// After the shards: with it goes what is left of them.
+    cgroups: Arc<Cgroups>,
     compiler: Compiler,
     /// Spreads jobs over shards.
     next: AtomicUsize,
@@ -115,10 +118,12 @@ impl Supervisor {
     pub fn start(config: Config) -> Result<Self, Error> {
         let count = config.shards.max(1);
         let processors = if config.pin_shards { processors(count) } else { vec![None; count] };
+        // Before there are threads whose zygotes would stay where this process was.
+        let cgroups = Arc::new(Cgroups::new(&config));
         let shards = processors
             .into_iter()
             .enumerate()
-            .map(|(index, processor)| Shard::start(index, processor, &config))
+            .map(|(index, processor)| Shard::start(index, processor, &config, Arc::clone(&cgroups)))
             .collect::<Result<Vec<_>, _>>()?;
         let compilations = Arc::new(Semaphore::new(count.max(2)));
         let (cache, cache_problem) =
@@ -131,6 +136,7 @@ impl Supervisor {
             compiler: Compiler::new(&config),
             config,
             shards,
+            cgroups,
             next: AtomicUsize::new(0),
             cache,
             cache_problem,
@@ -140,6 +146,14 @@ impl Supervisor {
             initialised: Initialised::default(),
             local_shards: Arc::new(Semaphore::new(LOCAL_SHARDS_MAX)),
         })))
+    }
+
+    /// Why tenants have no cgroups although [`Config::cgroup`] asks for them, for a log; `None` if they have, or it does not.
+    pub fn cgroup_problem(&self) -> Option<&str> {
+        match self.0.cgroups.missing() {
+            Some(Missing::Impossible(why)) => Some(why),
+            Some(Missing::NotAsked) | None => None,
+        }
     }
 
     /// Loads a module: compiles it, or takes it from the cache, and checks the artifact.
@@ -333,6 +347,10 @@ impl Supervisor {
         }
         let _running = here.count_job();
         run_here(self, &here.state, job, cancel, None).await
+    }
+
+    pub(crate) fn cgroups(&self) -> Arc<Cgroups> {
+        Arc::clone(&self.0.cgroups)
     }
 
     /// Leave for one more shard on a thread of the host app.

@@ -144,6 +144,9 @@ async fn serve(
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     say(&confined);
+    if let Some(problem) = supervisor.cgroup_problem() {
+        say(&format!("NOT in force: limits of tenants ([cgroup]): {problem}"));
+    }
     let default = Bounds::default();
     let bounds = Bounds {
         connections: options.max_connections.or(given.max_connections).unwrap_or(default.connections),
@@ -164,6 +167,9 @@ async fn serve(
         }
     };
     daemon::serve(listener, supervisor, bounds, policies, hangup, end).await;
+    if let Some(spawner) = spawner {
+        spawner.end().await;
+    }
     result
 }
 
