@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::shard::Here;
-use crate::{Config, Supervisor};
+use crate::{Config, HostReport, Supervisor};
 
 mod connection;
 pub mod listener;
@@ -69,6 +69,8 @@ const LOADS_MAX: usize = 16;
 struct Shared {
     supervisor: Supervisor,
     bounds: Bounds,
+    /// What was found before the daemon confined itself, and how it is confined.
+    host: HostReport,
     /// A permit per running job.
     job_permits: Semaphore,
     /// A permit per module that is in memory to be loaded. Whoever holds one never waits for a job's.
@@ -98,11 +100,13 @@ impl Drop for Counted<'_> {
 }
 
 /// Serves clients until `end` is ready. Then all connections are closed and their jobs cancelled; the socket is
-/// gone when this returns. `reload` asks for the policies to be read anew.
+/// gone when this returns. `reload` asks for the policies to be read anew; `host` is what clients are told that ask for it: a daemon that
+/// has confined itself cannot try things out.
 pub async fn serve(
     listener: Listener,
     supervisor: Supervisor,
     bounds: Bounds,
+    host: HostReport,
     policies: Policies,
     reload: signals::Hangup,
     end: impl Future<Output = ()>,
@@ -110,6 +114,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         supervisor,
         bounds,
+        host,
         job_permits: Semaphore::new(bounds.jobs as usize),
         load_permits: Semaphore::new(LOADS_MAX),
         connections: AtomicU32::new(0),
