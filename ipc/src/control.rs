@@ -144,9 +144,14 @@ pub mod layer {
     pub const CORE_SCHEDULING: u64 = 1 << 19;
     /// Reading the processor's time-stamp counter faults (`PR_SET_TSC`).
     pub const NO_TIMESTAMP_COUNTER: u64 = 1 << 20;
+    /// A cgroup with limits, together with everything else of its tenant. The supervisor's business: no zygote is asked for it.
+    pub const TENANT_CGROUP: u64 = 1 << 21;
 
     /// Controls of speculative execution: in force only where a policy's `[speculation]` asks for them.
     pub const SPECULATION: u64 = INDIRECT_BRANCH | STORE_BYPASS | CORE_SCHEDULING | NO_TIMESTAMP_COUNTER;
+
+    /// Layers that nobody need have: no policy lacks them that does not ask for them, and no supervisor whose configuration does not.
+    pub const EXTRA: u64 = SPECULATION | TENANT_CGROUP;
 
     /// Layers that a host may lack although it runs jobs. Every other layer that is asked for is tried, and its failure is an
     /// error.
@@ -171,6 +176,7 @@ pub mod layer {
         (UNDUMPABLE, "undumpable"),
         (SEALED_CODE, "sealed-code"),
         (OWN_KEYRING, "own-keyring"),
+        (TENANT_CGROUP, "tenant-cgroup"),
         (INDIRECT_BRANCH, "indirect-branch-control"),
         (STORE_BYPASS, "store-bypass-control"),
         (CORE_SCHEDULING, "core-scheduling"),

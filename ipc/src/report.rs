@@ -132,6 +132,8 @@ pub enum Limit {
     HostCalls,
     /// Something outside killed the instance, as a host does that runs out of memory; the value is 0.
     Host,
+    /// Memory of everything that runs for the tenant together, bytes.
+    TenantMemory,
 }
 
 /// What a job used.
@@ -202,7 +204,7 @@ impl Report {
             Outcome::Violated(_) => 159,
             Outcome::LimitReached(l) => match l.limit {
                 Limit::WallTime | Limit::CpuTime => 124,
-                Limit::Memory | Limit::Output | Limit::HostCalls | Limit::Host => 137,
+                Limit::Memory | Limit::Output | Limit::HostCalls | Limit::Host | Limit::TenantMemory => 137,
             },
             Outcome::Cancelled => 130,
         }

@@ -39,7 +39,8 @@ fn the_default_profile() {
     );
     let all = layer::ALL.iter().fold(0, |all, (bit, _)| all | bit) & !layer::SPECULATION;
     assert_eq!(policy.layers(), all);
-    assert_eq!(policy.required(), all & !(layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING));
+    let optional = layer::SEALED_CODE | layer::TIME_NAMESPACE | layer::OWN_KEYRING | layer::TENANT_CGROUP;
+    assert_eq!(policy.required(), all & !optional);
 }
 
 #[test]

@@ -35,6 +35,10 @@ pub struct Config {
     /// User and group id on the host that instances run as when the supervisor runs as root. An ordinary user's
     /// instances run as that user, in a user namespace where it has no rights.
     pub sandbox_id: u32,
+    /// Limits of everything that runs for a tenant together, by cgroups of version 2. `None`, the usual: there are none. Where the host has
+    /// not delegated what they take, jobs run without, and their reports say why, unless their policy requires the layer
+    /// `tenant-cgroup`.
+    pub cgroup: Option<TenantCgroups>,
     /// What starts zygotes and compile workers where this process cannot do so itself any more, see [`crate::confine`]. `None`, the
     /// usual: this process starts them.
     pub spawner: Option<crate::Spawner>,
@@ -70,6 +74,7 @@ impl Default for Config {
             zygote_patience: Duration::from_secs(10),
             pin_shards: true,
             sandbox_id: 65534,
+            cgroup: None,
             spawner: None,
         }
     }
@@ -89,6 +94,23 @@ impl Default for PoolLimits {
     fn default() -> Self {
         Self { min: 0, max: 8 }
     }
+}
+
+/// Cgroups of tenants: where they are, and the limits of each. Without a limit, a tenant's processes are only kept together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantCgroups {
+    /// A cgroup (version 2) that this process may make others in and move its own processes to. No process should be in it. `None`: the one
+    /// that this process is in; if there are limits, it moves into another below that, with all its threads.
+    pub directory: Option<PathBuf>,
+    /// Bytes of memory (`memory.max`); swap space is closed to the tenant then. Beyond it the kernel kills an instance, whose outcome is
+    /// [`ipc::report::Limit::TenantMemory`].
+    pub memory_max: Option<u64>,
+    /// Bytes of memory beyond which the tenant's processes are slowed down and their memory is reclaimed (`memory.high`).
+    pub memory_high: Option<u64>,
+    /// Processes, module zygotes among them (`pids.max`). Beyond it no instance can be forked, which is an error of its job.
+    pub pids_max: Option<u64>,
+    /// CPU time, in hundredths of one processor's (`cpu.max`). Beyond it the tenant's processes wait.
+    pub cpu_percent: Option<u32>,
 }
 
 /// Keys of [`CompileLimits`], as errors, configuration files and documents have them.

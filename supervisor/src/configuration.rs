@@ -9,12 +9,13 @@ use compiler::{Cap, Caps, OptLevel, Options, TargetCpu, Unit};
 use policies::document::{self, Source, Table, Value};
 use policies::{DocumentKind, Error};
 
-use crate::config::{CompileLimits, Config, PoolLimits};
+use crate::config::{CompileLimits, Config, PoolLimits, TenantCgroups};
 
-const TOP: &[&str] = &["daemon", "pool", "cache", "compile"];
+const TOP: &[&str] = &["daemon", "pool", "cgroup", "cache", "compile"];
 const DAEMON: &[&str] =
     &["socket", "policy_dir", "shards", "max_connections", "max_jobs", "confine", "directories"];
 const POOL: &[&str] = &["min", "max"];
+const CGROUP: &[&str] = &["directory", "memory_max", "memory_high", "pids_max", "cpu_percent"];
 const CACHE: &[&str] = &["state_dir", "bytes"];
 const COMPILE: &[&str] = &[
     "opt_level",
@@ -37,6 +38,12 @@ pub const CONNECTIONS_MAX: u32 = 65_536;
 pub const JOBS_MAX: u32 = 4096;
 /// Instances that one module zygote can keep parked.
 pub const PARKED_MAX: u32 = 1024;
+/// Memory of a tenant: less serves nobody, and more than any machine has.
+const TENANT_MEMORY: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
+/// Processes of a tenant: a module zygote and an instance, and as many as Linux has.
+const TENANT_PROCESSES: std::ops::RangeInclusive<u64> = 2..=1 << 22;
+/// CPU time of a tenant, in hundredths of a processor.
+const TENANT_CPU: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 /// Threads of one compilation.
 const THREADS_MAX: u64 = 256;
 /// Memory of a worker: what it takes to start one, and more than any machine has.
@@ -73,6 +80,8 @@ pub struct Configuration {
     pub directories: Option<Vec<PathBuf>>,
     /// `[pool]`.
     pub pool: PoolLimits,
+    /// `[cgroup]`; `None` without any of its keys.
+    pub cgroup: Option<TenantCgroups>,
     /// `cache.state_dir`.
     pub state_dir: Option<PathBuf>,
     /// `cache.bytes`.
@@ -117,6 +126,9 @@ impl Configuration {
         if let Some(table) = root.section("pool")? {
             pool(&table, &mut self.pool)?;
         }
+        if let Some(table) = root.section("cgroup")? {
+            cgroup(&table, self.cgroup.get_or_insert_default())?;
+        }
         if let Some(table) = root.section("cache")? {
             table.only(CACHE)?;
             path(&table, "state_dir", &mut self.state_dir)?;
@@ -136,7 +148,7 @@ impl Configuration {
         Ok(())
     }
 
-    /// A supervisor's configuration: what the file says about parked instances, caches and compilations, the rest as by
+    /// A supervisor's configuration: what the file says about parked instances, tenants, caches and compilations, the rest as by
     /// default.
     pub fn config(&self) -> Config {
         let default = Config::default();
@@ -145,6 +157,7 @@ impl Configuration {
             compile: self.compile,
             compile_limits: self.compile_limits,
             pool: self.pool,
+            cgroup: self.cgroup.clone(),
             ..default
         }
     }
@@ -156,6 +169,28 @@ fn path(table: &Table<'_>, key: &str, slot: &mut Option<PathBuf>) -> Result<(), 
             "" => return Err(value.out_of_range("a path".to_owned())),
             path => *slot = Some(PathBuf::from(path)),
         }
+    }
+    Ok(())
+}
+
+fn cgroup(table: &Table<'_>, cgroup: &mut TenantCgroups) -> Result<(), Error> {
+    table.only(CGROUP)?;
+    if let Some(value) = table.get("directory") {
+        match value.string()? {
+            path if path.starts_with('/') => cgroup.directory = Some(PathBuf::from(path)),
+            _ => return Err(value.out_of_range("an absolute path".to_owned())),
+        }
+    }
+    for (key, slot) in [("memory_max", &mut cgroup.memory_max), ("memory_high", &mut cgroup.memory_high)] {
+        if let Some(value) = table.get(key) {
+            *slot = Some(value.size_in(TENANT_MEMORY)?);
+        }
+    }
+    if let Some(value) = table.get("pids_max") {
+        cgroup.pids_max = Some(value.count_in(TENANT_PROCESSES)?);
+    }
+    if let Some(value) = table.get("cpu_percent") {
+        cgroup.cpu_percent = u32::try_from(value.count_in(TENANT_CPU)?).ok();
     }
     Ok(())
 }
@@ -277,6 +312,12 @@ mod tests {
             max_jobs = 5
             confine = "required"
             directories = ["/srv/a", "/srv/b"]
+            [cgroup]
+            directory = "/sys/fs/cgroup/s"
+            memory_max = "1GiB"
+            memory_high = "512MiB"
+            pids_max = 7
+            cpu_percent = 150
             [cache]
             state_dir = "/var/s"
             bytes = "1GiB"
@@ -305,6 +346,14 @@ mod tests {
         assert_eq!(read.confine, Confine::Required);
         assert_eq!(read.directories, Some(vec!["/srv/a".into(), "/srv/b".into()]));
         assert_eq!((read.state_dir.clone(), read.cache_bytes), (Some("/var/s".into()), Some(1 << 30)));
+        let cgroup = TenantCgroups {
+            directory: Some("/sys/fs/cgroup/s".into()),
+            memory_max: Some(1 << 30),
+            memory_high: Some(1 << 29),
+            pids_max: Some(7),
+            cpu_percent: Some(150),
+        };
+        assert_eq!(read.config().cgroup, Some(cgroup));
         let Config { cache_bytes, compile, compile_limits, .. } = read.config();
         assert_eq!(cache_bytes, 1 << 30);
         assert_eq!((compile.opt_level, compile.target_cpu), (OptLevel::None, TargetCpu::Baseline));
@@ -325,7 +374,7 @@ mod tests {
     fn what_is_left_out_is_as_by_default() {
         let read = read("").expect("empty").config();
         let default = Config::default();
-        assert_eq!(read.cache_bytes, default.cache_bytes);
+        assert_eq!((read.cache_bytes, read.cgroup), (default.cache_bytes, None));
         assert_eq!((read.compile.caps, read.compile_limits), (Caps::default(), CompileLimits::default()));
         assert_eq!(read.compile.code(), Options::default().code());
     }
@@ -379,6 +428,14 @@ mod tests {
             ),
             ("[pool]\nmax = 1025", "pool.max = 1025 is out of range; it must be 0 to 1024"),
             ("[pool]\nmost = 1", "pool"),
+            ("[cgroup]\npids_max = 1", "cgroup.pids_max = 1 is out of range; it must be 2 to 4194304"),
+            ("[cgroup]\ncpu_percent = 0", "cgroup.cpu_percent = 0 is out of range; it must be 1 to 1000000"),
+            ("[cgroup]\nmemory_max = \"1B\"", "cgroup.memory_max"),
+            ("[cgroup]\ndirectory = \"a\"", "it must be an absolute path"),
+            (
+                "[cgroup]\nmemory_mix = \"1GiB\"",
+                "configuration c.toml:2:1: unknown key \"memory_mix\" in [cgroup]; did you mean \"memory_max\"?",
+            ),
             ("[cache]\nbytes = -1", "cache.bytes = -1 is out of range"),
             ("[cache", "configuration c.toml:1:"),
         ] {

@@ -390,6 +390,9 @@ pub enum Error {
         /// The error.
         source: io::Error,
     },
+    /// A tenant's cgroup.
+    #[error("the tenant's cgroup (layer tenant-cgroup): {0}")]
+    TenantCgroup(#[from] crate::cgroup::CgroupError),
     /// The cache directory.
     #[error("artifact cache {path}: could not {what}: {source}")]
     Cache {
@@ -461,6 +464,9 @@ fn hint(step: Step, errno: i32) -> &'static str {
             "; the kernel has no Landlock or it is not enabled: boot with lsm=landlock,… (Linux 5.13)"
         }
         (Step::Seal, libc::ENOSYS) => "; mseal needs Linux 6.10",
+        (Step::Fork, libc::EAGAIN) => {
+            "; no more processes are allowed: to the tenant (cgroup.pids_max), to this user (ulimit -u), or to this service (systemd: TasksMax)"
+        }
         _ => "",
     }
 }

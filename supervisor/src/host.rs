@@ -4,14 +4,15 @@
 //! a short-lived child, which makes system calls and nothing else: the parent may have threads, so the child must
 //! not touch a lock or the allocator. No probe installs a seccomp filter.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Error as OsError;
 use std::path::Path;
 
 use ipc::control::layer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod facilities;
 mod landlock;
 mod namespaces;
@@ -21,7 +22,7 @@ pub(crate) use landlock::status as landlock_status;
 pub use landlock::{landlock_abi, landlock_handled};
 
 /// Whether the host has something.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Status {
     /// It has.
@@ -44,21 +45,21 @@ impl Status {
         matches!(self, Self::Available { .. })
     }
 
-    fn available() -> Self {
+    pub(crate) fn available() -> Self {
         Self::Available { detail: String::new() }
     }
 
-    fn with(detail: impl Into<String>) -> Self {
+    pub(crate) fn with(detail: impl Into<String>) -> Self {
         Self::Available { detail: detail.into() }
     }
 
-    fn missing(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn missing(why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Missing { why: why.into(), remedy: remedy.into() }
     }
 }
 
 /// What kind of thing a [`Feature`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A layer of confinement, see [`ipc::control::layer`].
@@ -70,10 +71,10 @@ pub enum Kind {
 }
 
 /// One thing that a host may have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feature {
     /// Its name; for a layer the one of [`ipc::control::layer::ALL`].
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What kind of thing it is.
     pub kind: Kind,
     /// Whether the host has it.
@@ -81,8 +82,11 @@ pub struct Feature {
     pub status: Status,
 }
 
+/// The row about the daemon's own confinement.
+const DAEMON: &str = "daemon-confinement";
+
 /// What this host offers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
     /// The kernel's release, such as `6.18.1`.
     pub kernel: String,
@@ -110,20 +114,25 @@ impl HostReport {
             .iter()
             .map(|(bit, name)| {
                 let kind = if bit & layer::SPECULATION == 0 { Kind::Layer } else { Kind::Speculation };
-                Feature { name, kind, status: probe_layer(*bit) }
+                Feature { name: Cow::Borrowed(*name), kind, status: probe_layer(*bit) }
             })
             .collect();
-        let facilities: [(&'static str, Status); 8] = [
+        let facilities: [(&'static str, Status); 7] = [
             ("kernel-version", facilities::kernel_version(&kernel)),
             ("openat2", facilities::openat2()),
             ("pidfd", facilities::pidfd()),
             ("futex", facilities::futex()),
             ("executable-memfd", facilities::executable_memfd()),
             ("vdso-clock", facilities::vdso_clock()),
-            ("cgroup-v2", cgroup::cgroup_v2()),
             ("unprivileged-user-namespaces", namespaces::unprivileged_user_namespaces()),
         ];
-        features.extend(facilities.map(|(name, status)| Feature { name, kind: Kind::Facility, status }));
+        features.extend(facilities.map(|(name, status)| Feature {
+            name: Cow::Borrowed(name),
+            kind: Kind::Facility,
+            status,
+        }));
+        let daemon = crate::confine::available(&features);
+        features.push(Feature { name: Cow::Borrowed(DAEMON), kind: Kind::Facility, status: daemon });
         Self {
             kernel,
             machine,
@@ -131,6 +140,15 @@ impl HostReport {
             landlock_abi: landlock_abi(),
             features,
         }
+    }
+
+    /// Tells of a daemon how it is confined, instead of how one could be.
+    #[must_use]
+    pub fn of_daemon(mut self, confined: Status) -> Self {
+        for feature in self.features.iter_mut().filter(|feature| feature.name == DAEMON) {
+            feature.status = confined.clone();
+        }
+        self
     }
 
     /// The layers that this host has: bits of [`ipc::control::layer`].
@@ -257,6 +275,7 @@ fn probe_layer(bit: u64) -> Status {
         layer::STORE_BYPASS => speculation::store_bypass(),
         layer::CORE_SCHEDULING => speculation::core_scheduling(),
         layer::NO_TIMESTAMP_COUNTER => speculation::timestamp_counter(),
+        layer::TENANT_CGROUP => cgroup::cgroup_v2(),
         _ => Status::missing("this program has no probe for the layer", "report this as a bug"),
     }
 }
@@ -323,7 +342,7 @@ mod tests {
     #[test]
     fn every_layer_is_reported_once_and_in_order() {
         let report = HostReport::probe();
-        let names: Vec<&str> = report.features.iter().map(|feature| feature.name).collect();
+        let names: Vec<&str> = report.features.iter().map(|feature| &*feature.name).collect();
         let layers: Vec<&str> = layer::ALL.iter().map(|(_, name)| *name).collect();
         assert_eq!(names[..layers.len()], layers);
         for name in &names {
@@ -334,7 +353,7 @@ mod tests {
                 assert!(!why.is_empty() && !remedy.is_empty(), "{}", feature.name);
             }
         }
-        let missing: Vec<&str> = report.missing_layers(u64::MAX).map(|feature| feature.name).collect();
+        let missing: Vec<&str> = report.missing_layers(u64::MAX).map(|feature| &*feature.name).collect();
         assert_eq!(report.available_layers().count_ones() as usize + missing.len(), layer::ALL.len());
     }
 
@@ -378,30 +397,45 @@ mod tests {
             root: false,
             landlock_abi: 2,
             features: vec![
-                Feature { name: "landlock", kind: Kind::Layer, status: Status::with("ABI 2") },
-                Feature { name: "seccomp", kind: Kind::Layer, status: Status::available() },
+                Feature { name: "landlock".into(), kind: Kind::Layer, status: Status::with("ABI 2") },
+                Feature { name: "seccomp".into(), kind: Kind::Layer, status: Status::available() },
                 Feature {
-                    name: "cgroup-v2",
+                    name: "vdso-clock".into(),
                     kind: Kind::Facility,
-                    status: Status::missing("not delegated", "delegate it"),
+                    status: Status::missing("slow", "another clock source"),
                 },
             ],
         };
         let expected = "Linux 6.1.0 on x86_64, as an ordinary user
 
 layers of confinement
-  landlock   yes  ABI 2
-  seccomp    yes
+  landlock    yes  ABI 2
+  seccomp     yes
 
 facilities
-  cgroup-v2  NO   not delegated
-                  to get it: delegate it
+  vdso-clock  NO   slow
+                   to get it: another clock source
 ";
         assert_eq!(report.to_string(), expected);
         assert_eq!(report.available_layers(), layer::LANDLOCK | layer::SECCOMP);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["features"][2]["status"], "missing");
-        assert_eq!(json["features"][2]["remedy"], "delegate it");
+        assert_eq!(json["features"][2]["remedy"], "another clock source");
         assert_eq!(json["features"][0]["kind"], "layer");
+        assert_eq!(
+            serde_json::from_value::<HostReport>(json).unwrap(),
+            report,
+            "a daemon's can be shown elsewhere"
+        );
+    }
+
+    #[test]
+    fn the_row_of_the_daemon_says_what_it_could_have_and_of_one_that_runs_what_it_has() {
+        let report = HostReport::probe();
+        let could = report.feature(DAEMON).unwrap().status.clone();
+        let has_landlock = report.feature("landlock").unwrap().status.is_available();
+        assert_eq!(could.is_available(), has_landlock, "{could:?}");
+        let has = Status::with("confined: seccomp");
+        assert_eq!(report.of_daemon(has.clone()).feature(DAEMON).unwrap().status, has);
     }
 }

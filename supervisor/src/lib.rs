@@ -26,12 +26,15 @@
 //!
 //! Zygotes are children of this process, or of a [`Spawner`] that was forked before it confined itself ([`mod@confine`]).
 //!
+//! Where the configuration says so and the host lets, the zygotes of a tenant are in a cgroup with limits ([`cgroup`]).
+//!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
 //! are checked by [`compiler::artifact`] before anything is mapped.
 
 pub mod arguments;
 mod cache;
+mod cgroup;
 mod compile;
 mod config;
 pub mod configuration;
@@ -49,6 +52,7 @@ mod local;
 mod module;
 mod observed;
 mod parking;
+mod pidfd;
 mod process;
 mod processors;
 mod session;
@@ -60,10 +64,11 @@ pub mod terminal;
 mod wasi;
 mod zygote;
 
+pub use cgroup::{CgroupError, CgroupStep};
 pub use compile::{CompileProgress, Compiler};
 pub use compiler::metadata::{Asked, Snapshot};
 pub use compiler::{FuncType, ValType};
-pub use config::{CompileLimits, Config, PoolLimits};
+pub use config::{CompileLimits, Config, PoolLimits, TenantCgroups};
 pub use configuration::Configuration;
 pub use error::Error;
 pub use host::HostReport;

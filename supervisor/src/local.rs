@@ -40,7 +40,7 @@ impl Supervisor {
     pub fn local_shard(&self) -> Result<LocalShard, Error> {
         let permit = self.local_shard_permit()?;
         block_size_signal();
-        let state = Rc::new(State::new(self.config().clone(), Some(permit)));
+        let state = Rc::new(State::new(self.config().clone(), self.cgroups(), Some(permit)));
         let housekeeper = tokio::task::spawn_local(housekeeper(Rc::clone(&state)));
         Ok(LocalShard { supervisor: self.clone(), state, housekeeper })
     }

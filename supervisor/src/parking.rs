@@ -6,13 +6,18 @@
 
 use std::cell::{Cell, RefCell};
 
+use std::sync::Arc;
+
+use crate::cgroup::Kills;
 use crate::config::PoolLimits;
-use crate::instance::Parked;
+use crate::instance::{Parked, was_killed};
 
 /// The parked instances of one module zygote.
 #[derive(Debug)]
 pub(crate) struct Parking {
     limits: PoolLimits,
+    /// Kills for the tenant's limit of memory, which parked instances may die of, too.
+    kills: Option<Arc<Kills>>,
     parked: RefCell<Vec<Parked>>,
     /// How many are wanted.
     target: Cell<usize>,
@@ -21,9 +26,9 @@ pub(crate) struct Parking {
 }
 
 impl Parking {
-    pub(crate) fn new(limits: PoolLimits) -> Self {
+    pub(crate) fn new(limits: PoolLimits, kills: Option<Arc<Kills>>) -> Self {
         let target = Cell::new(limits.min.min(limits.max));
-        Self { limits, parked: RefCell::default(), target, fewest: Cell::new(0) }
+        Self { limits, kills, parked: RefCell::default(), target, fewest: Cell::new(0) }
     }
 
     /// The instance that was parked last, whose memory is the most likely to be in the processor's caches.
@@ -31,7 +36,7 @@ impl Parking {
         let mut parked = self.parked.borrow_mut();
         while let Some(mut taken) = parked.pop() {
             self.fewest.set(self.fewest.get().min(parked.len()));
-            if taken.is_alive() {
+            if self.is_alive(&mut taken) {
                 return Some(taken);
             }
         }
@@ -39,6 +44,17 @@ impl Parking {
         let more = self.target.get().saturating_mul(2).max(1);
         self.target.set(more.min(self.limits.max));
         None
+    }
+
+    /// Whether one lives. A kill that has ended it must explain no job's death.
+    fn is_alive(&self, parked: &mut Parked) -> bool {
+        let end = parked.end();
+        if let (Some(Some(death)), Some(kills)) = (&end, &self.kills)
+            && was_killed(death)
+        {
+            kills.explain();
+        }
+        end.is_none()
     }
 
     /// How many are missing.
@@ -59,7 +75,7 @@ impl Parking {
     /// whether anything is left that could be given up later.
     pub(crate) fn relax(&self) -> bool {
         let mut parked = self.parked.borrow_mut();
-        parked.retain_mut(Parked::is_alive);
+        parked.retain_mut(|parked| self.is_alive(parked));
         let unused = self.fewest.get().min(parked.len());
         let target = self.target.get().saturating_sub(unused.div_ceil(2)).max(self.limits.min);
         let target = target.min(self.limits.max);

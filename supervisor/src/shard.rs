@@ -18,6 +18,7 @@ use policies::{FileData, FilterContext, Policy};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::cgroup::{Cgroups, Missing};
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::host::Offer;
@@ -100,7 +101,12 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Starts the thread.
-    pub(crate) fn start(index: usize, processor: Option<usize>, config: &Config) -> Result<Self, Error> {
+    pub(crate) fn start(
+        index: usize,
+        processor: Option<usize>,
+        config: &Config,
+        cgroups: Arc<Cgroups>,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -118,7 +124,7 @@ impl Shard {
                 block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
-                    let here = Here { state: Rc::new(State::new(config, None)), jobs: running };
+                    let here = Here { state: Rc::new(State::new(config, cgroups, None)), jobs: running };
                     tokio::task::spawn_local(housekeeper(Rc::clone(&here.state)));
                     while let Some(work) = receiver.recv().await {
                         let here = here.clone();
@@ -277,7 +283,7 @@ type Slot<T> = Rc<tokio::sync::Mutex<Option<Rc<T>>>>;
 /// Seccomp filters that one supervisor has installed at most, over all its shards: each zygote holds one. The kernel frees
 /// filters one by one in the background, and a thousand at once have been seen to lock it up for good, which is what a
 /// killed supervisor's zygotes would be.
-const FILTERS_MAX: usize = 256;
+pub(crate) const FILTERS_MAX: usize = 256;
 /// Those of them that are left to shards on threads of the host app, together.
 const LOCAL_FILTERS: usize = 64;
 /// Shards on threads of the host app that one supervisor has at the same time.
@@ -286,14 +292,14 @@ pub(crate) const LOCAL_SHARDS_MAX: usize = 8;
 pub(crate) const ROOTS_MAX: usize = 2;
 
 /// Layers that the module zygote puts in force by itself; one root serves with and without them.
-pub(crate) const OF_MODULE: u64 =
-    layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE | layer::SPECULATION;
+pub(crate) const OF_MODULE: u64 = layer::PID_NAMESPACE | layer::RLIMITS | layer::SEALED_CODE | layer::EXTRA;
 
 #[derive(Debug)]
 pub(crate) struct State {
     /// Counts a shard of the host app's as long as its zygotes live.
     _local: Option<OwnedSemaphorePermit>,
     config: Config,
+    cgroups: Arc<Cgroups>,
     /// Module zygotes that this shard may have.
     modules_max: usize,
     /// Root zygotes by the layers in force.
@@ -330,7 +336,7 @@ struct CompiledFilter {
 
 impl State {
     /// Of a thread of the supervisor's own, or, with a permit, of the host app's.
-    pub(crate) fn new(config: Config, local: Option<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(config: Config, cgroups: Arc<Cgroups>, local: Option<OwnedSemaphorePermit>) -> Self {
         let filters = match &local {
             None => ((FILTERS_MAX - LOCAL_FILTERS) / config.shards.max(1)).max(ROOTS_MAX + 1),
             Some(_) => LOCAL_FILTERS / LOCAL_SHARDS_MAX,
@@ -339,6 +345,7 @@ impl State {
             _local: local,
             modules_max: config.module_zygotes.clamp(1, filters - ROOTS_MAX),
             config,
+            cgroups,
             roots: RefCell::default(),
             modules: RefCell::default(),
             filters: RefCell::default(),
@@ -416,17 +423,31 @@ impl State {
         let offer = self.offer().await;
         let mut layers = policy.layers();
         let mut missing = Vec::new();
-        for (bit, reason) in offer.missing.iter().filter(|(bit, _)| policy.layers() & bit != 0) {
-            let layer = layer_name(*bit).to_owned();
+        let mut lacks = |bit: u64, reason: &str, is_told: bool| {
+            let (layer, reason) = (layer_name(bit).to_owned(), reason.to_owned());
             if policy.required() & bit != 0 {
-                let (policy, reason) = (policy.name().to_owned(), reason.clone());
-                return Err(Error::LayerMissing { policy, layer, reason });
+                return Err(Error::LayerMissing { policy: policy.name().to_owned(), layer, reason });
             }
             layers &= !bit;
-            missing.push(MissingLayer { layer, reason: reason.clone() });
+            if is_told {
+                missing.push(MissingLayer { layer, reason });
+            }
+            Ok(())
+        };
+        for (bit, reason) in offer.missing.iter().filter(|(bit, _)| policy.layers() & bit != 0) {
+            lacks(*bit, reason, true)?;
         }
-        // Controls of speculation are extras: a policy that asks for none lacks nothing.
-        for (bit, name) in layer::ALL.iter().filter(|(bit, _)| bit & layer::SPECULATION == 0) {
+        if policy.layers() & layer::TENANT_CGROUP != 0 {
+            match self.cgroups.missing() {
+                Some(Missing::Impossible(reason)) => lacks(layer::TENANT_CGROUP, reason, true)?,
+                Some(Missing::NotAsked) => {
+                    lacks(layer::TENANT_CGROUP, "the supervisor's configuration has no [cgroup]", false)?;
+                }
+                None => {}
+            }
+        }
+        // Extras: a policy that asks for none lacks nothing.
+        for (bit, name) in layer::ALL.iter().filter(|(bit, _)| bit & layer::EXTRA == 0) {
             if policy.layers() & bit == 0 {
                 let reason = format!("policy \"{}\" does not ask for it", policy.name());
                 missing.push(MissingLayer { layer: (*name).to_owned(), reason });
@@ -485,12 +506,15 @@ impl State {
         let command = Command {
             kind: command::SPAWN_MODULE,
             id,
-            layers: wanted.layers,
+            layers: wanted.layers & !layer::TENANT_CGROUP,
             stack_bytes: wanted.stack,
             direct: u64::from(wanted.policy.fs().data == FileData::Direct),
             ..Command::default()
         };
-        let zygote = ModuleZygote::start(root, command, &filter.program, &image.as_fd(), &self.config).await;
+        let place =
+            (wanted.layers & layer::TENANT_CGROUP != 0).then_some((&*self.cgroups, wanted.tenant.as_str()));
+        let zygote =
+            ModuleZygote::start(root, command, &filter.program, &image.as_fd(), place, &self.config).await;
         let zygote = Rc::new(zygote?);
         *slot = Some(Rc::clone(&zygote));
         Ok(zygote)

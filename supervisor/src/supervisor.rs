@@ -9,6 +9,7 @@ use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
+use crate::cgroup::{Cgroups, Missing};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
@@ -31,6 +32,8 @@ pub struct Supervisor(Arc<Inner>);
 struct Inner {
     config: Config,
     shards: Vec<Shard>,
+    /// After the shards: with it goes what is left of them.
+    cgroups: Arc<Cgroups>,
     compiler: Compiler,
     /// Spreads jobs over shards.
     next: AtomicUsize,
@@ -118,10 +121,12 @@ impl Supervisor {
     pub fn start(config: Config) -> Result<Self, Error> {
         let count = config.shards.max(1);
         let processors = if config.pin_shards { processors::for_shards(count) } else { vec![None; count] };
+        // Before there are threads whose zygotes would stay where this process was.
+        let cgroups = Arc::new(Cgroups::new(&config));
         let shards = processors
             .into_iter()
             .enumerate()
-            .map(|(index, processor)| Shard::start(index, processor, &config))
+            .map(|(index, processor)| Shard::start(index, processor, &config, Arc::clone(&cgroups)))
             .collect::<Result<Vec<_>, _>>()?;
         let compilations = Arc::new(Semaphore::new(count.max(2)));
         let (cache, cache_problem) =
@@ -134,6 +139,7 @@ impl Supervisor {
             compiler: Compiler::new(&config),
             config,
             shards,
+            cgroups,
             next: AtomicUsize::new(0),
             cache,
             cache_problem,
@@ -143,6 +149,14 @@ impl Supervisor {
             initialised: Initialised::default(),
             local_shards: Arc::new(Semaphore::new(LOCAL_SHARDS_MAX)),
         })))
+    }
+
+    /// Why tenants have no cgroups although [`Config::cgroup`] asks for them, for a log; `None` if they have, or it does not.
+    pub fn cgroup_problem(&self) -> Option<&str> {
+        match self.0.cgroups.missing() {
+            Some(Missing::Impossible(why)) => Some(why),
+            Some(Missing::NotAsked) | None => None,
+        }
     }
 
     /// Loads a module: compiles it, or takes it from the cache, and checks the artifact.
@@ -336,6 +350,10 @@ impl Supervisor {
         }
         let _running = here.count_job();
         run_here(self, &here.state, job, cancel, None).await
+    }
+
+    pub(crate) fn cgroups(&self) -> Arc<Cgroups> {
+        Arc::clone(&self.0.cgroups)
     }
 
     /// Leave for one more shard on a thread of the host app.

@@ -337,6 +337,11 @@ impl Attacker {
 
     /// The same with other limits of parked instances.
     pub async fn with_pool(policy: Policy, pool: PoolLimits) -> Self {
+        Self::with_config(policy, Config { pool, ..Config::default() }).await
+    }
+
+    /// The same in a supervisor that is set up like this.
+    pub async fn with_config(policy: Policy, config: Config) -> Self {
         let mut code = Vec::new();
         let mut functions = Vec::new();
         for weapon in weapons() {
@@ -348,7 +353,7 @@ impl Attacker {
             RawModule { code, functions, memory_pages: 1, memory_max_pages: 2, ..RawModule::default() }
                 .build()
                 .expect("the attacker's artifact");
-        let supervisor = Supervisor::start(Config { pool, ..Config::default() }).expect("a supervisor");
+        let supervisor = Supervisor::start(config).expect("a supervisor");
         let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
         Self { supervisor, module, policy: Arc::new(policy) }
     }

@@ -94,6 +94,11 @@ impl Pid {
         Self(children[0])
     }
 
+    /// The process id of its parent.
+    pub fn parent(self) -> i32 {
+        self.status()["PPid"].parse().expect("a number")
+    }
+
     /// Its children.
     pub fn children(self) -> Vec<Self> {
         children(self.0).into_iter().map(Self).collect()

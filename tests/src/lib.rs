@@ -11,9 +11,11 @@
 //! * [`native`]: a guest that has been taken over, step by step.
 //! * [`side_channel`]: what the processor's caches give away.
 //! * [`sessions`]: sessions of small guests.
+//! * [`cgroups`]: cgroups of a test's own.
 //! * [`instances`]: running instances as the kernel shows them; [`lifecycle`]: what a crash leaves behind.
 
 pub mod attacker;
+pub mod cgroups;
 mod daemon;
 pub mod guests;
 pub mod host;

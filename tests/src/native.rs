@@ -18,7 +18,7 @@ pub const ALL_BUT_SECCOMP: u64 = {
         all |= layer::ALL[index].0;
         index += 1;
     }
-    all & !layer::SECCOMP & !layer::SPECULATION
+    all & !layer::SECCOMP & !layer::EXTRA
 };
 
 /// A policy under which exactly these layers are in force.
@@ -126,7 +126,7 @@ impl Native {
 #[track_caller]
 pub fn assert_reported(report: &Report, layers: u64) {
     let name = |wanted: bool| {
-        let extra = if wanted { 0 } else { layer::SPECULATION };
+        let extra = if wanted { 0 } else { layer::EXTRA };
         let of = layer::ALL.iter().filter(move |(bit, _)| bit & extra == 0);
         let chosen = of.filter(move |(bit, _)| (layers & bit != 0) == wanted);
         chosen.map(|(_, name)| *name).collect::<Vec<_>>()

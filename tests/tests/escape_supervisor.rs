@@ -171,6 +171,23 @@ fn the_kernel_confirms_it_for_every_thread_of_a_daemon_that_serves() {
         assert!(said.contains(name), "{name} {bit:#x}: {said}");
     }
     let scratch = Scratch::new();
+    // Whoever asks is told the same, and what the host has, as whoever is not confined finds it.
+    let ask = |options: &[&str]| {
+        let output = run(scratch.sandboxctl().arg("doctor").args(options));
+        output.expect_status(0);
+        output.text().to_owned()
+    };
+    let socket = daemon.socket().to_str().expect("UTF-8");
+    let told = ask(&["--socket", socket]);
+    assert!(told.contains(&said) && !ask(&[]).contains("confined: "), "{told}");
+    let json = |options: &[&str]| -> serde_json::Value { serde_json::from_str(&ask(options)).expect("JSON") };
+    let (theirs, ours) = (json(&["--json", "--socket", socket]), json(&["--json"]));
+    let layers = |report: &serde_json::Value| {
+        let features = report["features"].as_array().expect("features").iter();
+        let layers = features.filter(|feature| feature["kind"] == "layer");
+        layers.map(|layer| (layer["name"].clone(), layer["status"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&theirs), layers(&ours));
     scratch.module("hello.wasm", guests::HELLO);
     run(scratch.sandboxctl_run(Some(&daemon)).arg("hello.wasm")).expect_status(0);
     let threads = threads(daemon.id());

@@ -1,13 +1,19 @@
 //! Every limit against native code inside the instance: each is enforced by the kernel or the supervisor, and the report says which.
 
+use std::future::Future;
 use std::time::Duration;
 
 use ipc::interface::FunctionId;
-use ipc::layout::MEMORY_BASE;
+use ipc::job::ARENA_OFFSET;
+use ipc::layout::{MEMORY_BASE, RING_BASE};
 use ipc::report::{Limit, LimitReached, Outcome, Report, Violation};
-use ipc::ring::pack_range;
+use ipc::ring::{Completion, Submission, pack_range};
 use policies::Policy;
+use supervisor::CallOutcome;
 use whole_system_tests::attacker::Attacker;
+use whole_system_tests::native::Native;
+use whole_system_tests::{Scratch, lifecycle};
+use zerocopy::{FromBytes, IntoBytes};
 
 fn policy(limits: &str) -> Policy {
     Policy::parse(&format!("version = 1\n[limits]\n{limits}\n"), "limits.toml").expect("a policy")
@@ -123,4 +129,75 @@ async fn a_flooded_ring_costs_its_own_job_only() {
         let (flooded, ()) = tokio::join!(flooding, others);
         assert_eq!(flooded.expect("a report").outcome, Outcome::Cancelled, "{weapon}");
     }
+}
+
+/// Opens a file again and again over the ring, and closes none. What it has got, and how it ended.
+async fn hoard(native: &mut Native) -> (Vec<u64>, CallOutcome) {
+    // Where in the arena a session's own traffic does not come.
+    const NAME: u32 = 0x10_0000;
+    const RESULT: u32 = 0x20_0000;
+    const TOO_MANY_HANDLES: u32 = 33;
+    const READ: u64 = 1 << 1;
+    let mut submission = Submission { function: FunctionId::path_open.number(), ..Submission::default() };
+    let (name, result) = (pack_range(NAME, 4), pack_range(RESULT, 4));
+    submission.args[..8].copy_from_slice(&[3, 0, name, 0, READ, 0, 0, result]);
+    let at = native.put(submission.as_bytes()).await;
+    let file = u64::from(u32::from_le_bytes(*b"file"));
+    let mut opened = Vec::new();
+    loop {
+        native.call("poke", &[RING_BASE + ARENA_OFFSET as u64 + u64::from(NAME), file]).await;
+        // The weapon leaves the answer where it found the question.
+        for (word, bytes) in (0..).zip(submission.as_bytes().chunks(8)) {
+            let bytes = u64::from_le_bytes(bytes.try_into().expect("whole words"));
+            native.call("poke", &[at + 8 * word, bytes]).await;
+        }
+        match native.try_call("host-call", &[at]).await {
+            CallOutcome::Returned(_) => {}
+            ended => return (opened, ended),
+        }
+        let bytes = native.get(at, size_of::<Completion>()).await;
+        let completion = Completion::read_from_bytes(&bytes).expect("a completion");
+        match completion.errno {
+            0 => opened.push(completion.value),
+            errno => assert_eq!(errno, TOO_MANY_HANDLES, "after {} files", opened.len()),
+        }
+    }
+}
+
+/// Handles are the supervisor's: an instance that asks for them without end gets as many as its policy says, and takes no more
+/// descriptors of the supervisor than that.
+#[tokio::test]
+async fn handles_end_at_their_limit_however_often_native_code_asks() {
+    let files = Scratch::new();
+    files.write("file", "contents");
+    let attacker = attacker().await.with_policy(policy("open_files = 12\nhost_calls = 100"));
+    let opens = || {
+        let path = files.file("file");
+        let open = std::fs::read_dir("/proc/self/fd").expect("/proc").flatten();
+        open.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path)).count()
+    };
+    let directory = std::fs::File::open(files.path()).expect("a directory").into();
+    let mut native = Native::of(attacker.session_with(directory).await);
+    let (opened, ended) = hoard(&mut native).await;
+    // Streams and the directory are four of the twelve.
+    assert_eq!(opened, (4..12).collect::<Vec<u64>>());
+    let limit = Outcome::LimitReached(LimitReached { limit: Limit::HostCalls, value: 100 });
+    assert_eq!(ended, CallOutcome::Ended(limit.clone()));
+    let report = native.end().await;
+    assert_eq!((&report.outcome, report.usage.host_calls), (&limit, 100), "{:?}", report.usage);
+    lifecycle::eventually("with the instance its handles go", || opens() == 0);
+    // While it lives they are there, once each.
+    let attacker = attacker.with_policy(policy("open_files = 12"));
+    let directory = std::fs::File::open(files.path()).expect("a directory").into();
+    let mut native = Native::of(attacker.session_with(directory).await);
+    let mut hoarding = std::pin::pin!(hoard(&mut native));
+    let never = std::future::poll_fn(|context| {
+        // As long as it finds no end.
+        if hoarding.as_mut().poll(context).is_ready() {
+            return std::task::Poll::Ready(false);
+        }
+        if opens() >= 8 { std::task::Poll::Ready(true) } else { std::task::Poll::Pending }
+    });
+    assert!(never.await, "it was stopped by something else");
+    assert_eq!(opens(), 8);
 }

@@ -12,7 +12,7 @@ use supervisor::configuration::{CONNECTIONS_MAX, Configuration, Confine, JOBS_MA
 use supervisor::confine::{Confinement, InForce, LAYERS, Places};
 use supervisor::daemon::signals::{self, Hangup, Interrupts};
 use supervisor::daemon::{self, Bounds, Listener, Policies};
-use supervisor::{Config, Supervisor};
+use supervisor::{Config, HostReport, Supervisor};
 
 /// Run confined WebAssembly jobs for clients on a Unix socket.
 #[derive(Debug, Parser)]
@@ -93,17 +93,24 @@ fn run(options: Options) -> Result<(), Error> {
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let shards = options.shards.or(given.shards).map_or_else(processors, |n| n as usize);
     let config = Config { shards, ..given.config() };
+    // A confined process cannot try out what the host has.
+    let host = HostReport::probe();
     // While there is one thread, and nothing is open that the spawner should not have.
     let confinement = match given.confine {
         Confine::Off => None,
         Confine::Available | Confine::Required => Some(Confinement::begin(LAYERS, &config)?),
     };
+    let spawner = confinement.as_ref().map(Confinement::spawner);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(16)
         .build()
         .map_err(Error::Runtime)?;
-    let result = runtime.block_on(serve(options, given, config, confinement));
+    let result = runtime.block_on(serve(options, given, config, host, confinement));
+    // Also after an error: cgroups may have been made.
+    if let Some(spawner) = spawner {
+        runtime.block_on(spawner.end());
+    }
     // A module may be being read from a file system that does not answer; nobody waits for it any more.
     runtime.shutdown_background();
     result
@@ -113,6 +120,7 @@ async fn serve(
     options: Options,
     given: Configuration,
     config: Config,
+    host: HostReport,
     confinement: Option<Confinement>,
 ) -> Result<(), Error> {
     // Before the socket exists, so that no signal can leave it behind.
@@ -126,8 +134,10 @@ async fn serve(
     let state_dir = daemon::state_dir(options.state_dir.or_else(|| given.state_dir.clone()));
     let spawner = confinement.as_ref().map(Confinement::spawner);
     let config = Config { state_dir: state_dir.clone(), spawner: spawner.clone(), ..config };
-    let (confined, listed_directories) = match confinement {
-        None => (String::from("NOT confined: daemon.confine is \"off\""), false),
+    let (confined, host, listed_directories) = match confinement {
+        None => {
+            (String::from("NOT confined: daemon.confine is \"off\""), host.of_daemon(InForce::off()), false)
+        }
         Some(confinement) => {
             let directories = given.directories.clone();
             let places = Places::of_daemon(state_dir.as_deref(), policy_dir, listener.path(), directories);
@@ -135,7 +145,8 @@ async fn serve(
             if given.confine == Confine::Required && !in_force.missing.is_empty() {
                 return Err(Error::NotConfined(in_force));
             }
-            (in_force.to_string(), given.directories.is_some() && in_force.layers & layer::LANDLOCK != 0)
+            let listed = given.directories.is_some() && in_force.layers & layer::LANDLOCK != 0;
+            (in_force.to_string(), host.of_daemon(in_force.status()), listed)
         }
     };
     if given.directories.is_some() && !listed_directories {
@@ -144,6 +155,9 @@ async fn serve(
     let supervisor = Supervisor::start(config)?;
     say(&format!("listening on {}", path.display()));
     say(&confined);
+    if let Some(problem) = supervisor.cgroup_problem() {
+        say(&format!("NOT in force: limits of tenants ([cgroup]): {problem}"));
+    }
     let default = Bounds::default();
     let bounds = Bounds {
         connections: options.max_connections.or(given.max_connections).unwrap_or(default.connections),
@@ -163,7 +177,7 @@ async fn serve(
             () = spawner_ended => result = Err(Error::SpawnerEnded),
         }
     };
-    daemon::serve(listener, supervisor, bounds, policies, hangup, end).await;
+    daemon::serve(listener, supervisor, bounds, host, policies, hangup, end).await;
     result
 }
 

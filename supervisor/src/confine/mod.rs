@@ -40,7 +40,7 @@ use zygote::sys::Errno;
 
 use crate::config::Config;
 use crate::error::{Error, system};
-use crate::host;
+use crate::host::{self, Feature, Status};
 use crate::spawner::{Spawner, single_threaded};
 
 /// The layers that a supervisor can put itself under.
@@ -192,6 +192,46 @@ impl Confinement {
         landlock::restrict([files, network, 0], &allowed)?;
         denied.push_str(", files but in their places");
         Ok(Ok(denied))
+    }
+}
+
+/// Whether a daemon could have all of [`LAYERS`] here, from what was found about each.
+pub(crate) fn available(features: &[Feature]) -> Status {
+    let own = |bit: u64| LAYERS & bit != 0;
+    let names = || layer::ALL.iter().filter(|(bit, _)| own(*bit)).map(|(_, name)| *name);
+    let missing: Vec<String> = features
+        .iter()
+        .filter(|feature| names().any(|name| feature.name == name))
+        .filter_map(|feature| match &feature.status {
+            Status::Missing { why, .. } => Some(format!("{}: {why}", feature.name)),
+            Status::Available { .. } => None,
+        })
+        .collect();
+    if missing.is_empty() {
+        return Status::with(format!(
+            "{} (ask a daemon with --socket for what it has)",
+            names().collect::<Vec<_>>().join(", ")
+        ));
+    }
+    Status::missing(
+        missing.join("; "),
+        "see the row of the layer; daemon.confine = \"available\" does without",
+    )
+}
+
+impl InForce {
+    /// The same for a [`crate::HostReport`].
+    pub fn status(&self) -> Status {
+        if self.missing.is_empty() {
+            Status::with(self.to_string())
+        } else {
+            Status::missing(self.to_string(), "see the row of the layer")
+        }
+    }
+
+    /// What a daemon says that does not confine itself.
+    pub fn off() -> Status {
+        Status::missing("NOT confined: daemon.confine is \"off\"", "daemon.confine = \"available\"")
     }
 }
 

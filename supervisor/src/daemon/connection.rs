@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Counted, Shared, listener, module_error, policies, request};
+use crate::Module;
 use crate::shard::Here;
-use crate::{HostReport, Module};
 
 /// A frame that has begun must be complete within this time or twice it; so must a hello.
 const FRAME_TIME: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ impl Connection<'_> {
                         Request::Cancel => continue,
                         Request::Unload(id) => self.unload(id),
                         Request::Status => Ok(self.status()),
-                        Request::Doctor => self.doctor().await,
+                        Request::Doctor => self.doctor(),
                         Request::Policies => Ok(self.policies()),
                         Request::ReloadPolicies => self.reload_policies().await,
                         Request::Run(_) | Request::Load(_) => continue,
@@ -222,10 +222,9 @@ impl Connection<'_> {
             .map_err(|reason| refused(&reason))
     }
 
-    async fn doctor(&self) -> Result<Response, ErrorReply> {
-        let internal = |e: &dyn std::fmt::Display| ErrorReply::new(ErrorKind::Internal, e);
-        let report = self.shared.on_blocking_thread(HostReport::probe).await.map_err(|e| internal(&e))?;
-        serde_json::to_string(&report).map(Response::Doctor).map_err(|e| internal(&e))
+    fn doctor(&self) -> Result<Response, ErrorReply> {
+        let json = serde_json::to_string(&self.shared.host);
+        json.map(Response::Doctor).map_err(|error| ErrorReply::new(ErrorKind::Internal, error))
     }
 
     fn status(&self) -> Response {

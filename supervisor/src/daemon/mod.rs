@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::shard::Here;
-use crate::{Config, Supervisor, processors};
+use crate::{Config, HostReport, Supervisor, processors};
 
 mod connection;
 pub mod listener;
@@ -70,6 +70,8 @@ const LOADS_MAX: usize = 16;
 struct Shared {
     supervisor: Supervisor,
     bounds: Bounds,
+    /// What was found before the daemon confined itself, and how it is confined.
+    host: HostReport,
     /// A permit per running job.
     job_permits: Semaphore,
     /// A permit per module that is in memory to be loaded. Whoever holds one never waits for a job's.
@@ -113,11 +115,13 @@ impl Drop for Counted<'_> {
 }
 
 /// Serves clients until `end` is ready. Then all connections are closed and their jobs cancelled; the socket is
-/// gone when this returns. `reload` asks for the policies to be read anew.
+/// gone when this returns. `reload` asks for the policies to be read anew; `host` is what clients are told that ask for it: a daemon that
+/// has confined itself cannot try things out.
 pub async fn serve(
     listener: Listener,
     supervisor: Supervisor,
     bounds: Bounds,
+    host: HostReport,
     policies: Policies,
     reload: signals::Hangup,
     end: impl Future<Output = ()>,
@@ -125,6 +129,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         supervisor,
         bounds,
+        host,
         job_permits: Semaphore::new(bounds.jobs as usize),
         load_permits: Semaphore::new(LOADS_MAX),
         connections: AtomicU32::new(0),

@@ -1,4 +1,4 @@
-//! Whether there is a cgroup v2 below which this process could give each tenant a cgroup with limits of its own.
+//! Cgroups (version 2) below which each tenant could have one with limits of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -12,61 +12,113 @@ const DELEGATE: &str = "run under a service manager that delegates a cgroup (sys
 const UNIFIED: &str =
     "boot with the unified cgroup hierarchy (systemd.unified_cgroup_hierarchy=1, cgroup_no_v1=all)";
 
+/// What [`crate::HostReport`] says: whether this process's own cgroup could be used.
 pub(super) fn cgroup_v2() -> Status {
-    let writable = |path: &Path| nix::unistd::eaccess(path, nix::unistd::AccessFlags::W_OK).is_ok();
-    let own = read("/proc/self/cgroup").unwrap_or_default();
-    let mounts = read("/proc/self/mountinfo").unwrap_or_default();
-    status(&own, &mounts, |path| read(path), writable)
+    match Cgroup::own().and_then(|cgroup| cgroup.with(&WANTED)) {
+        Ok(cgroup) => Status::with(format!(
+            "delegated at {}: {} (where [cgroup] of the configuration sets limits)",
+            cgroup.directory.display(),
+            cgroup.controllers
+        )),
+        Err(missing) => missing,
+    }
 }
 
-/// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
-fn status(
-    own: &str,
-    mounts: &str,
-    read: impl Fn(&Path) -> Option<String>,
-    writable: impl Fn(&Path) -> bool,
-) -> Status {
-    let Some((root, point)) = mounts.lines().find_map(v2_mount) else {
-        return Status::missing("no cgroup v2 hierarchy is mounted", UNIFIED);
-    };
-    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else {
-        return Status::missing("this process is in no cgroup v2", UNIFIED);
-    };
-    let below = path.strip_prefix(root).unwrap_or(path).trim_start_matches('/');
-    let directory = PathBuf::from(point).join(below);
-    let shown = directory.display();
-    let Some(controllers) = read(&directory.join("cgroup.controllers")) else {
-        let why = format!("the cgroup of this process, {shown}, cannot be read");
-        return Status::missing(
-            why,
-            "mount the cgroup v2 hierarchy as this process's cgroup namespace sees it",
-        );
-    };
-    let missing =
-        |has: &str| WANTED.into_iter().filter(|w| !has.split_whitespace().any(|h| h == *w)).collect();
-    let absent: Vec<&str> = missing(&controllers);
-    if !absent.is_empty() {
-        let in_v1: Vec<&str> =
-            own.lines().filter_map(v1_controllers).flatten().filter(|c| absent.contains(c)).collect();
-        return if in_v1.is_empty() {
-            let why = format!("the controllers {} are not delegated to {shown}", absent.join(", "));
-            Status::missing(why, DELEGATE)
-        } else {
-            let why = format!(
-                "a hybrid hierarchy: the controllers {} belong to cgroup v1, so that cgroup v2 at {point} has {}",
-                in_v1.join(", "),
-                if controllers.is_empty() { "none" } else { controllers.as_str() },
-            );
-            Status::missing(why, UNIFIED)
-        };
+/// A cgroup v2.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    pub(crate) directory: PathBuf,
+    /// The controllers that are delegated to it.
+    controllers: String,
+    /// Those that the host has in the hierarchies of cgroup v1.
+    in_v1: Vec<String>,
+}
+
+impl Cgroup {
+    /// The one that this process is in, or why it is in none.
+    pub(crate) fn own() -> Result<Self, Status> {
+        let own = read("/proc/self/cgroup").unwrap_or_default();
+        let mounts = read("/proc/self/mountinfo").unwrap_or_default();
+        Self::find(&own, &mounts, |path| read(path))
     }
-    for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
-        let path = directory.join(file);
-        if !writable(&path) {
-            return Status::missing(format!("{} is not writable", path.display()), DELEGATE);
+
+    /// The one with this name in the file system.
+    pub(crate) fn named(directory: &Path) -> Result<Self, Status> {
+        let is_cgroup = nix::sys::statfs::statfs(directory)
+            .map(|fs| fs.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC);
+        if !is_cgroup.map_err(|error| not_a_cgroup(directory, &error.to_string()))? {
+            return Err(not_a_cgroup(directory, "it is no directory of a cgroup v2 hierarchy"));
         }
+        let controllers = read(directory.join("cgroup.controllers"));
+        let own = read("/proc/self/cgroup").unwrap_or_default();
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            controllers: controllers.ok_or_else(|| not_a_cgroup(directory, "it cannot be read"))?,
+            in_v1: own.lines().filter_map(v1_controllers).flatten().map(str::to_owned).collect(),
+        })
     }
-    Status::with(format!("delegated at {shown}: {controllers} (sandboxd sets no limits there yet)"))
+
+    /// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (cgroups(7), proc_pid_mountinfo(5)).
+    fn find(own: &str, mounts: &str, read: impl Fn(&Path) -> Option<String>) -> Result<Self, Status> {
+        let Some((root, point)) = mounts.lines().find_map(v2_mount) else {
+            return Err(Status::missing("no cgroup v2 hierarchy is mounted", UNIFIED));
+        };
+        let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else {
+            return Err(Status::missing("this process is in no cgroup v2", UNIFIED));
+        };
+        let below = path.strip_prefix(root).unwrap_or(path).trim_start_matches('/');
+        let directory = PathBuf::from(point).join(below);
+        let Some(controllers) = read(&directory.join("cgroup.controllers")) else {
+            let why = format!("the cgroup of this process, {}, cannot be read", directory.display());
+            return Err(Status::missing(
+                why,
+                "mount the cgroup v2 hierarchy as this process's cgroup namespace sees it",
+            ));
+        };
+        let in_v1 = own.lines().filter_map(v1_controllers).flatten().map(str::to_owned).collect();
+        Ok(Self { directory, controllers, in_v1 })
+    }
+
+    /// This one, if it has these controllers, and this process may have cgroups below it.
+    pub(crate) fn with(self, wanted: &[&str]) -> Result<Self, Status> {
+        let writable = |path: &Path| nix::unistd::eaccess(path, nix::unistd::AccessFlags::W_OK).is_ok();
+        self.with_these(wanted, writable)
+    }
+
+    fn with_these(self, wanted: &[&str], writable: impl Fn(&Path) -> bool) -> Result<Self, Status> {
+        let shown = self.directory.display();
+        let has = |controller: &str| self.controllers.split_whitespace().any(|has| has == controller);
+        let absent: Vec<&str> = wanted.iter().copied().filter(|wanted| !has(wanted)).collect();
+        if !absent.is_empty() {
+            let in_v1: Vec<&str> =
+                self.in_v1.iter().map(String::as_str).filter(|c| absent.contains(c)).collect();
+            return Err(if in_v1.is_empty() {
+                let why = format!("the controllers {} are not delegated to {shown}", absent.join(", "));
+                Status::missing(why, DELEGATE)
+            } else {
+                let why = format!(
+                    "a hybrid hierarchy: the controllers {} belong to cgroup v1, so that cgroup v2 at {shown} has {}",
+                    in_v1.join(", "),
+                    if self.controllers.is_empty() { "none" } else { self.controllers.as_str() },
+                );
+                Status::missing(why, UNIFIED)
+            });
+        }
+        for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+            let path = self.directory.join(file);
+            if !writable(&path) {
+                return Err(Status::missing(format!("{} is not writable", path.display()), DELEGATE));
+            }
+        }
+        Ok(self)
+    }
+}
+
+fn not_a_cgroup(directory: &Path, why: &str) -> Status {
+    Status::missing(
+        format!("{} cannot be used: {why}", directory.display()),
+        "name a directory of the cgroup v2 hierarchy that is delegated to this user as cgroup.directory",
+    )
 }
 
 /// Root and mount point of a line of mountinfo that is a cgroup v2 hierarchy's.
@@ -93,9 +145,11 @@ mod tests {
                           32 23 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
 
     fn look(own: &str, mounts: &str, controllers: &str, writable: bool) -> Result<String, String> {
-        match status(own, mounts, |_| Some(controllers.to_owned()), |_| writable) {
-            Status::Available { detail } => Ok(detail),
-            Status::Missing { why, .. } => Err(why),
+        let found = Cgroup::find(own, mounts, |_| Some(controllers.to_owned()));
+        match found.and_then(|cgroup| cgroup.with_these(&WANTED, |_| writable)) {
+            Ok(cgroup) => Ok(cgroup.directory.display().to_string()),
+            Err(Status::Missing { why, .. }) => Err(why),
+            Err(Status::Available { detail }) => panic!("{detail}"),
         }
     }
 
@@ -103,11 +157,11 @@ mod tests {
     fn a_delegated_cgroup_is_found_where_it_is() {
         let own = "0::/user.slice/app.scope\n";
         let found = look(own, V2, "cpuset cpu io memory pids", true).unwrap();
-        assert!(found.starts_with("delegated at /sys/fs/cgroup/user.slice/app.scope: cpuset cpu"), "{found}");
+        assert_eq!(found, "/sys/fs/cgroup/user.slice/app.scope");
         // A container that sees only its own part.
         let part = V2.replace(" / /sys", " /docker/1 /sys");
         let found = look("0::/docker/1/x\n", &part, "memory cpu pids", true).unwrap();
-        assert!(found.starts_with("delegated at /sys/fs/cgroup/x: "), "{found}");
+        assert_eq!(found, "/sys/fs/cgroup/x");
     }
 
     #[test]
@@ -124,13 +178,16 @@ mod tests {
             hybrid.contains("hybrid") && hybrid.contains("pids, memory, cpu belong to cgroup v1"),
             "{hybrid}"
         );
-        assert!(hybrid.contains("/sys/fs/cgroup/unified has none"), "{hybrid}");
+        assert!(hybrid.contains("/sys/fs/cgroup/unified/ has none"), "{hybrid}");
         let few = look("0::/a\n", V2, "memory pids", true).unwrap_err();
         assert_eq!(few, "the controllers cpu are not delegated to /sys/fs/cgroup/a");
         let closed = look("0::/a\n", V2, "memory pids cpu", false).unwrap_err();
         assert_eq!(closed, "/sys/fs/cgroup/a/ is not writable");
+        let unreadable = Cgroup::find("0::/a\n", V2, |_| None);
+        assert!(matches!(unreadable, Err(Status::Missing { why, .. }) if why.contains("cannot be read")));
+        let no_directory = Cgroup::named(Path::new("/dev"));
         assert!(
-            matches!(status("0::/a\n", V2, |_| None, |_| true), Status::Missing { why, .. } if why.contains("cannot be read"))
+            matches!(no_directory, Err(Status::Missing { why, .. }) if why.contains("/dev cannot be used"))
         );
         for garbage in ["", "0", "::", "0:", " - cgroup2 ", "1 - cgroup2 x"] {
             assert!(look(garbage, garbage, garbage, true).is_err(), "{garbage:?}");

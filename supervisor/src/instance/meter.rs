@@ -1,8 +1,10 @@
 //! What a living process has used, without asking its parent.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
+
+use crate::pidfd::process_id;
 
 /// What a living process has used.
 #[derive(Clone, Copy, Debug)]
@@ -46,42 +48,6 @@ impl Meter {
     }
 }
 
-/// `struct pidfd_info` in its first version, linux/pidfd.h.
-#[repr(C)]
-#[derive(Default)]
-struct PidfdInfo {
-    mask: u64,
-    cgroup: u64,
-    pid: u32,
-    others: [u32; 11],
-}
-
-/// Asks for, and says that it was told: the process ids.
-const PIDFD_INFO_PID: u64 = 1 << 0;
-
-nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
-
-/// The process id behind a pidfd, in this process's PID namespace.
-pub(super) fn process_id(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    process_id_by_kernel(pidfd).or_else(|| process_id_by_proc(pidfd))
-}
-
-/// The same by `PIDFD_GET_INFO`, Linux 6.13.
-fn process_id_by_kernel(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    let mut info = PidfdInfo { mask: PIDFD_INFO_PID, ..PidfdInfo::default() };
-    // SAFETY: the request's number says how large the structure is, which is writable.
-    unsafe { pidfd_get_info(pidfd.as_raw_fd(), &raw mut info) }.ok()?;
-    let told = info.mask & PIDFD_INFO_PID != 0;
-    i32::try_from(info.pid).ok().filter(|pid| told && *pid > 0)
-}
-
-/// The same on older kernels (pidfd_open(2)): `Pid` is the number in the namespace of the `/proc` that is asked.
-fn process_id_by_proc(pidfd: BorrowedFd<'_>) -> Option<i32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-    pid.parse().ok().filter(|pid| *pid > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -89,18 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_found_by_its_descriptor() {
-        let own = std::process::id() as i32;
+    fn a_living_process_is_metered() {
+        let own = std::process::id();
         // SAFETY: takes no pointer; the result is checked before it is owned.
         let pidfd = unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, own, 0);
             assert!(fd >= 0, "{}", std::io::Error::last_os_error());
             OwnedFd::from_raw_fd(fd as i32)
         };
-        assert_eq!(process_id_by_proc(pidfd.as_fd()), Some(own));
-        if let Some(pid) = process_id_by_kernel(pidfd.as_fd()) {
-            assert_eq!(pid, own);
-        }
         let used = Meter::of(pidfd.as_fd()).unwrap().read().unwrap();
         assert!(used.cpu_us > 0 && used.resident_bytes > 0, "{used:?}");
     }

@@ -242,7 +242,7 @@ pub(crate) async fn run(
     let is_watched = observed.is_some();
     let elapsed = || if is_watched { started.elapsed() } else { Duration::ZERO };
     let mut steps = Steps { prepared: elapsed(), ..Steps::default() };
-    let (ending, death, record, values) = loop {
+    let (ending, death, record, values, tenant_memory) = loop {
         // Whatever the first attempt left must not go on beside the second.
         remains.process = None;
         let zygote = tokio::select! {
@@ -359,6 +359,8 @@ pub(crate) async fn run(
                     Err(error) => matches!(error, Error::ZygoteDied { .. }),
                 };
                 if nothing_done && start == Start::Usual && is_untouched() {
+                    // If it was for its tenant's memory, that explains no other death.
+                    zygote.kill_for_memory();
                     start = Start::Again;
                     continue;
                 }
@@ -368,7 +370,12 @@ pub(crate) async fn run(
             Closed::Ending(ending) => (ending, process.death(&zygote).await),
             Closed::Finished => (late, finished(process, &zygote, &record).await),
         };
-        break (ending, dead?, record, shared.values(entry.results.len()));
+        let death = dead?;
+        let tenant_memory = match ending {
+            Ending::None if was_killed(&death) => zygote.kill_for_memory(),
+            _ => None,
+        };
+        break (ending, death, record, shared.values(entry.results.len()), tenant_memory);
     };
     if let Some(observed) = observed {
         steps.known = elapsed();
@@ -396,6 +403,7 @@ pub(crate) async fn run(
         stack_bottom: STACK_TOP - limits.stack,
         cpu_limit_seconds: limits.cpu_seconds,
         memory_limit: limits.memory,
+        tenant_memory,
         ends_at_memory_limit: kill_on_memory || provided.added_memory > 0,
         failure: failure.take(),
         results,
@@ -414,7 +422,7 @@ enum Start {
 }
 
 /// Whether it was killed by the host: no instance can send a signal.
-fn was_killed(death: &Death) -> bool {
+pub(crate) fn was_killed(death: &Death) -> bool {
     libc::WIFSIGNALED(death.status) && libc::WTERMSIG(death.status) == libc::SIGKILL
 }
 

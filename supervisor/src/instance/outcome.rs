@@ -41,6 +41,8 @@ pub(crate) struct Evidence<'e> {
     /// Limits, for reports of those that the kernel enforces.
     pub(crate) cpu_limit_seconds: u64,
     pub(crate) memory_limit: u64,
+    /// The limit of its tenant's memory, if the kernel has killed it for that.
+    pub(crate) tenant_memory: Option<u64>,
     /// Whether a refused growth of memory ends the job.
     pub(crate) ends_at_memory_limit: bool,
     /// Why the last call of a function of the host app failed, if it did.
@@ -111,7 +113,10 @@ fn killed(evidence: &Evidence<'_>, signal: i32) -> Outcome {
             Outcome::LimitReached(LimitReached { limit: Limit::CpuTime, value })
         }
         // An instance can send no signal, so this came from the host.
-        libc::SIGKILL => Outcome::LimitReached(LimitReached { limit: Limit::Host, value: 0 }),
+        libc::SIGKILL => Outcome::LimitReached(match evidence.tenant_memory {
+            Some(value) => LimitReached { limit: Limit::TenantMemory, value },
+            None => LimitReached { limit: Limit::Host, value: 0 },
+        }),
         _ => Outcome::Violated(Violation::Died { how: format!("it was killed by {}", name()) }),
     }
 }

@@ -10,9 +10,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use super::meter::{Meter, Used, process_id};
+use super::meter::{Meter, Used};
 use super::shared_memory::SharedMemory;
 use crate::error::{Error, errno, system};
+use crate::pidfd::process_id;
 use crate::zygote::listener::{Asking, Listener};
 use crate::zygote::module::{Death, ModuleZygote, Spawned};
 
@@ -62,9 +63,12 @@ impl Parked {
         Ok(Self { seat, process })
     }
 
-    /// Whether it lives, as far as its zygote has told.
-    pub(crate) fn is_alive(&mut self) -> bool {
-        matches!(self.process.death.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    /// Whether it lives, as far as its zygote has told; if not, how it ended, where that is known. To be asked until then.
+    pub(crate) fn end(&mut self) -> Option<Option<Death>> {
+        match self.process.death.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            told => Some(told.ok()),
+        }
     }
 }
 

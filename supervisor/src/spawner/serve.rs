@@ -3,9 +3,12 @@
 //! Whoever asks may have been taken over. So nothing that is asked for can make what is started weaker than every policy would
 //! have it, no request has memory allocated by its numbers, and a request that makes no sense is answered by closing its socket.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ipc::control::{CONTROL_FD, layer};
 use nix::unistd::Pid;
@@ -13,11 +16,14 @@ use tokio::sync::Semaphore;
 use tokio::task::LocalSet;
 
 use super::wire::{Answer, REQUEST_MAX, Request};
+use crate::cgroup::{self, Tenants, Tree};
 use crate::config::Config;
 use crate::error::{Error, errno, system};
 use crate::host::Offer;
+use crate::instance::has_ended;
+use crate::pidfd::parent_id;
 use crate::process::{Started, watch};
-use crate::shard::{LOCAL_SHARDS_MAX, OF_MODULE, ROOTS_MAX};
+use crate::shard::{FILTERS_MAX, LOCAL_SHARDS_MAX, OF_MODULE, ROOTS_MAX};
 use crate::zygote::root::RootZygote;
 
 /// What no policy of a file can do without, so no request can either. An optional layer counts where the host has it.
@@ -33,9 +39,24 @@ fn processes_max(shards: usize) -> usize {
     ROOTS_MAX.saturating_mul(shards.saturating_add(LOCAL_SHARDS_MAX)).saturating_mul(2)
 }
 
+/// What every request is answered with.
+struct Host {
+    config: Config,
+    offer: Offer,
+    /// Where there are cgroups for tenants.
+    tenants: Option<Arc<Tenants>>,
+    /// The root zygotes that live. They are children of this process which it reaps itself, so the numbers are theirs.
+    roots: RefCell<HashSet<u32>>,
+    /// One for each module zygote that may be in a cgroup: as many as a supervisor has, and some that are about to end.
+    places: Arc<Semaphore>,
+}
+
 /// Serves the supervisor until it is gone.
-pub(super) fn run(socket: OwnedFd, config: Config, offer: Offer, supervisor: Pid) -> ! {
-    let status = match serve(socket, config, offer, supervisor) {
+pub(super) fn run(socket: OwnedFd, config: Config, offer: Offer, tree: Option<Tree>, supervisor: Pid) -> ! {
+    let tenants = tree.map(|tree| Tenants::new(tree, None));
+    let roots = RefCell::default();
+    let places = Arc::new(Semaphore::new(2 * FILTERS_MAX));
+    let status = match serve(socket, Host { config, offer, tenants, roots, places }, supervisor) {
         Ok(()) => 0,
         // The supervisor sees the socket close; there is nobody else to tell.
         Err(_) => 1,
@@ -44,8 +65,10 @@ pub(super) fn run(socket: OwnedFd, config: Config, offer: Offer, supervisor: Pid
     unsafe { libc::_exit(status) }
 }
 
-fn serve(socket: OwnedFd, config: Config, offer: Offer, supervisor: Pid) -> Result<(), Error> {
+fn serve(socket: OwnedFd, host: Host, supervisor: Pid) -> Result<(), Error> {
     let socket = detach(socket, supervisor)?;
+    // Its end tells the supervisor that everything else here is gone: cgroups, too.
+    let _to_the_last = socket.try_clone().map_err(system("copy a socket"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -53,8 +76,8 @@ fn serve(socket: OwnedFd, config: Config, offer: Offer, supervisor: Pid) -> Resu
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async move {
         let socket = watch(socket).map_err(system("watch the supervisor"))?;
-        let host = Rc::new((config, offer));
-        let room = Rc::new(Semaphore::new(processes_max(host.0.shards)));
+        let host = Rc::new(host);
+        let room = Rc::new(Semaphore::new(processes_max(host.config.shards)));
         loop {
             let mut ready = socket.readable().await.map_err(system("wait for the supervisor"))?;
             let (mut packet, mut fds) = ([0; REQUEST_MAX], Vec::new());
@@ -65,7 +88,19 @@ fn serve(socket: OwnedFd, config: Config, offer: Offer, supervisor: Pid) -> Resu
                 Ok(0) => return Ok(()),
                 Ok(length) => {
                     let request = packet.get(..length).and_then(Request::from_packet);
-                    if let (Some(request), Ok([reply])) = (request, <[OwnedFd; 1]>::try_from(fds)) {
+                    let mut fds = fds.into_iter();
+                    let (reply, pidfd, more) = (fds.next(), fds.next(), fds.next());
+                    if let (Some(Request::Place { leaf }), Some(reply), Some(pidfd), None) =
+                        (&request, &reply, &pidfd, &more)
+                    {
+                        let _ = match place(leaf, pidfd.as_fd(), &host) {
+                            Ok((number, events)) => {
+                                let events: Vec<OwnedFd> = events.map(OwnedFd::from).into_iter().collect();
+                                tell(reply, &Answer::Placed { number }, &events.iter().collect::<Vec<_>>())
+                            }
+                            Err(error) => tell(reply, &Answer::failed(&error), &[]),
+                        };
+                    } else if let (Some(request), Some(reply), None) = (request, reply, pidfd) {
                         let (host, room) = (Rc::clone(&host), Rc::clone(&room));
                         tokio::task::spawn_local(async move {
                             match room.try_acquire() {
@@ -127,20 +162,68 @@ fn full() -> Error {
     Error::Spawner { what: "runs as many processes already as a supervisor needs".into() }
 }
 
-async fn answer(request: Request, reply: OwnedFd, host: Rc<(Config, Offer)>) {
-    let (config, offer) = &*host;
+/// Moves a module zygote into a leaf, and keeps the leaf until that has ended. What is no child of a root zygote that lives is not
+/// touched: whoever has taken the supervisor over may have descriptors of other processes.
+fn place(leaf: &str, pidfd: BorrowedFd<'_>, host: &Host) -> Result<(u64, Option<std::fs::File>), Error> {
+    let refused = |what: &str| Error::Spawner { what: what.to_owned() };
+    let tenants = host.tenants.as_ref().ok_or_else(|| refused("has no cgroups"))?;
+    if !cgroup::is_leaf_name(leaf) {
+        return Err(refused("makes no cgroup of such a name"));
+    }
+    let permit = Arc::clone(&host.places).try_acquire_owned().map_err(|_| full())?;
+    // Of a process that is still alive after it was asked, the answer was not another's.
+    let parent = parent_id(pidfd).and_then(|id| u32::try_from(id).ok());
+    let is_ours = parent.is_some_and(|parent| host.roots.borrow().contains(&parent));
+    if !is_ours || has_ended(pidfd) {
+        return Err(refused("moves nothing but living module zygotes of its root zygotes"));
+    }
+    let ended = pidfd.try_clone_to_owned().map_err(system("copy a pidfd"))?;
+    cgroup::keep(tenants.place(leaf, pidfd)?, ended, permit)
+}
+
+/// A process that was started.
+struct Child<'h> {
+    /// Goes first: once the process is reaped its number may be another's.
+    _root: Option<Root<'h>>,
+    process: Started,
+}
+
+/// A root zygote that lives, in [`Host::roots`].
+struct Root<'h> {
+    host: &'h Host,
+    id: u32,
+}
+
+impl Drop for Root<'_> {
+    fn drop(&mut self) {
+        self.host.roots.borrow_mut().remove(&self.id);
+    }
+}
+
+async fn answer(request: Request, reply: OwnedFd, host: Rc<Host>) {
+    let Host { config, offer, .. } = &*host;
     let started = match request {
-        Request::Root { layers, processor } => root(layers, processor, config, offer).await,
+        Request::Root { layers, processor } => {
+            let started = root(layers, processor, config, offer).await;
+            started.map(|(control, process)| {
+                let id = process.id();
+                host.roots.borrow_mut().insert(id);
+                (control, Child { _root: Some(Root { host: &host, id }), process })
+            })
+        }
         Request::Compile => {
             // It waits for the zygote's answers, and root zygotes must not wait with it.
             let config = config.clone();
             let started = tokio::task::spawn_blocking(move || crate::compile::confined(&config));
-            started.await.unwrap_or(Err(Error::Stopped))
+            let started = started.await.unwrap_or(Err(Error::Stopped));
+            started.map(|(control, process)| (control, Child { _root: None, process }))
         }
+        // It starts nothing, and is answered at once.
+        Request::Place { .. } => return,
     };
     // Whoever asked may be gone; then what was started goes, too.
     let _ = match started {
-        Ok((control, process)) => hand_over(reply, control, process).await,
+        Ok((control, child)) => hand_over(reply, control, child).await,
         Err(error) => tell(&reply, &Answer::failed(&error), &[]),
     };
 }
@@ -162,8 +245,8 @@ async fn root(
 }
 
 /// Hands a process over and stays to reap it.
-async fn hand_over(reply: OwnedFd, control: OwnedFd, process: Started) -> Result<(), Error> {
-    let id = process.id();
+async fn hand_over(reply: OwnedFd, control: OwnedFd, child: Child<'_>) -> Result<(), Error> {
+    let id = child.process.id();
     // SAFETY: numbers; the process is a child that nobody has reaped.
     let pidfd = unsafe {
         let pidfd = libc::syscall(libc::SYS_pidfd_open, id, 0);
@@ -176,7 +259,7 @@ async fn hand_over(reply: OwnedFd, control: OwnedFd, process: Started) -> Result
     drop((reply, control));
     let ended = watch(pidfd).map_err(system("watch a zygote"))?;
     let _ = ended.readable().await;
-    drop(process);
+    drop(child);
     Ok(())
 }
 
@@ -204,5 +287,41 @@ mod tests {
         }
         let result = root(all | 1 << 63, None, &config, &offer).await;
         assert!(matches!(result, Err(Error::Spawner { .. })), "{result:?}");
+    }
+    /// Whoever has taken a supervisor over may have descriptors of any process, such as its clients'.
+    #[test]
+    fn only_module_zygotes_are_moved_and_only_into_leaves() {
+        let directory = tempfile::tempdir().unwrap();
+        let tenants = Some(Tenants::new(Tree::plain(directory.path()), None));
+        let host = Host {
+            config: Config::default(),
+            offer: Offer::of_host(),
+            tenants,
+            roots: RefCell::default(),
+            places: Arc::new(Semaphore::new(1)),
+        };
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        // SAFETY: takes no pointer; the result is checked before it is owned.
+        let pidfd = unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, child.id(), 0);
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            OwnedFd::from_raw_fd(fd as i32)
+        };
+        let refusal = |leaf: &str, host: &Host| place(leaf, pidfd.as_fd(), host).unwrap_err().to_string();
+        assert!(refusal("tenant-a", &host).contains("nothing but living module zygotes"));
+        // As if this process were a root zygote: now it would be moved, if this were a cgroup.
+        host.roots.borrow_mut().insert(std::process::id());
+        for leaf in ["daemon", "tenant-/../..", "../tenant-", ""] {
+            assert!(refusal(leaf, &host).contains("no cgroup of such a name"), "{leaf}");
+        }
+        assert!(refusal("tenant-a", &host).contains("tenant-a/cgroup.procs"));
+        let held = Arc::clone(&host.places).try_acquire_owned().unwrap();
+        assert!(refusal("tenant-a", &host).contains("as many processes already"));
+        drop((held, child.stdin.take()));
+        child.wait().unwrap();
+        assert!(refusal("tenant-a", &host).contains("nothing but living module zygotes"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(refusal("tenant-a", &Host { tenants: None, ..host }).contains("has no cgroups"));
     }
 }

@@ -3,17 +3,18 @@
 use ipc::control::Step;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::LEAF_NAME_MAX;
 use crate::error::Error;
 
 /// Longest request.
-pub(super) const REQUEST_MAX: usize = 64;
+pub(super) const REQUEST_MAX: usize = 64 + LEAF_NAME_MAX;
 /// Longest answer.
 pub(super) const ANSWER_MAX: usize = 2048;
 /// Bytes of an error's text.
 const TEXT_MAX: usize = 1024;
 
 /// To the spawner, with a socket for the answer.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     /// Start a root zygote.
     Root {
@@ -24,6 +25,11 @@ pub(super) enum Request {
     },
     /// Start a compile zygote.
     Compile,
+    /// Move a module zygote into the cgroup of its tenant. Further descriptor: its pidfd.
+    Place {
+        /// The name of the cgroup, see [`crate::cgroup::leaf_name`].
+        leaf: String,
+    },
 }
 
 /// From the spawner.
@@ -34,7 +40,12 @@ pub(super) enum Answer {
         /// Its process id.
         id: u32,
     },
-    /// It could not be started.
+    /// The module zygote is in its cgroup. Descriptor, where there is a limit of memory: what counts its kills, to read.
+    Placed {
+        /// Which cgroup that is, among all that there have been.
+        number: u64,
+    },
+    /// It could not be done.
     Failed {
         /// The step of the root zygote that failed: a number of [`Step`]; 0 for anything else.
         step: u32,
@@ -50,8 +61,8 @@ fn garbled(error: postcard::Error) -> Error {
 }
 
 impl Request {
-    pub(super) fn to_packet(self) -> Result<Vec<u8>, Error> {
-        postcard::to_stdvec(&self).map_err(garbled)
+    pub(super) fn to_packet(&self) -> Result<Vec<u8>, Error> {
+        postcard::to_stdvec(self).map_err(garbled)
     }
 
     pub(super) fn from_packet(packet: &[u8]) -> Option<Self> {
@@ -99,6 +110,10 @@ mod tests {
             Request::from_packet(&packet),
             Some(Request::Root { layers: u64::MAX, processor: Some(u32::MAX) })
         ));
+        let leaf = "x".repeat(LEAF_NAME_MAX);
+        let packet = Request::Place { leaf: leaf.clone() }.to_packet().unwrap();
+        assert!(packet.len() <= REQUEST_MAX);
+        assert!(matches!(Request::from_packet(&packet), Some(Request::Place { leaf: same }) if same == leaf));
         assert!(Request::from_packet(&[9; 4]).is_none() && Request::from_packet(&[]).is_none());
         let long = Error::Spawner { what: "\u{10ffff}".repeat(5000) };
         let packet = Answer::failed(&long).to_packet().unwrap();

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::control::{Command, Reply, command, layer, reply};
@@ -14,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::channel::Channel;
 use super::listener::Listener;
 use super::root::RootZygote;
+use crate::cgroup::{Cgroups, Kills};
 use crate::config::Config;
 use crate::error::Error;
 use crate::instance::{Parked, Seats};
@@ -88,6 +90,8 @@ pub(crate) struct ModuleZygote {
     /// Where its instances ask for files, if they may.
     listener: Option<(Rc<Listener>, AbortOnDrop)>,
     seats: Rc<Seats>,
+    /// Kills for its tenant's limit of memory, if it has one.
+    kills: Option<Arc<Kills>>,
     patience: Duration,
     /// When it said something for the last time.
     heard: Rc<Cell<Instant>>,
@@ -101,17 +105,30 @@ pub(crate) struct ModuleZygote {
 const TURNS: usize = 4;
 
 impl ModuleZygote {
-    /// Has `root` fork a module zygote for the artifact and waits until it serves. `command` says how it is confined.
+    /// Has `root` fork a module zygote for the artifact and waits until it serves. `command` says how it is confined, `place` in which
+    /// tenant's cgroup.
     pub(crate) async fn start(
         root: Rc<RootZygote>,
         command: Command,
         filter: &[libc::sock_filter],
         artifact: &impl AsFd,
+        place: Option<(&Cgroups, &str)>,
         config: &Config,
     ) -> Result<Self, Error> {
         let command = Command { filter_len: filter.len() as u32, ..command };
         let (channel, pidfd) = root.spawn_module(&command, filter, artifact).await?;
         let patience = config.zygote_patience;
+        // Before it forks anything, and before its own memory is written.
+        let kills = match place {
+            Some((cgroups, tenant)) => match cgroups.place(tenant, pidfd.as_fd()).await {
+                Ok(kills) => kills,
+                Err(error) => {
+                    let _ = crate::instance::kill(pidfd.as_fd());
+                    return Err(error);
+                }
+            },
+            None => None,
+        };
         let Ok(ready) = tokio::time::timeout(patience, channel.receive()).await else {
             let _ = crate::instance::kill(pidfd.as_fd());
             return Err(Loss::Silent(patience).error());
@@ -140,7 +157,7 @@ impl ModuleZygote {
         let channel = Rc::new(channel);
         let expected = Rc::new(RefCell::new(Expected::default()));
         let pidfd = Rc::new(pidfd);
-        let parking = Rc::new(Parking::new(config.pool));
+        let parking = Rc::new(Parking::new(config.pool, kills.clone()));
         let heard = Rc::new(Cell::new(Instant::now()));
         let reader = tokio::task::spawn_local(read(Reading {
             channel: Rc::clone(&channel),
@@ -148,6 +165,7 @@ impl ModuleZygote {
             expected: Rc::clone(&expected),
             parking: Rc::clone(&parking),
             heard: Rc::clone(&heard),
+            kills: kills.clone(),
         }));
         Ok(Self {
             turns: Semaphore::new(TURNS),
@@ -160,6 +178,7 @@ impl ModuleZygote {
             parking,
             listener,
             seats: Rc::default(),
+            kills,
             patience,
             heard,
         })
@@ -168,6 +187,11 @@ impl ModuleZygote {
     /// Whether it still serves.
     pub(crate) fn is_alive(&self) -> bool {
         self.expected.borrow().lost.is_none()
+    }
+
+    /// Takes a kill for its tenant's limit of memory that has explained no death yet: the limit in bytes.
+    pub(crate) fn kill_for_memory(&self) -> Option<u64> {
+        self.kills.as_ref()?.explain()
     }
 
     /// Where its instances ask for files, if they may.
@@ -286,12 +310,13 @@ struct Reading {
     expected: Rc<RefCell<Expected>>,
     parking: Rc<Parking>,
     heard: Rc<Cell<Instant>>,
+    kills: Option<Arc<Kills>>,
 }
 
 /// Hears what the zygote says until it is gone.
 async fn read(reading: Reading) {
-    let Reading { channel, pidfd, expected, parking, heard } = reading;
-    let detail = loop {
+    let Reading { channel, pidfd, expected, parking, heard, kills } = reading;
+    let mut detail = loop {
         match channel.receive().await {
             Ok((reply, fd)) => {
                 heard.set(Instant::now());
@@ -303,6 +328,9 @@ async fn read(reading: Reading) {
             Err(error) => break format!(" ({error})"),
         }
     };
+    if let Some(limit) = kills.and_then(|kills| kills.explain()) {
+        detail.push_str(&format!(" (its tenant's limit of memory is {})", policies::format_size(limit)));
+    }
     // Whatever ended the conversation, nothing that nobody hears of may go on running.
     let _ = crate::instance::kill((*pidfd).as_fd());
     lose(&expected, &parking, Loss::Died(detail));

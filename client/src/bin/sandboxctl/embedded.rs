@@ -82,8 +82,8 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
         }
         ModuleFormat::Artifact => ModuleSource::ArtifactFile(Arc::new(file)),
     };
-    // There will be no second job.
-    let config = Config { pool: PoolLimits { min: 0, max: 0 }, ..config };
+    // There will be no second job, and no other tenant.
+    let config = Config { pool: PoolLimits { min: 0, max: 0 }, cgroup: None, ..config };
     let supervisor = Supervisor::start(config)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();

@@ -102,6 +102,12 @@ fn limit_message(reached: &LimitReached) -> String {
         Limit::Host => {
             "the job was killed from outside: the host ran out of memory, or somebody killed it".to_owned()
         }
+        Limit::TenantMemory => {
+            format!(
+                "the jobs of the tenant together need more memory than its limit of {}",
+                format_size(value)
+            )
+        }
         Limit::HostCalls => format!("the job has made more host calls than its limit of {value}"),
     }
 }

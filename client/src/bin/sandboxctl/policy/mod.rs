@@ -22,6 +22,8 @@ mod reload;
 mod show_bpf;
 mod test;
 
+pub use reload::ask;
+
 /// Look at policies, check them, propose them, have a daemon read them anew.
 #[derive(Debug, clap::Args)]
 pub struct Options {
