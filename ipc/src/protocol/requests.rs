@@ -9,7 +9,6 @@ use crate::report::Value;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and few exist at a time")]
 pub enum Request {
     /// Run a job. Answered by [`Response::Report`] when it has ended.
     Run(RunRequest),
