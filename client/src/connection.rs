@@ -4,30 +4,35 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
 use ipc::protocol::{
-    ClientHello, Descriptor, ModuleId, ModuleSource, PolicyInfo, Reloaded, Request, Response, ServerHello,
-    Status, decode,
+    ClientHello, Descriptor, HostCall, HostResult, HostReturn, LoadRequest, ModuleId, ModuleSource, Payload,
+    PolicyInfo, Reloaded, Request, Response, RunRequest, ServerHello, SessionId, SessionOperation,
+    SessionRequest, Status, decode, one_line,
 };
 use ipc::report::Report;
+use ipc::types::ValueType;
+use supervisor::{HostError, HostFunction};
 use tokio::net::UnixStream;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, JobRequest, ModuleFile};
+use crate::job::Wire;
+use crate::{Error, JobRequest, ModuleFile, Session};
 
 /// How long to try again while too many others wait to be accepted.
 const BUSY_TIME: Duration = Duration::from_secs(1);
 /// Pause between two tries.
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// A connection to the daemon. Dropping it cancels a job that runs on it.
+/// A connection to the daemon. Dropping it and its sessions cancels a job that runs on it.
 #[derive(Debug)]
 pub struct Client {
-    channel: Channel,
-    /// A request went out, and its answer has not come.
-    unanswered: bool,
+    connection: Arc<Mutex<Connection>>,
 }
 
 impl Client {
@@ -69,7 +74,8 @@ impl Client {
             (_, Err(error)) | (Err(error), Ok(())) => return Err(error.into()),
             (Ok(None), Ok(())) => return Err(Error::Closed),
         };
-        Ok(Self { channel, unanswered: false })
+        let connection = Connection { channel, unanswered: false, dropped: Arc::default() };
+        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
     /// Runs a job and waits for its report. Dropping the future leaves the job running until this connection is
@@ -85,30 +91,50 @@ impl Client {
         job: JobRequest,
         cancel: impl Future<Output = ()>,
     ) -> Result<Report, Error> {
-        let (request, descriptors) = job.wire()?;
-        self.send(&Request::Run(request), &descriptors).await?;
+        let Wire { setup, descriptors, functions } = job.wire()?;
+        let request = Request::Run(RunRequest { setup, entry: job.entry.clone() });
+        let mut connection = self.connection.lock().await;
+        connection.send(&request, &descriptors).await?;
         // The daemon has its own copies, and whoever waits for the end of a pipe must not wait for ours.
         drop(descriptors);
         drop(job);
-        let mut cancel = std::pin::pin!(cancel);
-        let response = tokio::select! {
-            biased;
-            response = self.receive() => response?,
-            () = &mut cancel => {
-                self.channel.send(&Request::Cancel, &[]).await?;
-                self.receive().await?
-            }
-        };
-        match response {
+        match connection.answer(&functions, cancel).await? {
             Response::Report(report) => Ok(*report),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// Opens a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at. The
+    /// connection does one thing at a time: an operation of one session waits for that of another, and for a job. At most 64
+    /// sessions are open on one connection.
+    pub async fn session(&mut self, job: JobRequest) -> Result<Session, Error> {
+        let Wire { setup, descriptors, functions } = job.wire()?;
+        let mut connection = self.connection.lock().await;
+        connection.send(&Request::OpenSession(setup), &descriptors).await?;
+        drop(descriptors);
+        drop(job);
+        match connection.answer(&[], std::future::pending()).await? {
+            Response::SessionOpened(id) => {
+                Ok(Session::new(Arc::clone(&self.connection), connection.dropped(), id, functions))
+            }
             _ => Err(Error::Unexpected),
         }
     }
 
     /// Prepares a module for many jobs on this connection.
     pub async fn load(&mut self, module: &ModuleFile) -> Result<ModuleId, Error> {
-        let source = ModuleSource { file: Descriptor(0), format: module.format };
-        match self.ask(&Request::Load(source), &[module.file.as_fd()]).await? {
+        self.load_module(module, false).await
+    }
+
+    /// The same for a module that may import what its jobs and sessions provide ([`JobRequest::imports`]).
+    pub async fn load_open(&mut self, module: &ModuleFile) -> Result<ModuleId, Error> {
+        self.load_module(module, true).await
+    }
+
+    async fn load_module(&mut self, module: &ModuleFile, open_imports: bool) -> Result<ModuleId, Error> {
+        let module_source = ModuleSource { file: Descriptor(0), format: module.format };
+        let request = Request::Load(LoadRequest { module: module_source, open_imports });
+        match self.ask(&request, &[module.file.as_fd()]).await? {
             Response::Loaded(id) => Ok(id),
             _ => Err(Error::Unexpected),
         }
@@ -158,11 +184,51 @@ impl Client {
     }
 
     async fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Response, Error> {
-        self.send(request, descriptors).await?;
-        self.receive().await
+        let mut connection = self.connection.lock().await;
+        connection.send(request, descriptors).await?;
+        connection.answer(&[], std::future::pending()).await
+    }
+}
+
+/// The connection itself, which a client shares with its sessions.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    channel: Channel,
+    /// A request went out, and its answer has not come.
+    unanswered: bool,
+    /// Sessions that were dropped, and that the daemon still has.
+    dropped: Arc<Dropped>,
+}
+
+/// Sessions that were dropped since the last request.
+pub(crate) type Dropped = std::sync::Mutex<Vec<SessionId>>;
+
+impl Connection {
+    pub(crate) fn dropped(&self) -> Arc<Dropped> {
+        Arc::clone(&self.dropped)
     }
 
-    async fn send(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    /// Sends a request, after the ends of sessions that were dropped.
+    pub(crate) async fn send(
+        &mut self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        loop {
+            let session = self.dropped.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(session) = session else { break };
+            let end = SessionRequest { session, operation: SessionOperation::End };
+            self.send_one(&Request::Session(end), &[]).await?;
+            match self.answer(&[], std::future::pending()).await {
+                // Nobody waits for its report.
+                Ok(_) | Err(Error::Daemon(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.send_one(request, descriptors).await
+    }
+
+    async fn send_one(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
         if std::mem::replace(&mut self.unanswered, true) {
             return Err(Error::Abandoned);
         }
@@ -176,16 +242,88 @@ impl Client {
         }
     }
 
-    /// The answer to the last request. Dropping the future loses nothing.
+    /// The answer to the last request. Meanwhile it serves calls of these functions, one after the other, and asks for the end of
+    /// what it waits for when `cancel` is ready.
+    pub(crate) async fn answer(
+        &mut self,
+        functions: &[Option<HostFunction>],
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Response, Error> {
+        let mut cancel = pin!(cancel);
+        let mut cancelled = false;
+        let mut serving: Option<Serving> = None;
+        loop {
+            let returned = async {
+                match &mut serving {
+                    Some(serving) => serving.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                response = self.receive() => match response? {
+                    Response::HostCall(call) if serving.is_none() => {
+                        serving = Some(serve(functions, call)?);
+                    }
+                    Response::HostCall(HostCall { import, .. }) => {
+                        return Err(foreign(import, "another call is not answered yet"));
+                    }
+                    // What it called is over, and is dropped.
+                    response => return Ok(response),
+                },
+                returned = returned => {
+                    serving = None;
+                    self.channel.send(&Request::HostReturn(returned), &[]).await?;
+                }
+                () = &mut cancel, if !cancelled => {
+                    cancelled = true;
+                    self.channel.send(&Request::Cancel, &[]).await?;
+                }
+            }
+        }
+    }
+
+    /// What the daemon says next. Dropping the future loses nothing.
     async fn receive(&mut self) -> Result<Response, Error> {
         let frame = self.channel.receive().await?.ok_or(Error::Closed)?;
         let response = decode(&frame.payload)?;
-        self.unanswered = false;
+        self.unanswered = matches!(response, Response::HostCall(_));
         match response {
             Response::Error(reply) => Err(Error::Daemon(reply)),
             response => Ok(response),
         }
     }
+}
+
+/// A call that is being served.
+type Serving = Pin<Box<dyn Future<Output = HostReturn> + Send>>;
+
+/// Begins to serve a call. The daemon's word is checked, and so is the function's.
+fn serve(functions: &[Option<HostFunction>], call: HostCall) -> Result<Serving, Error> {
+    let HostCall { call, import, arguments: Payload::Values(values) } = call;
+    let Some(Some(function)) = functions.get(import as usize) else {
+        return Err(foreign(import, "it is no function"));
+    };
+    let (params, results) = function.wire_type();
+    if let Some(mismatch) = ValueType::mismatch(&params, &values) {
+        return Err(foreign(import, &mismatch));
+    }
+    let function = function.clone();
+    Ok(Box::pin(async move {
+        let result = match function.call(values).await {
+            Ok(values) => match ValueType::mismatch(&results, &values) {
+                None => HostResult::Returned(Payload::Values(values)),
+                Some(mismatch) => HostResult::Failed(format!("it returned {mismatch}")),
+            },
+            Err(HostError::Failed(why)) => HostResult::Failed(one_line(&why)),
+            Err(HostError::Trap(message)) => HostResult::Trapped(one_line(&message)),
+        };
+        HostReturn { call, result }
+    }))
+}
+
+fn foreign(import: u32, what: &str) -> Error {
+    Error::ForeignCall { import, what: what.to_owned() }
 }
 
 #[cfg(test)]

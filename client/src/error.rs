@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ipc::channel::ChannelError;
-use ipc::protocol::{ErrorReply, ProtocolError};
+use ipc::protocol::{ErrorReply, IMPORTS_MAX, ProtocolError};
 
 /// An error of the client. Every message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,17 @@ pub enum Error {
     /// More sockets than a request can carry.
     #[error("{0} sockets; a job may have at most 16")]
     TooManySockets(usize),
+    /// More imports than a request can carry.
+    #[error("{0} imports; a job or session may have at most {IMPORTS_MAX}")]
+    TooManyImports(usize),
+    /// The daemon calls a function that there is not, or with values that it does not take.
+    #[error("the daemon calls import {import} of the job in a way that it did not offer: {what}")]
+    ForeignCall {
+        /// Its position.
+        import: u32,
+        /// What is wrong.
+        what: String,
+    },
     /// The daemon could not do what it was asked for.
     #[error(transparent)]
     Daemon(ErrorReply),

@@ -7,9 +7,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use ipc::protocol::{
-    Descriptor, EntryRequest, LimitsRequest, MODULE_BYTES_MAX, ModuleFormat, ModuleId, ModuleRef,
-    ModuleSource, PREOPENS_MAX, PolicyRequest, PreopenRequest, RunRequest, SOCKETS_MAX,
+    Descriptor, EntryRequest, IMPORTS_MAX, LimitsRequest, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
+    ModuleRef, ModuleSource, PREOPENS_MAX, PolicyRequest, PreopenRequest, SOCKETS_MAX, SetupRequest,
 };
+use supervisor::{HostFunction, Imports};
 
 use crate::Error;
 
@@ -87,6 +88,10 @@ pub struct JobRequest {
     pub directories: Vec<Directory>,
     /// Sockets, listening or connected, behind the directories; at most 16. See [`supervisor::Job::sockets`].
     pub sockets: Vec<OwnedFd>,
+    /// What the module imports beyond WASI. Functions run here, in the client, while it waits for the job or for an operation
+    /// of the session; everything else goes with the request. The policy must say `host_calls.imports`, and a module that was
+    /// loaded before must have been by [`Client::load_open`](crate::Client::load_open).
+    pub imports: Imports,
     /// Narrower limits than the policy's.
     pub limits: LimitsRequest,
     /// The trust domain; by default one per user.
@@ -106,18 +111,23 @@ impl JobRequest {
             stdio: [None, None, None],
             directories: Vec::new(),
             sockets: Vec::new(),
+            imports: Imports::default(),
             limits: LimitsRequest::default(),
             tenant: None,
         }
     }
 
-    /// The request as it goes over the wire, and the descriptors that it names.
-    pub(crate) fn wire(&self) -> Result<(RunRequest, Vec<BorrowedFd<'_>>), Error> {
+    /// The request as it goes over the wire, and what it names.
+    pub(crate) fn wire(&self) -> Result<Wire<'_>, Error> {
         if self.directories.len() > PREOPENS_MAX {
             return Err(Error::TooManyDirectories(self.directories.len()));
         }
         if self.sockets.len() > SOCKETS_MAX {
             return Err(Error::TooManySockets(self.sockets.len()));
+        }
+        let (imports, functions) = self.imports.requests();
+        if imports.len() > IMPORTS_MAX {
+            return Err(Error::TooManyImports(imports.len()));
         }
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         let module = match &self.module {
@@ -137,20 +147,29 @@ impl JobRequest {
             });
         }
         let sockets = self.sockets.iter().map(|socket| place(&mut descriptors, socket)).collect();
-        let request = RunRequest {
+        let setup = SetupRequest {
             module,
-            entry: self.entry.clone(),
             policy: self.policy.clone(),
             args: self.args.clone(),
             env: self.env.clone(),
             stdio,
             preopens,
             sockets,
+            imports,
             limits: self.limits,
             tenant: self.tenant.clone(),
         };
-        Ok((request, descriptors))
+        Ok(Wire { setup, descriptors, functions })
     }
+}
+
+/// A job as it goes over the wire.
+pub(crate) struct Wire<'fd> {
+    pub(crate) setup: SetupRequest,
+    /// The descriptors that it names.
+    pub(crate) descriptors: Vec<BorrowedFd<'fd>>,
+    /// The functions among its imports, at their positions.
+    pub(crate) functions: Vec<Option<HostFunction>>,
 }
 
 /// Adds a descriptor to those of a request; at most 1 + 3 + 64 + 16 are.

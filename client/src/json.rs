@@ -1,7 +1,7 @@
 //! The report as JSON, for `sandboxctl run --json` and for host apps that pass it on. The form is flat and stable:
 //! keys are only ever added.
 
-use ipc::report::{Outcome, Report, Value, Violation};
+use ipc::report::{Outcome, Report, Usage, Value, Violation};
 use serde_json::{Map, Value as Json, json};
 
 /// The report as a JSON object. `trap`, `violation` and `limit` are null unless they are the outcome.
@@ -27,21 +27,30 @@ pub fn report_json(report: &Report) -> Json {
     put("trap", trap);
     put("violation", violation);
     put("limit", limit);
-    let usage = &report.usage;
-    put("wall_ns", json!(usage.wall_ns));
-    put("cpu_us", json!(usage.cpu_us));
-    put("peak_memory_bytes", json!(usage.peak_memory_bytes));
-    put("wasm_memory_bytes", json!(usage.wasm_memory_bytes));
-    put("refused_grows", json!(usage.refused_grows));
-    put("host_calls", json!(usage.host_calls));
-    put("local_host_calls", json!(usage.local_host_calls));
-    put("output_bytes", json!(usage.output_bytes));
-    put("fuel", json!(usage.fuel));
+    if let Json::Object(usage) = usage_json(&report.usage) {
+        object.extend(usage);
+    }
+    let mut put = |key: &str, value: Json| object.insert(String::from(key), value);
     put("policy", json!(report.policy));
     put("policy_dangers", json!(report.dangers));
     put("layers", json!(report.layers));
     put("missing_layers", json!(report.missing_layers));
     Json::Object(object)
+}
+
+/// What was used as a JSON object, by the same keys as in a report.
+pub fn usage_json(usage: &Usage) -> Json {
+    json!({
+        "wall_ns": usage.wall_ns,
+        "cpu_us": usage.cpu_us,
+        "peak_memory_bytes": usage.peak_memory_bytes,
+        "wasm_memory_bytes": usage.wasm_memory_bytes,
+        "refused_grows": usage.refused_grows,
+        "host_calls": usage.host_calls,
+        "local_host_calls": usage.local_host_calls,
+        "output_bytes": usage.output_bytes,
+        "fuel": usage.fuel,
+    })
 }
 
 fn outcome_name(outcome: &Outcome) -> &'static str {
@@ -55,7 +64,7 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
 }
 
 /// Type and text: JSON numbers hold neither 64-bit integers nor NaN for every reader.
-fn value_json(value: &Value) -> Json {
+pub fn value_json(value: &Value) -> Json {
     let name = match value {
         Value::I32(_) => "i32",
         Value::I64(_) => "i64",

@@ -18,6 +18,7 @@
 //! * [`protocol`]: the job protocol between a host app and the daemon.
 //! * [`fdpass`]: sending and receiving file descriptors.
 //! * [`text`]: typed values as text, for command lines.
+//! * [`types`]: types of values and of exports.
 //!
 //! With feature `tokio`:
 //!
@@ -47,3 +48,5 @@ pub mod session;
 pub mod speculation;
 #[cfg(feature = "std")]
 pub mod text;
+#[cfg(feature = "std")]
+pub mod types;

@@ -47,6 +47,17 @@ pub enum Value {
     ExnRef(bool),
 }
 
+/// What came of a call in a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CallOutcome {
+    /// The function returned these results.
+    Returned(Vec<Value>),
+    /// It trapped. The instance lives on, and keeps what the call has done so far to memories, globals and tables.
+    Trapped(Trap),
+    /// The instance is gone: it ended itself, broke a rule or reached a limit. The session's report says the same.
+    Ended(Outcome),
+}
+
 /// A WebAssembly trap.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trap {

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use compiler::{FuncType, ValType};
 use ipc::report::{Trap, Value};
@@ -27,6 +28,11 @@ impl Imports {
     pub fn get(&self, module: &str, name: &str) -> Option<&Extern> {
         // A map of pairs of strings cannot be asked with borrowed ones without this.
         self.0.get(&(module.to_owned(), name.to_owned()))
+    }
+
+    /// All that is provided, with the names of module and field, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Extern)> {
+        self.0.iter().map(|((module, name), item)| (module.as_str(), name.as_str(), item))
     }
 }
 
@@ -116,6 +122,7 @@ type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
 pub struct HostFunction {
     ty: FuncType,
     call: Arc<Call>,
+    deadline: Option<Duration>,
 }
 
 impl fmt::Debug for HostFunction {
@@ -135,7 +142,7 @@ impl HostFunction {
         F: Future<Output = Result<Vec<Value>, HostError>> + Send + 'static,
     {
         let ty = FuncType { params: params.into(), results: results.into() };
-        Self { ty, call: Arc::new(move |values| Box::pin(call(values))) }
+        Self { ty, call: Arc::new(move |values| Box::pin(call(values))), deadline: None }
     }
 
     /// The same for a function that never waits.
@@ -152,8 +159,28 @@ impl HostFunction {
         &self.ty
     }
 
-    /// Calls it. A panic is an error of this call.
-    pub(crate) async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
+    /// The same function with a deadline: a call that takes longer is given up and fails.
+    pub fn within(self, deadline: Duration) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// How long a call may take; without one, as long as its job.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    /// Calls it. A panic is an error of this call, and so is a deadline that has passed. What it returns is not checked here.
+    pub async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
+        match self.deadline {
+            None => self.call_for_ever(values).await,
+            Some(deadline) => {
+                let late = |_| format!("it did not answer within {}", policies::format_duration(deadline));
+                tokio::time::timeout(deadline, self.call_for_ever(values)).await.map_err(late)?
+            }
+        }
+    }
+
+    async fn call_for_ever(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
         const PANICKED: &str = "it panicked";
         // What it has left behind is its own affair: nothing of ours is in its reach.
         let mut future =

@@ -1,5 +1,6 @@
 //! What a host app asks for.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +104,32 @@ impl Job {
             limits: JobLimits::default(),
             tenant: String::from("default"),
         }
+    }
+
+    /// The same job once more, with descriptors of its own for the same open files.
+    ///
+    /// # Errors
+    /// As fcntl(2) with `F_DUPFD_CLOEXEC`.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let [stdin, stdout, stderr] = &self.stdio;
+        let copy = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
+        let preopen = |p: &Preopen| {
+            let (directory, guest_path) = (p.directory.try_clone()?, p.guest_path.clone());
+            Ok(Preopen { directory, guest_path, read_only: p.read_only })
+        };
+        Ok(Self {
+            module: self.module.clone(),
+            entry: self.entry.clone(),
+            policy: Arc::clone(&self.policy),
+            args: self.args.clone(),
+            env: self.env.clone(),
+            stdio: [copy(stdin)?, copy(stdout)?, copy(stderr)?],
+            preopens: self.preopens.iter().map(preopen).collect::<io::Result<_>>()?,
+            sockets: self.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?,
+            imports: self.imports.clone(),
+            limits: self.limits,
+            tenant: self.tenant.clone(),
+        })
     }
 
     /// Bytes that all linear memories together may have: the narrower of the job's limit and the policy's.

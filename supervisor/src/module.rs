@@ -14,6 +14,7 @@ use compiler::{Artifact, ValType};
 use ipc::interface::FunctionId;
 use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Value;
+use ipc::types::{Export, ExportType, ValueType};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -210,6 +211,33 @@ impl Module {
         self.function(name).map(|f| (f.params, f.results))
     }
 
+    /// What the module exports, in its order.
+    pub fn exports(&self) -> impl Iterator<Item = Export> {
+        let metadata = self.0.artifact.metadata();
+        metadata.exports.iter().filter_map(|export| {
+            let ty = match &export.item {
+                ExportItem::Function { params, results, .. } => {
+                    ExportType::Function { params: wire_types(params), results: wire_types(results) }
+                }
+                ExportItem::Global(index) => {
+                    let global = metadata.globals.get(*index as usize)?;
+                    ExportType::Global { value: wire_type(global.ty), mutable: global.mutable }
+                }
+                ExportItem::Memory(index) => {
+                    let memory = metadata.memories.get(*index as usize)?;
+                    ExportType::Memory { index: *index, memory64: memory.memory64 }
+                }
+                ExportItem::Table(index) => {
+                    ExportType::Table { element: wire_type(metadata.tables.get(*index as usize)?.ty) }
+                }
+                ExportItem::Tag(index) => {
+                    ExportType::Tag { params: wire_types(&metadata.tags.get(*index as usize)?.params) }
+                }
+            };
+            Some(Export { name: export.name.clone(), ty })
+        })
+    }
+
     fn exported_functions(&self) -> String {
         const SHOWN: usize = 8;
         let names: Vec<&str> = self
@@ -231,6 +259,39 @@ impl Module {
 
 fn unsupported(name: &str, what: &str) -> Error {
     Error::UnsupportedSignature { name: name.to_owned(), what: what.to_owned() }
+}
+
+/// A type as it is told to other processes.
+pub(crate) fn wire_type(ty: ValType) -> ValueType {
+    match ty {
+        ValType::I32 => ValueType::I32,
+        ValType::I64 => ValueType::I64,
+        ValType::F32 => ValueType::F32,
+        ValType::F64 => ValueType::F64,
+        ValType::V128 => ValueType::V128,
+        ValType::FuncRef => ValueType::FuncRef,
+        ValType::ExternRef => ValueType::ExternRef,
+        ValType::ExnRef => ValueType::ExnRef,
+    }
+}
+
+/// Types, told in the same way.
+pub(crate) fn wire_types(types: &[ValType]) -> Vec<ValueType> {
+    types.iter().copied().map(wire_type).collect()
+}
+
+/// A type that another process has told.
+pub(crate) fn type_of_wire(ty: ValueType) -> ValType {
+    match ty {
+        ValueType::I32 => ValType::I32,
+        ValueType::I64 => ValType::I64,
+        ValueType::F32 => ValType::F32,
+        ValueType::F64 => ValType::F64,
+        ValueType::V128 => ValType::V128,
+        ValueType::FuncRef => ValType::FuncRef,
+        ValueType::ExternRef => ValType::ExternRef,
+        ValueType::ExnRef => ValType::ExnRef,
+    }
 }
 
 fn type_list(types: &[ValType]) -> String {

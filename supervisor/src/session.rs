@@ -6,27 +6,19 @@ use compiler::metadata::{Entry as CompiledEntry, ExportItem, GlobalValue, Memory
 use ipc::context::MemoryDescriptor;
 use ipc::job::ARENA_BYTES;
 use ipc::layout::{WASM_PAGE, memory_base};
-use ipc::report::{Outcome, Report, Trap, Value};
+pub use ipc::report::CallOutcome;
+use ipc::report::{Outcome, Report, Trap, Usage, Value};
+use ipc::types::Export;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
 use crate::instance::{Answer, Operation, Request};
-use crate::job::Entry;
+use crate::job::{Entry, Job};
 use crate::module::{Module, RawValue, ValueKind, raw_value};
+use crate::supervisor::SessionHost;
 
 /// How long an instance may take for what the shim does without the guest: copying bytes, ending.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What came of a call.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CallOutcome {
-    /// The function returned these results.
-    Returned(Vec<Value>),
-    /// It trapped. The instance lives on, and keeps what the call has done so far to memories, globals and tables.
-    Trapped(Trap),
-    /// The instance is gone: it ended itself, broke a rule or reached a limit. [`Session::end`] has the report.
-    Ended(Outcome),
-}
 
 /// Which linear memory: that of an export, or by its index in the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +44,27 @@ impl From<u32> for MemoryRef<'_> {
 /// One confined instance that a host app holds.
 ///
 /// Nothing runs in it but what is asked for: first [`start`](Self::start), then any number of [calls](Self::call). Its
-/// linear memories and globals can be read and written between calls. Limits count for the whole session, as for a job.
+/// linear memories and globals can be read and written between calls. Limits count for the instance, as for a job: a
+/// [`reset`](Self::reset), which gives a fresh one, renews them.
+///
+/// The session keeps descriptors of its streams, directories and sockets for further instances: whoever waits for the end of
+/// a pipe to which the guest writes sees it when the session is gone, not when its instance is.
 ///
 /// Dropping the session kills its instance. Dropping the future of an operation before it is done does so too, because guest
 /// code cannot be stopped half-way and go on; [`end`](Self::end) then reports a cancelled session.
 #[derive(Debug)]
 pub struct Session {
+    /// What every instance of the session is made from.
+    job: Job,
+    host: SessionHost,
     module: Module,
     /// Bytes that all memories together may have.
     memory_limit: u64,
     connection: Connection,
     ended: Option<Report>,
     state: State,
+    /// What earlier instances have used, if there were any.
+    before: Option<Usage>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,23 +82,93 @@ pub(crate) struct Connection {
     /// `None` once it has come.
     pub(crate) report: Option<oneshot::Receiver<Result<Report, Error>>>,
     /// Dropping it cancels the session.
-    pub(crate) _canceller: oneshot::Sender<()>,
+    pub(crate) canceller: Option<oneshot::Sender<()>>,
+}
+
+/// What an instance and those before it have used together.
+fn together(before: Option<Usage>, usage: Usage) -> Usage {
+    let Some(before) = before else { return usage };
+    let sum = |of: fn(&Usage) -> u64| of(&before).saturating_add(of(&usage));
+    Usage {
+        wall_ns: sum(|u| u.wall_ns),
+        cpu_us: sum(|u| u.cpu_us),
+        peak_memory_bytes: before.peak_memory_bytes.max(usage.peak_memory_bytes),
+        wasm_memory_bytes: usage.wasm_memory_bytes,
+        refused_grows: sum(|u| u.refused_grows),
+        host_calls: sum(|u| u.host_calls),
+        local_host_calls: sum(|u| u.local_host_calls),
+        output_bytes: sum(|u| u.output_bytes),
+        // What one instance did not tell makes the sum unknown.
+        fuel: before.fuel.zip(usage.fuel).map(|(before, now)| before.saturating_add(now)),
+    }
 }
 
 impl Session {
-    /// Waits until the instance is set up, or will never be.
-    pub(crate) async fn connect(
-        module: Module,
-        memory_limit: u64,
-        connection: Connection,
-        ready: oneshot::Receiver<()>,
-    ) -> Result<Self, Error> {
-        let mut session = Self { module, memory_limit, connection, ended: None, state: State::New };
+    /// Opens a session for the job and waits until its instance is set up, or will never be.
+    pub(crate) async fn open(job: Job, host: SessionHost) -> Result<Self, Error> {
+        let (connection, ready) = host.instance(&job)?;
+        let (module, memory_limit) = (job.module.clone(), job.memory_limit());
+        let (ended, state, before) = (None, State::New, None);
+        let mut session = Self { job, host, module, memory_limit, connection, ended, state, before };
+        session.wait_for(ready).await?;
+        Ok(session)
+    }
+
+    async fn wait_for(&mut self, ready: oneshot::Receiver<()>) -> Result<(), Error> {
         // Without it the report says why: an error, or a limit that was reached before there was an instance.
         if ready.await.is_err() {
-            session.outcome().await?;
+            self.outcome().await?;
         }
-        Ok(session)
+        Ok(())
+    }
+
+    /// Goes back to the first state: the instance ends, and a fresh one takes its place, in which nothing has run. Call
+    /// [`start`](Self::start) next.
+    ///
+    /// The new instance has the module, policy, limits, arguments, streams, directories, sockets and imports of the first. Its
+    /// limits begin anew; what was used counts on in [`usage`](Self::usage) and in the report. What an instance has done
+    /// outside of itself stays done: what it has read of its streams is gone, what it has written to files is there.
+    ///
+    /// It also works after the instance has ended, whatever ended it. It costs what a job costs, and takes a parked instance
+    /// if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::session`](crate::Supervisor::session); another reset may then be tried.
+    pub async fn reset(&mut self) -> Result<(), Error> {
+        if self.ended.is_none() {
+            let _ = self.ask(Operation::End, Some(PATIENCE)).await;
+            // One whose zygote died has no report, but is gone all the same; another zygote is started.
+            let _ = self.outcome().await;
+        }
+        let (connection, ready) = self.host.instance(&self.job)?;
+        // Nothing waits from here to the end of these lines: the session is never half of one instance and half of another.
+        self.before = self.ended.take().map(|report| report.usage).or(self.before);
+        self.connection = connection;
+        self.state = State::New;
+        self.wait_for(ready).await
+    }
+
+    /// What the session has used so far, earlier instances included: sums, but for the sizes of memory, of which the peak is the
+    /// largest and the linear memory the present one's.
+    ///
+    /// CPU time and resident memory of a living instance are 0 where the supervisor cannot see it in `/proc`; everything but
+    /// them is counted exactly, as of the last operation.
+    pub async fn usage(&mut self) -> Result<Usage, Error> {
+        if let Some(report) = &self.ended {
+            return Ok(report.usage);
+        }
+        match self.ask(Operation::Usage, Some(PATIENCE)).await {
+            Some(Answer::Usage(usage)) => Ok(together(self.before, usage)),
+            _ => {
+                self.outcome().await?;
+                self.ended.as_ref().map(|report| report.usage).ok_or(Error::Stopped)
+            }
+        }
+    }
+
+    /// What the module exports, in its order.
+    pub fn exports(&self) -> impl Iterator<Item = Export> {
+        self.module.exports()
     }
 
     /// Instantiates the module: its active segments take effect and its start function runs, if it has one. To be called
@@ -195,7 +266,7 @@ impl Session {
                 CallOutcome::Returned(results.iter().zip(raw).map(|(kind, raw)| kind.value(raw)).collect())
             }
             Some(Answer::Trapped(trap)) => CallOutcome::Trapped(trap),
-            Some(Answer::Bytes(_) | Answer::Descriptors(_)) | None => {
+            Some(Answer::Bytes(_) | Answer::Descriptors(_) | Answer::Usage(_)) | None => {
                 CallOutcome::Ended(self.outcome().await?)
             }
         })
@@ -349,6 +420,12 @@ impl Session {
         }
     }
 
+    /// Ends the instance at once, as when the host app drops an operation, and says how it ended.
+    pub(crate) async fn cancelled(&mut self) -> Result<Outcome, Error> {
+        self.connection.canceller = None;
+        self.outcome().await
+    }
+
     /// How the session ended, once it is known to have.
     async fn outcome(&mut self) -> Result<Outcome, Error> {
         if let Some(report) = &self.ended {
@@ -358,7 +435,8 @@ impl Session {
         let report = receiver.await;
         // A receiver that has answered must not be asked again.
         self.connection.report = None;
-        let report = report.unwrap_or(Err(Error::Stopped))?;
+        let mut report = report.unwrap_or(Err(Error::Stopped))?;
+        report.usage = together(self.before, report.usage);
         Ok(self.ended.insert(report).outcome.clone())
     }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -239,7 +239,7 @@ impl Supervisor {
         }
         let (report, mut reported) = oneshot::channel();
         let (canceller, cancelled) = oneshot::channel();
-        self.0.least_loaded()?.submit(Request {
+        self.0.shard(self.0.least_loaded()?)?.submit(Request {
             job: Box::new(job),
             report,
             cancel: cancelled,
@@ -258,7 +258,7 @@ impl Supervisor {
 
 impl Supervisor {
     /// Starts a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at; its
-    /// policy, limits, streams and directories count for the whole session.
+    /// policy, streams and directories are those of the whole session, its limits those of each instance, see [`Session::reset`].
     pub async fn session(&self, mut job: Job) -> Result<Session, Error> {
         if job.policy.instance().init.is_some() {
             job.module = self.initialised(&job).await?;
@@ -268,20 +268,37 @@ impl Supervisor {
 
     /// The same with the job's own module.
     async fn session_of(&self, job: Job) -> Result<Session, Error> {
+        let shard = self.0.least_loaded()?;
+        Session::open(job, SessionHost { supervisor: Arc::downgrade(&self.0), shard }).await
+    }
+}
+
+/// Where the instances of a session run. It does not keep the supervisor alive.
+#[derive(Debug)]
+pub(crate) struct SessionHost {
+    supervisor: Weak<Inner>,
+    /// The same one for all of them: it has the zygote.
+    shard: usize,
+}
+
+impl SessionHost {
+    /// Has an instance started for the job, with descriptors of its own. The receiver is told when it is set up.
+    pub(crate) fn instance(&self, job: &Job) -> Result<(Connection, oneshot::Receiver<()>), Error> {
+        let supervisor = self.supervisor.upgrade().ok_or(Error::Stopped)?;
         let (report, reported) = oneshot::channel();
         let (requests, receiver) = mpsc::unbounded_channel();
         let (ready, is_ready) = oneshot::channel();
         let (canceller, cancel) = oneshot::channel();
-        let (module, memory_limit) = (job.module.clone(), job.memory_limit());
-        self.0.least_loaded()?.submit(Request {
+        let job = job.try_clone().map_err(system("duplicate the descriptors of a session"))?;
+        supervisor.shard(self.shard)?.submit(Request {
             job: Box::new(job),
             report,
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
             observed: None,
         })?;
-        let connection = Connection { requests, report: Some(reported), _canceller: canceller };
-        Session::connect(module, memory_limit, connection, is_ready).await
+        let connection = Connection { requests, report: Some(reported), canceller: Some(canceller) };
+        Ok((connection, is_ready))
     }
 }
 
@@ -426,11 +443,16 @@ impl Inner {
         }
     }
 
-    /// The shard with the fewest jobs; among equals, each in turn.
-    fn least_loaded(&self) -> Result<&Shard, Error> {
+    /// The number of the shard with the fewest jobs; among equals, each in turn.
+    fn least_loaded(&self) -> Result<usize, Error> {
         let first = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
         let (before, after) = self.shards.split_at(first.min(self.shards.len()));
-        after.iter().chain(before).min_by_key(|shard| shard.load()).ok_or(Error::Stopped)
+        let turn = (first..).zip(after).chain((0..).zip(before));
+        turn.min_by_key(|(_, shard)| shard.load()).map(|(number, _)| number).ok_or(Error::Stopped)
+    }
+
+    fn shard(&self, number: usize) -> Result<&Shard, Error> {
+        self.shards.get(number).ok_or(Error::Stopped)
     }
 
     /// Looks for a module among those in memory and in the cache. An artifact needs no more than a check.

@@ -10,6 +10,7 @@
 //! * [`ring_program`]: random programs for what attacks the ring.
 //! * [`native`]: a guest that has been taken over, step by step.
 //! * [`side_channel`]: what the processor's caches give away.
+//! * [`raw_client`]: clients of the daemon that break its rules.
 //! * [`sessions`]: sessions of small guests.
 //! * [`cgroups`]: cgroups of a test's own.
 //! * [`instances`]: running instances as the kernel shows them; [`lifecycle`]: what a crash leaves behind.
@@ -24,6 +25,7 @@ pub mod lifecycle;
 pub mod native;
 mod process;
 mod programs;
+pub mod raw_client;
 pub mod ring_program;
 mod scratch;
 pub mod sessions;

@@ -1,112 +1,33 @@
 //! The daemon against clients that break the rules, vanish, or come too many.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 use ipc::fdpass;
 use ipc::protocol::{
-    ClientHello, Descriptor, EntryRequest, ErrorKind, FRAME_MAX, Frame, FrameReader, ModuleFormat, ModuleId,
+    ClientHello, Descriptor, EntryRequest, ErrorKind, FRAME_MAX, LoadRequest, ModuleFormat, ModuleId,
     ModuleRef, ModuleSource, PolicyRequest, PreopenRequest, Request, Response, RunRequest, ServerHello,
-    VERSION_MAX, VERSION_MIN, decode, encode, frame,
+    SetupRequest, VERSION_MAX, VERSION_MIN, encode, frame,
 };
 use ipc::report::Outcome;
 use nix::sys::signal::Signal;
+use whole_system_tests::raw_client::{RawClient, setup};
 use whole_system_tests::{Daemon, PATIENCE, Scratch, assert_no_orphans, guests, run, sandboxd};
-
-/// A client that does only what it is told.
-struct RawClient(UnixStream);
-
-impl RawClient {
-    fn connect(daemon: &Daemon) -> Self {
-        let stream = UnixStream::connect(daemon.socket()).expect("connect");
-        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        Self(stream)
-    }
-
-    /// One that has agreed on a version.
-    fn greeted(daemon: &Daemon) -> Self {
-        let mut client = Self::connect(daemon);
-        client.send(&frame(&ClientHello::OURS.to_bytes()).expect("frame"), &[]);
-        let hello = client.receive().expect("hello");
-        ServerHello::from_bytes(&hello.payload).expect("hello").accepted().expect("accepted");
-        client
-    }
-
-    fn send(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-        let sent = fdpass::send(&self.0, bytes, descriptors).expect("send");
-        self.0.write_all(&bytes[sent..]).expect("send");
-    }
-
-    fn request(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) {
-        self.send(&encode(request).expect("encode"), descriptors);
-    }
-
-    fn receive(&mut self) -> Option<Frame> {
-        let mut reader = FrameReader::default();
-        loop {
-            let (space, descriptors) = reader.space();
-            let bytes = match fdpass::receive(&self.0, space, descriptors) {
-                Ok(0) => return None,
-                // What the daemon says when it closes a connection from which it has not read everything.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
-                result => result.expect("receive"),
-            };
-            if let Some(frame) = reader.advance(bytes).expect("frame") {
-                return Some(frame);
-            }
-        }
-    }
-
-    fn response(&mut self) -> Response {
-        decode(&self.receive().expect("a response").payload).expect("response")
-    }
-
-    fn error(&mut self) -> (ErrorKind, String) {
-        match self.response() {
-            Response::Error(reply) => (reply.kind, reply.message),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The daemon says what is wrong and closes the connection.
-    #[track_caller]
-    fn expect_end(mut self, needle: &str) {
-        let (kind, message) = self.error();
-        assert_eq!(kind, ErrorKind::Protocol);
-        assert!(message.contains(needle), "{needle:?} expected in: {message}");
-        assert!(self.receive().is_none(), "the connection must be closed");
-    }
-
-    fn jobs(&mut self) -> u32 {
-        self.request(&Request::Status, &[]);
-        match self.response() {
-            Response::Status(status) => status.jobs,
-            other => panic!("{other:?}"),
-        }
-    }
-}
 
 fn module(scratch: &Scratch, text: &str) -> File {
     File::open(scratch.module("module.wasm", text)).expect("open")
 }
 
-/// A job whose module is descriptor 0.
+/// A job of this instance that runs `_start`.
+fn job_of(setup: SetupRequest) -> RunRequest {
+    RunRequest { setup, entry: EntryRequest::Command }
+}
+
 fn job() -> RunRequest {
-    RunRequest {
-        module: ModuleRef::Given(ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm }),
-        entry: EntryRequest::Command,
-        policy: PolicyRequest::Named("default".into()),
-        args: vec![],
-        env: vec![],
-        stdio: [None; 3],
-        preopens: vec![],
-        sockets: vec![],
-        limits: Default::default(),
-        tenant: None,
-    }
+    job_of(setup())
 }
 
 /// The daemon still serves: a job runs to its end.
@@ -190,7 +111,7 @@ fn descriptors_must_be_named_exactly_once() {
         client
     };
     run(job(), 0).expect_end("names file descriptor 0, but 0 came");
-    let stdout = |index| RunRequest { stdio: [None, Some(Descriptor(index)), None], ..job() };
+    let stdout = |index| job_of(SetupRequest { stdio: [None, Some(Descriptor(index)), None], ..setup() });
     run(stdout(1), 1).expect_end("names file descriptor 1, but 1 came");
     run(stdout(255), 2).expect_end("names file descriptor 255, but 2 came");
     run(stdout(0), 2).expect_end("names file descriptor 0 twice");
@@ -237,7 +158,7 @@ fn descriptors_of_the_wrong_kind() {
     }
     let preopen = PreopenRequest { directory: Descriptor(1), guest_path: "/d".into(), read_only: true };
     client.request(
-        &Request::Run(RunRequest { preopens: vec![preopen], ..job() }),
+        &Request::Run(job_of(SetupRequest { preopens: vec![preopen], ..setup() })),
         &[file.as_fd(), file.as_fd()],
     );
     let (kind, message) = client.error();
@@ -253,14 +174,14 @@ fn values_that_a_job_cannot_have() {
     let file = module(&scratch, guests::HELLO);
     let mut client = RawClient::greeted(&daemon);
     for (request, kind, needle) in [
-        (RunRequest { tenant: Some("a/b".into()), ..job() }, ErrorKind::Job, "tenant"),
+        (job_of(SetupRequest { tenant: Some("a/b".into()), ..setup() }), ErrorKind::Job, "tenant"),
         (
-            RunRequest { policy: PolicyRequest::Named("/etc/passwd".into()), ..job() },
+            job_of(SetupRequest { policy: PolicyRequest::Named("/etc/passwd".into()), ..setup() }),
             ErrorKind::Policy,
             "passwd",
         ),
-        (RunRequest { args: vec![vec![b'x'; 1 << 20]], ..job() }, ErrorKind::Job, "1048576"),
-        (RunRequest { args: vec![b"a\0b".to_vec()], ..job() }, ErrorKind::Job, "zero byte"),
+        (job_of(SetupRequest { args: vec![vec![b'x'; 1 << 20]], ..setup() }), ErrorKind::Job, "1048576"),
+        (job_of(SetupRequest { args: vec![b"a\0b".to_vec()], ..setup() }), ErrorKind::Job, "zero byte"),
         (
             RunRequest { entry: EntryRequest::Export { name: "x".repeat(100_000), args: vec![] }, ..job() },
             ErrorKind::Module,
@@ -273,7 +194,10 @@ fn values_that_a_job_cannot_have() {
         assert!(message.contains(needle), "{needle:?} expected in: {message}");
         assert!(message.len() < 5000, "{} bytes", message.len());
     }
-    client.request(&Request::Run(RunRequest { module: ModuleRef::Loaded(ModuleId(0)), ..job() }), &[]);
+    client.request(
+        &Request::Run(job_of(SetupRequest { module: ModuleRef::Loaded(ModuleId(0)), ..setup() })),
+        &[],
+    );
     assert!(client.error().1.contains("module 0 is not loaded"));
     client.request(&Request::Unload(ModuleId(7)), &[]);
     assert!(client.error().1.contains("module 7 is not loaded"));
@@ -286,7 +210,7 @@ fn spinning(daemon: &Daemon) -> RawClient {
     let file = module(&scratch, guests::SPIN);
     let (reader, writer) = std::io::pipe().expect("pipe");
     let mut client = RawClient::greeted(daemon);
-    let request = RunRequest { stdio: [None, Some(Descriptor(1)), None], ..job() };
+    let request = job_of(SetupRequest { stdio: [None, Some(Descriptor(1)), None], ..setup() });
     client.request(&Request::Run(request), &[file.as_fd(), writer.as_fd()]);
     drop(writer);
     let mut line = String::new();
@@ -383,12 +307,15 @@ fn a_loaded_module_runs_many_jobs() {
     let file = module(&scratch, guests::HELLO);
     let mut client = RawClient::greeted(&daemon);
     let source = ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm };
-    client.request(&Request::Load(source), &[file.as_fd()]);
+    client.request(&Request::Load(LoadRequest { module: source, open_imports: false }), &[file.as_fd()]);
     let Response::Loaded(id) = client.response() else { panic!("not loaded") };
     for _ in 0..3 {
         let (mut reader, writer) = std::io::pipe().expect("pipe");
-        let request =
-            RunRequest { module: ModuleRef::Loaded(id), stdio: [None, Some(Descriptor(0)), None], ..job() };
+        let request = job_of(SetupRequest {
+            module: ModuleRef::Loaded(id),
+            stdio: [None, Some(Descriptor(0)), None],
+            ..setup()
+        });
         client.request(&Request::Run(request), &[writer.as_fd()]);
         drop(writer);
         let mut text = String::new();
@@ -401,7 +328,7 @@ fn a_loaded_module_runs_many_jobs() {
     }
     client.request(&Request::Unload(id), &[]);
     assert_eq!(client.response(), Response::Unloaded);
-    client.request(&Request::Run(RunRequest { module: ModuleRef::Loaded(id), ..job() }), &[]);
+    client.request(&Request::Run(job_of(SetupRequest { module: ModuleRef::Loaded(id), ..setup() })), &[]);
     assert!(client.error().1.contains("is not loaded"));
 }
 
@@ -428,10 +355,13 @@ fn loaded_spin(daemon: &Daemon) -> (RawClient, Request) {
     let scratch = Scratch::new();
     let mut client = RawClient::greeted(daemon);
     let source = ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm };
-    client.request(&Request::Load(source), &[module(&scratch, guests::SPIN).as_fd()]);
+    client.request(
+        &Request::Load(LoadRequest { module: source, open_imports: false }),
+        &[module(&scratch, guests::SPIN).as_fd()],
+    );
     let Response::Loaded(id) = client.response() else { panic!("not loaded") };
     let stdio = [None, Some(Descriptor(0)), None];
-    (client, Request::Run(RunRequest { module: ModuleRef::Loaded(id), stdio, ..job() }))
+    (client, Request::Run(job_of(SetupRequest { module: ModuleRef::Loaded(id), stdio, ..setup() })))
 }
 
 #[test]

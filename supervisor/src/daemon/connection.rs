@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
 use ipc::protocol::{
-    ClientHello, Descriptors, ErrorKind, ErrorReply, Frame, ModuleId, ModuleSource, ProtocolError, Request,
-    Response, ServerHello, Status, decode,
+    ClientHello, Descriptors, EntryRequest, ErrorKind, ErrorReply, Frame, LoadRequest, ModuleId,
+    ModuleSource, ProtocolError, Request, Response, RunRequest, ServerHello, Status, decode,
 };
 use ipc::report::{Outcome, Report};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::host_calls::{HostCalls, ReturnError};
+use super::session::{Places, Sessions};
 use super::{Counted, Shared, listener, module_error, policies, request};
-use crate::Module;
 use crate::shard::Here;
+use crate::{Job, Module, Session};
 
 /// A frame that has begun must be complete within this time or twice it; so must a hello.
 const FRAME_TIME: Duration = Duration::from_secs(10);
@@ -32,6 +34,8 @@ enum End {
     Channel(#[from] ChannelError),
     #[error("a frame has not been completed in time")]
     Stalled,
+    #[error(transparent)]
+    Return(#[from] ReturnError),
     #[error("a request came while another was being served; wait for the answer, or use a second connection")]
     Busy,
 }
@@ -65,6 +69,7 @@ pub(super) async fn serve(stream: UnixStream, here: &Here, shared: &Shared, refu
         }
     }
     let mut connection = Connection { peer, here, shared, modules: HashMap::new(), next_module: 0 };
+    // Its sessions end before the client is told that the connection does.
     if let Err(error) = connection.requests(&mut channel).await {
         let reply = Response::Error(ErrorReply::new(ErrorKind::Protocol, error));
         // The client may be gone, or not reading: no matter.
@@ -110,28 +115,60 @@ struct Connection<'s> {
     next_module: u32,
 }
 
-impl Connection<'_> {
+impl<'s> Connection<'s> {
     async fn requests(&mut self, channel: &mut Channel) -> Result<(), End> {
+        let mut sessions = Sessions::default();
+        let mut calls = HostCalls::new();
         while let Some(frame) = next_frame(channel).await? {
             let mut descriptors = Descriptors::new(frame.descriptors);
+            let (cancel, cancelled) = oneshot::channel();
             let response = match decode(&frame.payload)? {
-                Request::Run(run) => {
-                    let prepared = request::prepare(run, descriptors)?;
-                    let (cancel, cancelled) = oneshot::channel();
-                    let work = self.run(prepared, cancelled);
-                    match attend(channel, work, Some(cancel)).await? {
-                        Some(report) => report.map(|r| Response::Report(Box::new(r))),
+                Request::Run(RunRequest { setup, entry }) => {
+                    let mut prepared = request::prepare(setup, descriptors)?;
+                    match prepared.provide(&calls) {
+                        Ok(()) => {
+                            let work = self.run(prepared, entry, cancelled);
+                            match attend(channel, work, Some(cancel), &mut calls).await? {
+                                Some(report) => report.map(|r| Response::Report(Box::new(r))),
+                                None => return Ok(()),
+                            }
+                        }
+                        Err(reply) => Err(reply),
+                    }
+                }
+                Request::OpenSession(setup) => {
+                    let mut prepared = request::prepare(setup, descriptors)?;
+                    match prepared.provide(&calls) {
+                        Ok(()) => {
+                            let work = self.open_session(&sessions, prepared, cancelled);
+                            match attend(channel, work, Some(cancel), &mut calls).await? {
+                                Some(opened) => opened.map(|(session, places)| {
+                                    Response::SessionOpened(sessions.keep(session, places, self.shared))
+                                }),
+                                None => return Ok(()),
+                            }
+                        }
+                        Err(reply) => Err(reply),
+                    }
+                }
+                Request::Session(request) => {
+                    descriptors.finish()?;
+                    let work = sessions.operate(request, cancelled);
+                    match attend(channel, work, Some(cancel), &mut calls).await? {
+                        Some(response) => response,
                         None => return Ok(()),
                     }
                 }
-                Request::Load(ModuleSource { file, format }) => {
+                Request::Load(LoadRequest { module: ModuleSource { file, format }, open_imports }) => {
                     let file = descriptors.take(file)?;
                     descriptors.finish()?;
                     if self.modules.len() >= MODULES_MAX {
                         let message = format!("a connection may have {MODULES_MAX} modules loaded");
                         Err(ErrorReply::new(ErrorKind::Module, message))
                     } else {
-                        match attend(channel, request::load(file, format, false, self.shared), None).await? {
+                        let how = request::Compiled { count_fuel: false, open_imports };
+                        let work = request::load(file, format, how, self.shared);
+                        match attend(channel, work, None, &mut calls).await? {
                             Some(module) => module.map(|m| Response::Loaded(self.keep(m))),
                             None => return Ok(()),
                         }
@@ -142,12 +179,19 @@ impl Connection<'_> {
                     match other {
                         // The job had ended when the request was sent.
                         Request::Cancel => continue,
+                        Request::HostReturn(returned) => {
+                            calls.answer(returned)?;
+                            continue;
+                        }
                         Request::Unload(id) => self.unload(id),
                         Request::Status => Ok(self.status()),
                         Request::Doctor => self.doctor(),
                         Request::Policies => Ok(self.policies()),
                         Request::ReloadPolicies => self.reload_policies().await,
-                        Request::Run(_) | Request::Load(_) => continue,
+                        Request::Run(_)
+                        | Request::Load(_)
+                        | Request::OpenSession(_)
+                        | Request::Session(_) => continue,
                     }
                 }
             };
@@ -160,23 +204,15 @@ impl Connection<'_> {
     async fn run(
         &self,
         prepared: request::Prepared,
+        entry: EntryRequest,
         mut cancelled: oneshot::Receiver<()>,
     ) -> Result<Report, ErrorReply> {
-        let begin = async {
-            // First the place: a job that waits for it holds no module in memory.
+        // First the place: a job that waits for it holds no module in memory.
+        let place = async {
             let permit = self.shared.job_permits.acquire().await;
-            let permit = permit.map_err(|closed| ErrorReply::new(ErrorKind::Internal, closed))?;
-            let job = request::job(prepared, self.peer, &self.modules, self.shared).await?;
-            Ok::<_, ErrorReply>((job, permit))
+            permit.map_err(|closed| ErrorReply::new(ErrorKind::Internal, closed))
         };
-        // Waiting for a place and compiling can take long.
-        let (job, _permit) = tokio::select! {
-            biased;
-            begun = begin => begun?,
-            () = wished(&mut cancelled) => {
-                return Err(ErrorReply::new(ErrorKind::Cancelled, "cancelled before the job began"));
-            }
-        };
+        let (job, _permit) = self.begin(place, prepared, entry, &mut cancelled).await?;
         let _counted = Counted::new(&self.shared.jobs);
         let report = self.shared.supervisor.run_near(self.here, job, wished(&mut cancelled)).await;
         report.map_err(|e| {
@@ -184,6 +220,39 @@ impl Connection<'_> {
             let kind = if about_module { ErrorKind::Module } else { ErrorKind::Job };
             ErrorReply::new(kind, e.to_string())
         })
+    }
+
+    async fn open_session(
+        &self,
+        sessions: &Sessions<'s>,
+        prepared: request::Prepared,
+        mut cancelled: oneshot::Receiver<()>,
+    ) -> Result<(Session, Places<'s>), ErrorReply> {
+        let place = sessions.place(self.shared);
+        let (job, places) = self.begin(place, prepared, EntryRequest::Command, &mut cancelled).await?;
+        Ok((Sessions::start(job, self.shared).await?, places))
+    }
+
+    /// Gets a place, then the job. Waiting for the one and compiling for the other can take long, and can be cancelled.
+    async fn begin<T>(
+        &self,
+        place: impl Future<Output = Result<T, ErrorReply>>,
+        prepared: request::Prepared,
+        entry: EntryRequest,
+        cancelled: &mut oneshot::Receiver<()>,
+    ) -> Result<(Job, T), ErrorReply> {
+        let begin = async {
+            let place = place.await?;
+            let job = request::job(prepared, entry, self.peer, &self.modules, self.shared).await?;
+            Ok((job, place))
+        };
+        tokio::select! {
+            biased;
+            begun = begin => begun,
+            () = wished(cancelled) => {
+                Err(ErrorReply::new(ErrorKind::Cancelled, "cancelled before the job began"))
+            }
+        }
     }
 
     fn keep(&mut self, module: Module) -> ModuleId {
@@ -233,45 +302,69 @@ impl Connection<'_> {
             version: String::from(env!("CARGO_PKG_VERSION")),
             connections: self.shared.connections.load(Relaxed),
             jobs: self.shared.jobs.load(Relaxed),
+            sessions: self.shared.sessions.load(Relaxed),
         })
     }
 }
 
 /// Ready when the client has asked for the end of its job.
-async fn wished(cancelled: &mut oneshot::Receiver<()>) {
+pub(super) async fn wished(cancelled: &mut oneshot::Receiver<()>) {
     // A sender that is dropped unused is no wish.
     if cancelled.await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Does work for a client while watching its connection. `None`: the client is gone and the work was dropped
-/// unfinished: an instance is killed; a thread that reads or compiles a module runs on, and its result is dropped.
+/// Does work for a client while watching its connection, and has the client answer what the work calls. `None`: the client is gone
+/// and the work was dropped unfinished: an instance is killed; a thread that reads or compiles a module runs on, and its result is
+/// dropped.
 async fn attend<T>(
     channel: &mut Channel,
     work: impl Future<Output = T>,
     mut cancel: Option<oneshot::Sender<()>>,
+    calls: &mut HostCalls,
 ) -> Result<Option<T>, End> {
     let mut work = std::pin::pin!(work);
-    loop {
+    let result = loop {
         tokio::select! {
             biased;
-            result = &mut work => return Ok(Some(result)),
+            result = &mut work => break result,
             frame = next_frame(channel) => {
                 let Some(frame) = frame? else { return Ok(None) };
+                let descriptors = Descriptors::new(frame.descriptors);
                 match decode(&frame.payload)? {
                     Request::Cancel => {
-                        Descriptors::new(frame.descriptors).finish()?;
+                        descriptors.finish()?;
                         if let Some(cancel) = cancel.take() {
                             // An error means that the job has just ended.
                             let _ = cancel.send(());
                         }
                     }
+                    Request::HostReturn(returned) => {
+                        descriptors.finish()?;
+                        calls.answer(returned)?;
+                    }
                     _ => return Err(End::Busy),
                 }
             }
+            call = calls.next() => {
+                let call = Response::HostCall(call);
+                let mut sending = std::pin::pin!(channel.send(&call, &[]));
+                // A client that does not read must not keep its job from ending. What is sent is sent to its end, as on every
+                // connection.
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => sent?,
+                    result = &mut work => {
+                        sending.await?;
+                        break result;
+                    }
+                }
+            }
         }
-    }
+    };
+    calls.settle();
+    Ok(Some(result))
 }
 
 /// Sends a response; a report that is too long for a frame loses the tails of its names.

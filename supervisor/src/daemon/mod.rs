@@ -1,13 +1,15 @@
 //! The daemon: jobs over a Unix socket.
 //!
 //! One thread accepts connections and hands each to the shard with the fewest, on whose thread it is served: a job that runs in the
-//! same shard wakes nobody else between its client and its instance. A connection
-//! runs one job at a time, and whatever the daemon does for a client (reading a module, compiling, running), it watches
+//! same shard wakes nobody else between its client and its instance. A connection runs one job or one operation of a session at a
+//! time, and whatever the daemon does for a client (reading a module, compiling, running), it watches
 //! the connection while doing it: when the client goes away, the work is dropped, and with it the instance.
 //!
 //! * [`listener`]: the socket, and the right to serve it.
 //! * `connection`: one client, from hello to end.
 //! * [`policies`](Policies): the policies that clients can name, and their reload.
+//! * `session`: the sessions of a connection.
+//! * `host_calls`: functions that a client serves.
 //! * `request`: from a request and its descriptors to a job of the supervisor.
 //! * [`module_error`], [`signals`]: what `sandboxctl` without a daemon does in the same way.
 //!
@@ -29,10 +31,12 @@ use crate::shard::Here;
 use crate::{Config, HostReport, Supervisor, processors};
 
 mod connection;
+mod host_calls;
 pub mod listener;
 pub mod module_error;
 mod policies;
 mod request;
+mod session;
 pub mod signals;
 
 pub use self::policies::{Policies, PolicyErrors, policy_info};
@@ -51,7 +55,8 @@ pub fn state_dir(given: Option<PathBuf>) -> Option<PathBuf> {
 pub struct Bounds {
     /// Connections at the same time; further ones are refused with a message.
     pub connections: u32,
-    /// Jobs at the same time; further ones wait.
+    /// Jobs at the same time, open sessions included; further jobs wait. Sessions take at most half of these places, so that jobs
+    /// always get on; further ones are refused with a message.
     pub jobs: u32,
     /// Landlock lets the daemon open files below listed directories only, so that a job with another one is refused.
     pub listed_directories: bool,
@@ -66,6 +71,11 @@ impl Default for Bounds {
 /// Modules that are read and compiled at the same time: each can have [`ipc::protocol::MODULE_BYTES_MAX`] bytes.
 const LOADS_MAX: usize = 16;
 
+/// Sessions that all clients together may have open.
+fn sessions_max(bounds: Bounds) -> u32 {
+    bounds.jobs / 2
+}
+
 /// What all connections share.
 struct Shared {
     supervisor: Supervisor,
@@ -74,10 +84,14 @@ struct Shared {
     host: HostReport,
     /// A permit per running job.
     job_permits: Semaphore,
+    /// A permit per open session, which has one of a job's too.
+    session_permits: Semaphore,
     /// A permit per module that is in memory to be loaded. Whoever holds one never waits for a job's.
     load_permits: Semaphore,
     connections: AtomicU32,
+    /// Running jobs, open sessions included.
     jobs: AtomicU32,
+    sessions: AtomicU32,
     /// The policies that have names.
     policies: Policies,
     /// Where threads that may block come from. Not those of a shard's runtime, whose end would wait for them.
@@ -131,9 +145,11 @@ pub async fn serve(
         bounds,
         host,
         job_permits: Semaphore::new(bounds.jobs as usize),
+        session_permits: Semaphore::new(sessions_max(bounds) as usize),
         load_permits: Semaphore::new(LOADS_MAX),
         connections: AtomicU32::new(0),
         jobs: AtomicU32::new(0),
+        sessions: AtomicU32::new(0),
         policies,
         blocking: Handle::current(),
     });

@@ -10,11 +10,12 @@ use std::time::Duration;
 use ipc::job::STRINGS_BYTES;
 use ipc::protocol::{
     Descriptor, Descriptors, EntryRequest, ErrorKind, ErrorReply, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
-    ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, RunRequest, SOCKETS_MAX, one_line,
+    ModuleRef, PREOPENS_MAX, PolicyRequest, ProtocolError, SOCKETS_MAX, SetupRequest, one_line,
 };
 use policies::Policy;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
 
+use super::host_calls::HostCalls;
 use super::{Shared, module_error};
 use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
 
@@ -105,15 +106,20 @@ impl From<RequestError> for ErrorReply {
 
 /// A request whose descriptors have been sorted out: each is owned under its purpose.
 pub(super) struct Prepared {
-    request: RunRequest,
+    request: SetupRequest,
+    imports: Imports,
     module_file: Option<OwnedFd>,
     stdio: [Option<OwnedFd>; 3],
     directories: Vec<OwnedFd>,
     sockets: Vec<OwnedFd>,
 }
 
-/// Gives every descriptor to the part of the request that names it. An error breaks the protocol.
-pub(super) fn prepare(request: RunRequest, mut descriptors: Descriptors) -> Result<Prepared, ProtocolError> {
+/// Gives every descriptor to the part of the request that names it. An error breaks the protocol. Its imports are looked at
+/// elsewhere: [`Prepared::provide`].
+pub(super) fn prepare(
+    request: SetupRequest,
+    mut descriptors: Descriptors,
+) -> Result<Prepared, ProtocolError> {
     let module_file = match request.module {
         ModuleRef::Given(source) => Some(descriptors.take(source.file)?),
         ModuleRef::Loaded(_) => None,
@@ -125,17 +131,28 @@ pub(super) fn prepare(request: RunRequest, mut descriptors: Descriptors) -> Resu
         request.preopens.iter().map(|p| descriptors.take(p.directory)).collect::<Result<_, _>>()?;
     let sockets = request.sockets.iter().map(|s| descriptors.take(*s)).collect::<Result<_, _>>()?;
     descriptors.finish()?;
-    Ok(Prepared { request, module_file, stdio, directories, sockets })
+    let imports = Imports::default();
+    Ok(Prepared { request, imports, module_file, stdio, directories, sockets })
+}
+
+impl Prepared {
+    /// Has the connection's client provide what the request says.
+    pub(super) fn provide(&mut self, calls: &HostCalls) -> Result<(), ErrorReply> {
+        let imports = calls.imports(std::mem::take(&mut self.request.imports));
+        self.imports = imports.map_err(|error| ErrorReply::new(ErrorKind::Job, error))?;
+        Ok(())
+    }
 }
 
 /// The job that a request asks for. Loads the module if it comes with the request.
 pub(super) async fn job(
     prepared: Prepared,
+    entry: EntryRequest,
     peer: u32,
     modules: &HashMap<u32, Module>,
     shared: &Shared,
 ) -> Result<Job, ErrorReply> {
-    let Prepared { request, module_file, stdio, directories, sockets } = prepared;
+    let Prepared { request, imports, module_file, stdio, directories, sockets } = prepared;
     let tenant = tenant(peer, request.tenant.as_deref())?;
     check_sockets(&sockets)?;
     let mut preopens = preopens(&request, directories)?;
@@ -159,13 +176,15 @@ pub(super) async fn job(
             modules.get(&id).cloned().ok_or(RequestError::NoSuchModule(id))?
         }
         (ModuleRef::Given(source), Some(file)) => {
-            load(file, source.format, limits.count_fuel(&policy), shared).await?
+            let open_imports = imports.iter().next().is_some();
+            let how = Compiled { count_fuel: limits.count_fuel(&policy), open_imports };
+            load(file, source.format, how, shared).await?
         }
         (ModuleRef::Given(_), None) => {
             return Err(ErrorReply::new(ErrorKind::Internal, "the module's descriptor is lost"));
         }
     };
-    let entry = match request.entry {
+    let entry = match entry {
         EntryRequest::Command => Entry::Command,
         EntryRequest::Export { name, args } => Entry::Export { name, args },
         EntryRequest::Invoke { name, args } => {
@@ -181,18 +200,26 @@ pub(super) async fn job(
         stdio,
         preopens,
         sockets,
-        // Modules are compiled without open imports here.
-        imports: Imports::default(),
+        imports,
         limits,
         tenant,
     })
 }
 
-/// Reads and loads a module. With `count_fuel` its code counts fuel, whatever the daemon's own options are.
+/// How a module is compiled, whatever the daemon's own options are. Of what is false, they decide.
+#[derive(Clone, Copy)]
+pub(super) struct Compiled {
+    /// Its code counts fuel.
+    pub(super) count_fuel: bool,
+    /// It may import what the client provides.
+    pub(super) open_imports: bool,
+}
+
+/// Reads and loads a module.
 pub(super) async fn load(
     file: OwnedFd,
     format: ModuleFormat,
-    count_fuel: bool,
+    how: Compiled,
     shared: &Shared,
 ) -> Result<Module, ErrorReply> {
     // Before the file is read: modules that wait to be compiled must not fill the memory.
@@ -211,7 +238,8 @@ pub(super) async fn load(
         ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
     };
     let mut options = shared.supervisor.compile_options();
-    options.fuel |= count_fuel;
+    options.fuel |= how.count_fuel;
+    options.open_imports |= how.open_imports;
     let loaded = shared.supervisor.load_with(source, options).await;
     loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, e.to_string()))
 }
@@ -260,7 +288,7 @@ fn tenant(peer: u32, name: Option<&str>) -> Result<String, RequestError> {
     Ok(format!("uid-{peer}/{name}"))
 }
 
-fn preopens(request: &RunRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preopen>, RequestError> {
+fn preopens(request: &SetupRequest, directories: Vec<OwnedFd>) -> Result<Vec<Preopen>, RequestError> {
     if directories.len() > PREOPENS_MAX {
         return Err(RequestError::TooManyPreopens(directories.len()));
     }
@@ -370,9 +398,8 @@ mod tests {
     #[test]
     fn a_directory_must_be_one() {
         use ipc::protocol::{ModuleSource, PreopenRequest};
-        let request = RunRequest {
+        let request = SetupRequest {
             module: ModuleRef::Given(ModuleSource { file: Descriptor(0), format: ModuleFormat::Wasm }),
-            entry: EntryRequest::Command,
             policy: PolicyRequest::Named("default".into()),
             args: vec![],
             env: vec![],
@@ -383,6 +410,7 @@ mod tests {
                 read_only: false,
             }],
             sockets: vec![],
+            imports: vec![],
             limits: Default::default(),
             tenant: None,
         };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use compiler::metadata::Entry;
 use ipc::job::{ARENA_BYTES, ExitRecord};
-use ipc::report::{Limit, LimitReached, Outcome, Trap, Violation};
+use ipc::report::{Limit, LimitReached, Outcome, Trap, Usage, Violation};
 use ipc::ring::Submission;
 use ipc::session::{Command, command, status};
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +29,8 @@ pub(crate) enum Operation {
     Write { address: u64, bytes: Vec<u8> },
     /// Tell which descriptors the guest has opened or closed. The supervisor knows.
     Descriptors,
+    /// Tell what the instance has used so far. The supervisor knows, or finds it in what the instance has left.
+    Usage,
     /// End the instance.
     End,
 }
@@ -44,6 +46,8 @@ pub(crate) enum Answer {
     Bytes(Vec<u8>),
     /// Descriptors that the guest has opened or closed.
     Descriptors(Vec<u32>),
+    /// What the instance has used so far.
+    Usage(Usage),
 }
 
 /// An operation on its way to the shard.
@@ -106,6 +110,8 @@ pub(crate) struct Conversation<'c> {
     pub(crate) under_way: &'c UnderWay,
     /// What a fault means that the instance describes.
     pub(crate) explain: &'c dyn Fn(&ExitRecord) -> Outcome,
+    /// What the instance has used, by its record and the bytes of its output.
+    pub(crate) measure: &'c dyn Fn(&ExitRecord, u64) -> Usage,
 }
 
 impl Conversation<'_> {
@@ -188,6 +194,11 @@ impl Conversation<'_> {
             }
             Operation::Descriptors => {
                 let _ = answer.send(Answer::Descriptors(wasi.changed_descriptors()));
+                return None;
+            }
+            Operation::Usage => {
+                let usage = (self.measure)(&shared.exit_record(), wasi.output_bytes());
+                let _ = answer.send(Answer::Usage(usage));
                 return None;
             }
             // The answer to this is the instance's end.

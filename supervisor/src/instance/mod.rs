@@ -42,8 +42,8 @@ use meter::Used;
 use outcome::{Ending, Evidence};
 use provided::Provided;
 pub(crate) use provided::first_function;
+use seat::{Gauge, Process, Seat};
 pub(crate) use seat::{Parked, has_ended, kill};
-use seat::{Process, Seat};
 pub(crate) use seats::Seats;
 use serve::{Ended, Server};
 use shared_memory::RawValue;
@@ -232,11 +232,28 @@ pub(crate) async fn run(
     let explain =
         |record: &ExitRecord| outcome::fault(record, &module, STACK_TOP - limits.stack, failure.take());
     let under_way = UnderWay::default();
+    let gauge: RefCell<Option<Gauge>> = RefCell::default();
+    let measure = |record: &ExitRecord, output_bytes| {
+        let used = gauge.borrow().as_ref().and_then(Gauge::used);
+        let counted = metadata.options.fuel;
+        Usage {
+            wall_ns: started.elapsed().as_nanos() as u64,
+            cpu_us: used.map_or(0, |used| used.cpu_us),
+            peak_memory_bytes: used.map_or(0, |used| used.resident_bytes),
+            wasm_memory_bytes: record.memory_bytes.min(limits.memory),
+            refused_grows: record.refused_grows.min(BELIEVED_MAX),
+            host_calls: calls.get(),
+            local_host_calls: record.local_calls.min(BELIEVED_MAX),
+            output_bytes,
+            fuel: counted.then(|| fuel_spent(fuel, record)),
+        }
+    };
     let mut conversation = requests.as_mut().map(|requests| Conversation {
         requests,
         ready,
         under_way: &under_way,
         explain: &explain,
+        measure: &measure,
     });
     let mut start = Start::Usual;
     let is_watched = observed.is_some();
@@ -299,6 +316,9 @@ pub(crate) async fn run(
                 ending = &mut interruption => return Ok(report(outcome::not_started(ending), Usage::default())),
             },
         });
+        if is_session {
+            gauge.replace(process.gauge());
+        }
         let mut asking = zygote.listener().and_then(|listener| process.asking(listener));
         steps.forked = elapsed();
         let server = Server {
@@ -384,15 +404,10 @@ pub(crate) async fn run(
     }
     let results = entry.results_from(&values);
     let usage = Usage {
-        wall_ns: started.elapsed().as_nanos() as u64,
         cpu_us: death.cpu_us,
         peak_memory_bytes: death.peak_bytes,
-        wasm_memory_bytes: record.memory_bytes.min(limits.memory),
-        refused_grows: record.refused_grows.min(BELIEVED_MAX),
-        host_calls: calls.get(),
-        local_host_calls: record.local_calls.min(BELIEVED_MAX),
-        output_bytes: wasi.output_bytes(),
         fuel: metadata.options.fuel.then(|| fuel_used(fuel, &record)).flatten(),
+        ..measure(&record, wasi.output_bytes())
     };
     let outcome = outcome::outcome(Evidence {
         ending,
@@ -462,9 +477,13 @@ pub(crate) fn can_wait(policy: &policies::Policy) -> Result<(), &'static str> {
 
 /// Fuel that was used, by the word of the instance; `None` when it left no record.
 fn fuel_used(given: u64, record: &ExitRecord) -> Option<u64> {
+    (record.kind != exit_kind::NONE).then(|| fuel_spent(given, record))
+}
+
+/// The same for an instance that is known to have left one.
+fn fuel_spent(given: u64, record: &ExitRecord) -> u64 {
     let used = i128::from(given) - i128::from(record.fuel_left);
-    let used = used.clamp(0, i128::from(BELIEVED_MAX)) as u64;
-    (record.kind != exit_kind::NONE).then_some(used)
+    used.clamp(0, i128::from(BELIEVED_MAX)) as u64
 }
 
 /// Ends at the limit after `started`; never without one.

@@ -115,6 +115,7 @@ impl Provided {
                 if *ty != table.ty
                     || *table64 != table.table64
                     || !fits((*entries, *provided_max), (*min, *max))
+                    || provided_max.is_some_and(|max| *entries > max)
                 {
                     let expected = limits(&what(table.ty, table.table64), "entries", *min, *max);
                     let found = limits(&what(*ty, *table64), "entries", *entries, *provided_max);
@@ -274,6 +275,21 @@ mod tests {
         assert!(!fits((1, None), (2, None)), "too small");
         assert!(!fits((1, None), (1, Some(2))), "without a maximum");
         assert!(!fits((1, Some(3)), (1, Some(2))), "with a larger maximum");
+    }
+
+    #[test]
+    fn a_table_has_no_more_entries_than_its_own_maximum() {
+        let module = compiler::parse_text(br#"(module (import "m" "t" (table 1 funcref)))"#).unwrap();
+        let options = compiler::Options { open_imports: true, ..Default::default() };
+        let artifact = compiler::Artifact::parse(compiler::compile(&module, &options).unwrap()).unwrap();
+        let provide = |entries, max| {
+            let ty = compiler::ValType::FuncRef;
+            let mut imports = Imports::default();
+            imports.define("m", "t", Extern::Table { ty, entries, max, table64: false });
+            Provided::new(artifact.metadata(), &imports)
+        };
+        assert!(provide(2, Some(2)).is_ok());
+        assert!(matches!(provide(3, Some(2)), Err(Error::IncompatibleImport { .. })));
     }
 
     #[test]

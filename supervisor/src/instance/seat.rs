@@ -1,5 +1,6 @@
 //! What an instance needs before its job is known, so that it can be made ahead of the job.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
@@ -72,6 +73,22 @@ impl Parked {
     }
 }
 
+/// Reads what a living process has used. Looks for it only when it is asked.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    pidfd: OwnedFd,
+    meter: OnceCell<Option<Meter>>,
+}
+
+impl Gauge {
+    /// What the process has used so far. `None`: cannot be told, or it is dead.
+    pub(super) fn used(&self) -> Option<Used> {
+        let used = self.meter.get_or_init(|| Meter::of(self.pidfd.as_fd())).as_ref()?.read()?;
+        // As in `Process::used`.
+        (!has_ended(self.pidfd.as_fd())).then_some(used)
+    }
+}
+
 /// A process of an instance. Killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -114,6 +131,11 @@ impl Process {
         let used = self.meter.as_ref()?.read()?;
         // While it lives its process id is nobody else's, so the figures are its own.
         (!has_ended(self.pidfd.as_fd())).then_some(used)
+    }
+
+    /// What reads [`Self::used`] while somebody waits for the process's death. `None` without descriptors for it.
+    pub(super) fn gauge(&self) -> Option<Gauge> {
+        Some(Gauge { pidfd: self.pidfd.try_clone().ok()?, meter: OnceCell::new() })
     }
 
     /// Kills it, unless it is known to be dead.

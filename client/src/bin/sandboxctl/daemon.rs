@@ -1,6 +1,6 @@
 //! A run through the daemon.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 use crate::run::Plan;
+use crate::session::backend::Backend;
 
 /// How long the report of a cancelled job may take.
 const CANCEL_TIME: Duration = Duration::from_secs(2);
@@ -28,23 +29,7 @@ pub async fn connect(socket: &Path, interrupts: &mut Interrupts) -> Result<Clien
 /// Runs the job in the daemon; a signal cancels it there. A daemon that does not react to that is left alone, after a
 /// while or a second signal: the end of the connection cancels too.
 pub async fn run(mut client: Client, plan: Plan, interrupts: &mut Interrupts) -> Result<Report, Error> {
-    let module_path = plan.module_path;
-    let job = JobRequest {
-        module: Module::File(plan.module),
-        entry: plan.entry,
-        policy: plan.policy,
-        args: plan.args,
-        env: plan.env,
-        stdio: plan.stdio,
-        directories: plan.directories,
-        sockets: plan.sockets,
-        limits: LimitsRequest {
-            memory: plan.memory,
-            fuel: plan.fuel,
-            wall_time_ns: plan.wall_time.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)),
-        },
-        tenant: None,
-    };
+    let (job, module_path) = request(plan);
     let (cancel, cancelled) = oneshot::channel::<()>();
     let result = {
         let mut run = pin!(client.run_until(job, async { drop(cancelled.await) }));
@@ -63,14 +48,45 @@ pub async fn run(mut client: Client, plan: Plan, interrupts: &mut Interrupts) ->
             }
         }
     };
-    match result {
-        // The daemon does not know the name of the file.
-        Err(client::Error::Daemon(reply)) if reply.kind == client::ErrorKind::Module => {
-            Err(Error::RemoteModule { path: module_path, reply })
+    result.map_err(|error| blame(error, module_path))
+}
+
+/// Opens a session in the daemon.
+pub async fn session(mut client: Client, plan: Plan) -> Result<Backend, Error> {
+    let (job, module_path) = request(plan);
+    let session = client.session(job).await.map_err(|error| blame(error, module_path))?;
+    Ok(Backend::Daemon { session, _client: client })
+}
+
+/// The daemon does not know the name of the module's file.
+fn blame(error: client::Error, module_path: PathBuf) -> Error {
+    match error {
+        client::Error::Daemon(reply) if reply.kind == client::ErrorKind::Module => {
+            Error::RemoteModule { path: module_path, reply }
         }
-        Err(client::Error::Daemon(reply)) if reply.kind == client::ErrorKind::Cancelled => {
-            Err(Error::Interrupted)
-        }
-        result => Ok(result?),
+        client::Error::Daemon(reply) if reply.kind == client::ErrorKind::Cancelled => Error::Interrupted,
+        error => error.into(),
     }
+}
+
+/// What the daemon is asked for, and the module's path.
+fn request(plan: Plan) -> (JobRequest, PathBuf) {
+    let job = JobRequest {
+        module: Module::File(plan.module),
+        entry: plan.entry,
+        policy: plan.policy,
+        args: plan.args,
+        env: plan.env,
+        stdio: plan.stdio,
+        directories: plan.directories,
+        sockets: plan.sockets,
+        imports: client::Imports::default(),
+        limits: LimitsRequest {
+            memory: plan.memory,
+            fuel: plan.fuel,
+            wall_time_ns: plan.wall_time.map(|t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)),
+        },
+        tenant: None,
+    };
+    (job, plan.module_path)
 }

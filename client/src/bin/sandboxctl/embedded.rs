@@ -19,6 +19,7 @@ use supervisor::{
 
 use crate::error::Error;
 use crate::run::Plan;
+use crate::session::backend::Backend;
 
 /// A job in a supervisor of our own, ready to run.
 pub struct Prepared {
@@ -57,6 +58,19 @@ pub async fn run(
     let Prepared { supervisor, job, module_path, cache_problem } = prepare(plan, config, interrupts).await?;
     let result = supervisor.run_until(job, interrupts.arrived()).await;
     result.map(|report| (report, cache_problem)).map_err(|error| blame(error, &module_path))
+}
+
+/// Opens a session in a supervisor of our own; a signal ends that.
+pub async fn session(plan: Plan, config: Config, interrupts: &mut Interrupts) -> Result<Backend, Error> {
+    let Prepared { supervisor, job, module_path, .. } = prepare(plan, config, interrupts).await?;
+    tokio::select! {
+        biased;
+        session = supervisor.session(job) => {
+            let session = Box::new(session.map_err(|error| blame(error, &module_path))?);
+            Ok(Backend::Embedded { session, _supervisor: supervisor })
+        }
+        () = interrupts.arrived() => Err(Error::Interrupted),
+    }
 }
 
 /// An error of the supervisor, with the module's name if it is about the module.

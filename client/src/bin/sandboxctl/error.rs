@@ -152,6 +152,9 @@ pub enum Error {
     /// Output of our own cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(#[source] io::Error),
+    /// Commands cannot be read.
+    #[error("cannot read from standard input: {0}")]
+    Stdin(#[source] io::Error),
     /// Ended by a signal before there was a report.
     #[error("interrupted before the job began")]
     Interrupted,

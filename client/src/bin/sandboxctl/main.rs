@@ -15,6 +15,7 @@ mod error;
 mod outcome;
 mod policy;
 mod run;
+mod session;
 mod snapshot;
 mod version;
 
@@ -34,6 +35,7 @@ enum Command {
     Run(Box<run::Options>),
     Compile(compile::Options),
     Snapshot(Box<snapshot::Options>),
+    Session(Box<session::Options>),
     Policy(policy::Options),
     Doctor(doctor::Options),
     Bench(bench::Options),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(*options),
         Command::Compile(options) => compile::compile(options),
         Command::Snapshot(options) => snapshot::snapshot(*options),
+        Command::Session(options) => session::session(*options),
         Command::Policy(options) => policy::policy(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Bench(options) => bench::bench(options),

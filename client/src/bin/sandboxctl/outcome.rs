@@ -41,20 +41,29 @@ pub fn tell(report: &Report, cache_problem: Option<String>, json: bool) -> Resul
 
 /// One line, and the backtrace of a trap below it; nothing for a guest that exited.
 fn message(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Exited { .. } => None,
+        outcome => Some(format!("sandboxctl: {}\n", text(outcome))),
+    }
+}
+
+/// The same without our name and the last line's end, also for a guest that exited.
+pub fn text(outcome: &Outcome) -> String {
     let text = match outcome {
-        Outcome::Exited { .. } => return None,
-        Outcome::Trapped(trap) => return Some(trap_message(trap)),
+        Outcome::Exited { code, .. } => format!("exited with status {code}"),
+        Outcome::Trapped(trap) => return trap_text(trap),
         Outcome::Violated(violation) => format!("violation: {}", violation_message(violation)),
         Outcome::LimitReached(limit) => format!("limit: {}", limit_message(limit)),
         Outcome::Cancelled => String::from("cancelled"),
     };
-    Some(format!("sandboxctl: {}\n", one_line(&text)))
+    one_line(&text)
 }
 
-fn trap_message(trap: &Trap) -> String {
-    let mut text = format!("sandboxctl: trap: {}\n", one_line(&trap.message));
+/// A trap's message on one line, and its backtrace below.
+pub fn trap_text(trap: &Trap) -> String {
+    let mut text = format!("trap: {}", one_line(&trap.message));
     for (index, frame) in trap.backtrace.iter().enumerate() {
-        let _ = writeln!(text, "{index:>5}: {}", frame_text(frame));
+        let _ = write!(text, "\n{index:>5}: {}", frame_text(frame));
     }
     text
 }

@@ -171,8 +171,8 @@ pub struct Plan {
     pub debug_info: bool,
 }
 
-/// Where a job runs.
-enum Where {
+/// Where a job or session runs.
+pub enum Place {
     /// In the daemon at this socket; without one there, it is an error.
     Daemon(PathBuf),
     /// In the daemon at this socket if it answers.
@@ -184,48 +184,51 @@ enum Where {
 pub fn run(options: Options) -> Result<u8, Error> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    let (place, json) = (place(&options), options.json);
+    // What these say does not reach a daemon.
+    let alone = options.no_daemon || options.job.debug_info || options.job.configuration.are_given();
+    let (place, json) = (place(options.socket, alone), options.json);
     let config = options.job.config(options.state_dir.clone())?;
     let plan = plan(options.job)?;
     let (report, cache_problem) = runtime.block_on(async {
         // Before anything exists that a signal could leave behind.
         let mut interrupts = Interrupts::catch().map_err(Error::Signals)?;
         match place {
-            Where::Daemon(socket) => {
+            Place::Daemon(socket) => {
                 let client = daemon::connect(&socket, &mut interrupts).await?;
                 Ok((daemon::run(client, plan, &mut interrupts).await?, None))
             }
-            Where::DaemonIfAny(socket) => match daemon::connect(&socket, &mut interrupts).await {
+            Place::DaemonIfAny(socket) => match daemon::connect(&socket, &mut interrupts).await {
                 Ok(client) => Ok((daemon::run(client, plan, &mut interrupts).await?, None)),
                 Err(Error::Client(client::Error::Connect { .. })) => {
                     embedded::run(plan, config, &mut interrupts).await
                 }
                 Err(error) => Err(error),
             },
-            Where::Embedded => embedded::run(plan, config, &mut interrupts).await,
+            Place::Embedded => embedded::run(plan, config, &mut interrupts).await,
         }
     })?;
     outcome::tell(&report, cache_problem, json)
 }
 
-fn place(options: &Options) -> Where {
-    // What these say does not reach a daemon.
-    if options.no_daemon || options.job.debug_info || options.job.configuration.are_given() {
-        return Where::Embedded;
+/// In the daemon at `socket`, or in the usual one, unless it must be `alone`.
+pub fn place(socket: Option<PathBuf>, alone: bool) -> Place {
+    if alone {
+        return Place::Embedded;
     }
     let from_environment =
         || std::env::var_os("SANDBOXD_SOCKET").filter(|s| !s.is_empty()).map(PathBuf::from);
-    if let Some(socket) = options.socket.clone().or_else(from_environment) {
-        return Where::Daemon(socket);
+    if let Some(socket) = socket.or_else(from_environment) {
+        return Place::Daemon(socket);
     }
     match client::default_socket() {
-        Some(socket) => Where::DaemonIfAny(socket),
-        None => Where::Embedded,
+        Some(socket) => Place::DaemonIfAny(socket),
+        None => Place::Embedded,
     }
 }
 
-pub fn plan(options: JobOptions) -> Result<Plan, Error> {
-    let mut strings = options.module_and_args.into_iter();
+/// The module's path, and the arguments of the guest.
+pub fn module_and_args(strings: Vec<OsString>) -> Result<(PathBuf, Vec<OsString>), Error> {
+    let mut strings = strings.into_iter();
     // Clap demands at least one.
     let module_path = strings.next().unwrap_or_default();
     // Clap takes an option that it does not know for the module.
@@ -236,6 +239,11 @@ pub fn plan(options: JobOptions) -> Result<Plan, Error> {
     if rest.first().is_some_and(|s| s == "--") {
         rest.remove(0);
     }
+    Ok((PathBuf::from(module_path), rest))
+}
+
+pub fn plan(options: JobOptions) -> Result<Plan, Error> {
+    let (module_path, rest) = module_and_args(options.module_and_args)?;
     let (entry, args) = match options.invoke {
         None => (EntryRequest::Command, rest),
         Some(name) => {
@@ -244,7 +252,6 @@ pub fn plan(options: JobOptions) -> Result<Plan, Error> {
             (EntryRequest::Invoke { name, args }, Vec::new())
         }
     };
-    let module_path = PathBuf::from(module_path);
     options.guest.plan(module_path, entry, args, options.debug_info)
 }
 
