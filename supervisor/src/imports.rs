@@ -8,25 +8,53 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use compiler::{FuncType, ValType};
+use interface::{Lowered, WasmType};
 use ipc::report::{Trap, Value};
+
+use crate::error::Error;
+use crate::service::{Service, TypedFunction};
 
 /// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here; what
 /// the module exports of them are its own. A tag that a module imports twice is one; of a memory, a table or a mutable global it
 /// gets two.
 #[derive(Clone, Debug, Default)]
-pub struct Imports(HashMap<(String, String), Extern>);
+pub struct Imports {
+    items: HashMap<(String, String), Extern>,
+    /// Interfaces that are served, by the name of their module.
+    interfaces: HashMap<String, Arc<Lowered>>,
+}
 
 impl Imports {
+    /// Provides all functions of an interface, instead of what was provided under their names before.
+    ///
+    /// # Errors
+    /// [`Error::NotServed`]: the service lacks a function.
+    pub fn serve(&mut self, service: &Service) -> Result<&mut Self, Error> {
+        let interface = service.interface();
+        let module = &interface.interface().name;
+        for (name, function) in service.typed()? {
+            let function = HostFunction::typed(function);
+            self.define(module.clone(), name, Extern::Function(function));
+        }
+        self.interfaces.insert(module.clone(), Arc::new(interface.clone()));
+        Ok(self)
+    }
+
+    /// The interfaces that are served.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Lowered> {
+        self.interfaces.values().map(Arc::as_ref)
+    }
+
     /// Provides `item` as `module` `name`, instead of what was provided before.
     pub fn define(&mut self, module: impl Into<String>, name: impl Into<String>, item: Extern) -> &mut Self {
-        self.0.insert((module.into(), name.into()), item);
+        self.items.insert((module.into(), name.into()), item);
         self
     }
 
     /// What is provided under these names.
     pub fn get(&self, module: &str, name: &str) -> Option<&Extern> {
         // A map of pairs of strings cannot be asked with borrowed ones without this.
-        self.0.get(&(module.to_owned(), name.to_owned()))
+        self.items.get(&(module.to_owned(), name.to_owned()))
     }
 }
 
@@ -115,8 +143,19 @@ type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
 #[derive(Clone)]
 pub struct HostFunction {
     ty: FuncType,
-    call: Arc<Call>,
+    kind: Kind,
 }
+
+#[derive(Clone)]
+enum Kind {
+    /// Gets and returns bare values.
+    Raw(Arc<Call>),
+    /// Of a [`Service`].
+    Typed(Box<TypedFunction>),
+}
+
+/// Why a call failed whose function panicked.
+pub(crate) const PANICKED: &str = "it panicked";
 
 impl fmt::Debug for HostFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +174,24 @@ impl HostFunction {
         F: Future<Output = Result<Vec<Value>, HostError>> + Send + 'static,
     {
         let ty = FuncType { params: params.into(), results: results.into() };
-        Self { ty, call: Arc::new(move |values| Box::pin(call(values))) }
+        Self { ty, kind: Kind::Raw(Arc::new(move |values| Box::pin(call(values)))) }
+    }
+
+    fn typed(function: TypedFunction) -> Self {
+        let types = |types: &[WasmType]| types.iter().map(value_type).collect::<Vec<_>>();
+        let ty = match function.lowered() {
+            Some(lowered) => FuncType { params: types(lowered.params()), results: types(lowered.results()) },
+            None => FuncType { params: Vec::new(), results: Vec::new() },
+        };
+        Self { ty, kind: Kind::Typed(Box::new(function)) }
+    }
+
+    /// What serves it, if it is typed.
+    pub(crate) fn as_typed(&self) -> Option<&TypedFunction> {
+        match &self.kind {
+            Kind::Raw(_) => None,
+            Kind::Typed(function) => Some(function),
+        }
     }
 
     /// The same for a function that never waits.
@@ -152,16 +208,25 @@ impl HostFunction {
         &self.ty
     }
 
-    /// Calls it. A panic is an error of this call.
+    /// Calls it with bare values. A panic is an error of this call.
     pub(crate) async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
-        const PANICKED: &str = "it panicked";
+        let Kind::Raw(call) = &self.kind else { return Err("it takes no bare values".into()) };
         // What it has left behind is its own affair: nothing of ours is in its reach.
         let mut future =
-            catch_unwind(AssertUnwindSafe(|| (self.call)(values))).map_err(|_| HostError::from(PANICKED))?;
+            catch_unwind(AssertUnwindSafe(|| call(values))).map_err(|_| HostError::from(PANICKED))?;
         std::future::poll_fn(|context| {
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
                 .unwrap_or_else(|_| std::task::Poll::Ready(Err(PANICKED.into())))
         })
         .await
+    }
+}
+
+fn value_type(ty: &WasmType) -> ValType {
+    match ty {
+        WasmType::I32 => ValType::I32,
+        WasmType::I64 => ValType::I64,
+        WasmType::F32 => ValType::F32,
+        WasmType::F64 => ValType::F64,
     }
 }
