@@ -20,6 +20,9 @@ mod reply;
 mod scalar;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use call::{Arena, Call, Refusal};
 pub use check::{Imported, Mismatch};
 pub use lower::{Lowered, LoweredFunction, WasmType};
