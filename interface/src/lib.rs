@@ -5,9 +5,9 @@
 //! ([`ipc::typed`]), the check of every argument ([`LoweredFunction::decode`]) and of every reply ([`LoweredFunction::encode`]).
 //! docs/host-functions.md is the reference.
 //!
-//! * `model`: what an interface says; `lower`: its rules, layouts and signatures.
+//! * `model`: what an interface says; `rules`: what it may say; `lower`, `scalar`: signatures and layouts.
 //! * `parse`: TOML with places.
-//! * `value`: arguments and replies; `scalar`: their bytes.
+//! * `value`: arguments and replies.
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
 
@@ -17,6 +17,7 @@ mod lower;
 mod model;
 mod parse;
 mod reply;
+mod rules;
 mod scalar;
 mod value;
 

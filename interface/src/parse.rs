@@ -11,13 +11,15 @@ use crate::model::{Field, Function, Interface, Named, Place, Type, TypeDef, Type
 const TOP: &[&str] = &["interface", "doc", "enum", "error", "flags", "handle", "record", "function"];
 const FUNCTION: &[&str] = &["name", "doc", "params", "results", "error", "overflow", "deadline", "blocking"];
 
+/// Where a function stands, its parameters and its results.
+type FunctionPlaces = (Position, [Vec<Position>; 2]);
+
 /// Where the parts of an interface stand, in the order of the model.
 struct Places {
     interface: Position,
     /// Each with its members.
     types: Vec<(Position, Vec<Position>)>,
-    /// Each with its parameters and results.
-    functions: Vec<(Position, [Vec<Position>; 2])>,
+    functions: Vec<FunctionPlaces>,
 }
 
 impl Places {
@@ -145,7 +147,7 @@ fn named_or_builtin(written: &str) -> Type {
     builtin.map_or_else(|| Type::Named(written.to_owned()), |(_, ty)| ty.clone())
 }
 
-fn function(table: &Table<'_>) -> Result<(Function, (Position, [Vec<Position>; 2])), Error> {
+fn function(table: &Table<'_>) -> Result<(Function, FunctionPlaces), Error> {
     table.only(FUNCTION)?;
     let (name, at) = name(table)?;
     let fields = |key: &str| -> Result<(Vec<Field>, Vec<Position>), Error> {
