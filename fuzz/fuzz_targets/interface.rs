@@ -34,7 +34,8 @@ const SOUND: &str = include_str!("interface.toml");
 // What comes before the first zero byte is an interface; what comes after it is words and an arena. Without text, the interface
 // is the one above.
 fuzz_target!(|data: &[u8]| {
-    let (text, rest) = data.iter().position(|b| *b == 0).map_or((data, &[][..]), |at| (&data[..at], &data[at + 1..]));
+    let (text, rest) =
+        data.iter().position(|b| *b == 0).map_or((data, &[][..]), |at| (&data[..at], &data[at + 1..]));
     let Ok(text) = std::str::from_utf8(text) else { return };
     let lowered = match Interface::parse(if text.is_empty() { SOUND } else { text }, "fuzz.toml") {
         Ok(lowered) => lowered,
