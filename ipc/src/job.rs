@@ -21,8 +21,12 @@ pub const CALLS_BYTES: usize = ARENA_BYTES - OUTPUT_BYTES;
 pub const STRINGS_OFFSET: usize = ARENA_OFFSET + ARENA_BYTES;
 /// Bytes for strings.
 pub const STRINGS_BYTES: usize = 0x10_0000;
+/// Offset of the table of the host app's typed functions, see [`crate::typed`].
+pub const TABLE_OFFSET: usize = STRINGS_OFFSET + STRINGS_BYTES;
+/// Bytes for it.
+pub const TABLE_BYTES: usize = 0x1_0000;
 /// Offset of the values: arguments of the entry point, then its results; 16 bytes each.
-pub const VALUES_OFFSET: usize = STRINGS_OFFSET + STRINGS_BYTES;
+pub const VALUES_OFFSET: usize = TABLE_OFFSET + TABLE_BYTES;
 /// How many values fit.
 pub const VALUES_MAX: usize = 1024;
 /// Offset of the head: what every instance uses. It is the last part of the ring.
@@ -90,8 +94,8 @@ pub struct JobHeader {
     pub results: u32,
     /// Number of [`crate::imports::Record`]s in the arena.
     pub imports: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Import numbers that the table of typed functions has an entry for; higher ones are called with their bare values.
+    pub typed: u32,
     /// Number of argument strings.
     pub args_count: u32,
     /// Bytes of the argument strings with their terminators.

@@ -5,6 +5,7 @@
 //! * [`ring`]: the shared-memory queue between an instance and the supervisor.
 //! * [`job`]: what the supervisor tells an instance before it starts, and what it leaves behind when it ends.
 //! * [`imports`]: what the host side provides for the imports of an instance.
+//! * [`typed`]: how calls of the host app's typed functions are marshalled.
 //! * [`direct`]: how an instance gets descriptors of files.
 //! * [`session`]: how the supervisor has an instance make several calls.
 //! * [`control`]: the messages between the supervisor and its zygotes.
@@ -48,5 +49,6 @@ pub mod session;
 pub mod speculation;
 #[cfg(feature = "std")]
 pub mod text;
+pub mod typed;
 #[cfg(feature = "std")]
 pub mod types;

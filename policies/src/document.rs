@@ -11,7 +11,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::error::{DocumentKind, Error, hint};
+use crate::error::{DocumentKind, Error, Hint, hint};
 use crate::policy::FILE_BYTES_MAX;
 use crate::position::Position;
 use crate::rule::Place;
@@ -61,7 +61,16 @@ impl<'t> Source<'t> {
 
     /// A configuration file's text; messages name it `file_name`.
     pub fn configuration(text: &'t str, file_name: &str) -> Result<Self, Error> {
-        let (kind, file) = (DocumentKind::Configuration, Arc::from(quote(file_name)));
+        Self::of_kind(DocumentKind::Configuration, text, file_name)
+    }
+
+    /// The text of an interface of host functions; messages name it `file_name`.
+    pub fn interface(text: &'t str, file_name: &str) -> Result<Self, Error> {
+        Self::of_kind(DocumentKind::Interface, text, file_name)
+    }
+
+    fn of_kind(kind: DocumentKind, text: &'t str, file_name: &str) -> Result<Self, Error> {
+        let file = Arc::from(quote(file_name));
         if text.len() > FILE_BYTES_MAX {
             return Err(Error::TooLarge { kind, file, limit: FILE_BYTES_MAX });
         }
@@ -85,6 +94,15 @@ pub(crate) fn quote(text: &str) -> String {
     match one_line.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("{}…", one_line.get(..end).unwrap_or_default()),
         None => one_line,
+    }
+}
+
+/// What a message offers for a name that is none of `valid`: the nearest of them, or all.
+pub fn nearest<'v>(written: &str, valid: impl IntoIterator<Item = &'v str>) -> Hint {
+    let valid: Vec<&str> = valid.into_iter().collect();
+    match hint(written, valid.iter().copied()) {
+        nearest @ Hint::Nearest(_) => nearest,
+        Hint::OneOf(_) => Hint::OneOf(valid.join(", ")),
     }
 }
 
@@ -122,6 +140,7 @@ impl<'d> Table<'d> {
         let name = match source.kind {
             DocumentKind::Policy => "the policy",
             DocumentKind::Configuration => "the configuration",
+            DocumentKind::Interface => "the interface",
         };
         Self { source, entries: document.get_ref(), name: Cow::Borrowed(name), span: 0..0 }
     }
@@ -171,7 +190,7 @@ impl<'d> Table<'d> {
     }
 
     /// The value of a key that must be there.
-    pub(crate) fn need(&self, key: &'static str, why: &'static str) -> Result<Value<'d>, Error> {
+    pub fn need(&self, key: &'static str, why: &'static str) -> Result<Value<'d>, Error> {
         self.get(key).ok_or_else(|| Error::MissingKey {
             at: self.at(),
             key,
@@ -188,7 +207,7 @@ impl<'d> Table<'d> {
 
 impl<'d> Value<'d> {
     /// Where the value stands.
-    pub(crate) fn at(&self) -> Position {
+    pub fn at(&self) -> Position {
         self.source.position(self.span.clone())
     }
 
@@ -212,7 +231,7 @@ impl<'d> Value<'d> {
     }
 
     /// The value as a table.
-    pub(crate) fn table(&self, name: String) -> Result<Table<'d>, Error> {
+    pub fn table(&self, name: String) -> Result<Table<'d>, Error> {
         let entries = self.value.as_table().ok_or_else(|| self.wrong_type("a table"))?;
         Ok(Table { source: self.source, entries, name: Cow::Owned(name), span: self.span.clone() })
     }
@@ -242,7 +261,7 @@ impl<'d> Value<'d> {
     }
 
     /// The value as a string, if it is one.
-    pub(crate) fn as_string(&self) -> Option<&'d str> {
+    pub fn as_string(&self) -> Option<&'d str> {
         self.value.as_str()
     }
 
@@ -324,7 +343,7 @@ impl<'d> Value<'d> {
     }
 
     /// The error for a string that is none of `valid`.
-    pub(crate) fn unknown<'v>(&self, valid: impl IntoIterator<Item = &'v str>) -> Error {
+    pub fn unknown<'v>(&self, valid: impl IntoIterator<Item = &'v str>) -> Error {
         let written = self.as_string().map_or_else(|| self.written(), quote);
         Error::UnknownValue {
             at: self.at(),

@@ -13,6 +13,8 @@ pub enum DocumentKind {
     Policy,
     /// A configuration file.
     Configuration,
+    /// An interface of host functions.
+    Interface,
 }
 
 impl fmt::Display for DocumentKind {
@@ -20,6 +22,7 @@ impl fmt::Display for DocumentKind {
         f.write_str(match self {
             Self::Policy => "policy",
             Self::Configuration => "configuration",
+            Self::Interface => "interface",
         })
     }
 }
@@ -166,6 +169,15 @@ pub enum Error {
         value: String,
         /// The range.
         range: String,
+    },
+    /// A rule of interfaces that one breaks.
+    Interface {
+        /// Where.
+        at: Position,
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        help: Option<String>,
     },
     /// The schema's version is not one that this program reads.
     Version {
@@ -393,6 +405,7 @@ impl Error {
             Self::OutOfRange { at, key, value, range } => {
                 (Some(at), format!("{key} = {value} is out of range"), Some(format!("it must be {range}")))
             }
+            Self::Interface { at, problem, help } => (Some(at), problem.clone(), help.clone()),
             Self::Version { at, found, supported } => (
                 Some(at),
                 format!("version = {found} is not supported"),

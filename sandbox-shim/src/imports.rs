@@ -6,7 +6,7 @@ use ipc::job::{ARENA_OFFSET, exit_kind};
 use ipc::layout::RING_BASE;
 use ipc::ring::{Submission, pack_range};
 
-use crate::{arch, entry, growth, ring_client, session, state};
+use crate::{arch, entry, growth, ring_client, session, state, typed};
 
 const ARENA: usize = RING_BASE as usize + ARENA_OFFSET;
 
@@ -64,6 +64,10 @@ pub unsafe extern "sysv64" fn import_call(
     session::reserve_stack();
     growth::note_asked(asked::HOST_FUNCTIONS);
     let (params, results) = ((params as usize).min(VALUES_MAX), (results as usize).min(VALUES_MAX));
+    if let Some(function) = typed::function(number) {
+        // SAFETY: by the contract.
+        return unsafe { typed::call(number, &function, frame, params, results) };
+    }
     let arena = ARENA as *mut u8;
     // SAFETY: the frame by the contract; the arena has room for `VALUES_MAX` slots, and no other call uses it.
     unsafe { arch::copy(arena, frame.cast(), params * SLOT) };

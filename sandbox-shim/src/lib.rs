@@ -11,6 +11,7 @@
 //! * [`descriptors`]: what need not be asked about the guest's descriptors.
 //! * [`direct`]: files that the instance reads and writes itself.
 //! * [`imports`]: globals, memories, tables and functions that the host side provides.
+//! * `typed`: the host app's typed functions, by the table that the supervisor writes.
 //! * [`marshal`]: from a guest's parameters to a ring submission and back, by the interface table.
 //! * [`output`]: writes to standard output and error that nobody waits for.
 //! * [`ring_client`]: submit, wait.
@@ -39,4 +40,5 @@ pub mod ring_client;
 pub mod session;
 pub mod signals;
 pub mod state;
+pub(crate) mod typed;
 pub mod vdso;

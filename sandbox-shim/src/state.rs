@@ -52,7 +52,7 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
         parameters: 0,
         results: 0,
         imports: 0,
-        reserved: 0,
+        typed: 0,
         args_count: 0,
         args_bytes: 0,
         env_count: 0,

@@ -151,6 +151,55 @@ pub enum Error {
         /// Entries that fit.
         room: u64,
     },
+    /// Imports that are not as the interface of the job's typed functions says.
+    #[error(
+        "the module does not fit the interface \"{interface}\": {}",
+        mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    InterfaceMismatch {
+        /// The interface.
+        interface: String,
+        /// All of them.
+        mismatches: Vec<interface::Mismatch>,
+    },
+    /// A function to serve that the interface does not have.
+    #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
+    NoSuchFunction {
+        /// The interface.
+        interface: String,
+        /// What was to be served.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// A function served in another way than its interface says.
+    #[error(
+        "the interface declares {function} as {declared}, but it is served as {served}; change one of the two"
+    )]
+    ServedOtherwise {
+        /// The function.
+        function: String,
+        /// What the interface says.
+        declared: &'static str,
+        /// What serves it.
+        served: &'static str,
+    },
+    /// A function of an interface that nothing serves.
+    #[error("nothing serves {function}; serve every function of an interface")]
+    NotServed {
+        /// The function.
+        function: String,
+    },
+    /// More typed functions than an instance's table holds.
+    #[error(
+        "the table of typed functions would have {found} words; at most {limit} fit: import fewer, or before other things"
+    )]
+    TooManyTypedFunctions {
+        /// Words that it would have.
+        found: usize,
+        /// Words that fit.
+        limit: usize,
+    },
     /// More imports than an instance can take over.
     #[error("the module imports {found} globals, memories and tables; at most {limit} can be provided")]
     TooManyImports {

@@ -56,9 +56,13 @@ impl<'r> SharedRegion<'r> {
 
     /// A private copy. This is the only way to look at what an instance wrote.
     pub fn copy_out(&self) -> Vec<u8> {
-        let mut copy = vec![0; self.length];
-        // SAFETY: the region is mapped for `'r` (contract of `new`) and `copy` is `length` private bytes.
-        unsafe { copy_shared(copy.as_mut_ptr(), self.start, self.length) };
+        let mut copy = Vec::with_capacity(self.length);
+        // SAFETY: the region is mapped for `'r` (contract of `new`), and `copy` has room for `length` private bytes, all of which
+        // are written before they count.
+        unsafe {
+            copy_shared(copy.as_mut_ptr(), self.start, self.length);
+            copy.set_len(self.length);
+        }
         copy
     }
 

@@ -9,30 +9,58 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::{FuncType, ValType};
+use interface::{Lowered, WasmType};
 use ipc::report::{Trap, Value};
+
+use crate::error::Error;
+use crate::service::{Service, TypedFunction};
 
 /// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here; what
 /// the module exports of them are its own. A tag that a module imports twice is one; of a memory, a table or a mutable global it
 /// gets two.
 #[derive(Clone, Debug, Default)]
-pub struct Imports(HashMap<(String, String), Extern>);
+pub struct Imports {
+    items: HashMap<(String, String), Extern>,
+    /// Interfaces that are served, by the name of their module.
+    interfaces: HashMap<String, Arc<Lowered>>,
+}
 
 impl Imports {
+    /// Provides all functions of an interface, instead of what was provided under their names before.
+    ///
+    /// # Errors
+    /// [`Error::NotServed`]: the service lacks a function.
+    pub fn serve(&mut self, service: &Service) -> Result<&mut Self, Error> {
+        let interface = service.interface();
+        let module = &interface.interface().name;
+        for (name, function) in service.typed()? {
+            let function = HostFunction::typed(function);
+            self.define(module.clone(), name, Extern::Function(function));
+        }
+        self.interfaces.insert(module.clone(), Arc::new(interface.clone()));
+        Ok(self)
+    }
+
+    /// The interfaces that are served.
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Lowered> {
+        self.interfaces.values().map(Arc::as_ref)
+    }
+
     /// Provides `item` as `module` `name`, instead of what was provided before.
     pub fn define(&mut self, module: impl Into<String>, name: impl Into<String>, item: Extern) -> &mut Self {
-        self.0.insert((module.into(), name.into()), item);
+        self.items.insert((module.into(), name.into()), item);
         self
     }
 
     /// What is provided under these names.
     pub fn get(&self, module: &str, name: &str) -> Option<&Extern> {
         // A map of pairs of strings cannot be asked with borrowed ones without this.
-        self.0.get(&(module.to_owned(), name.to_owned()))
+        self.items.get(&(module.to_owned(), name.to_owned()))
     }
 
     /// All that is provided, with the names of module and field, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Extern)> {
-        self.0.iter().map(|((module, name), item)| (module.as_str(), name.as_str(), item))
+        self.items.iter().map(|((module, name), item)| (module.as_str(), name.as_str(), item))
     }
 }
 
@@ -121,9 +149,20 @@ type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
 #[derive(Clone)]
 pub struct HostFunction {
     ty: FuncType,
-    call: Arc<Call>,
+    kind: Kind,
     deadline: Option<Duration>,
 }
+
+#[derive(Clone)]
+enum Kind {
+    /// Gets and returns bare values.
+    Raw(Arc<Call>),
+    /// Of a [`Service`].
+    Typed(Box<TypedFunction>),
+}
+
+/// Why a call failed whose function panicked.
+pub(crate) const PANICKED: &str = "it panicked";
 
 impl fmt::Debug for HostFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,7 +181,24 @@ impl HostFunction {
         F: Future<Output = Result<Vec<Value>, HostError>> + Send + 'static,
     {
         let ty = FuncType { params: params.into(), results: results.into() };
-        Self { ty, call: Arc::new(move |values| Box::pin(call(values))), deadline: None }
+        Self { ty, kind: Kind::Raw(Arc::new(move |values| Box::pin(call(values)))), deadline: None }
+    }
+
+    fn typed(function: TypedFunction) -> Self {
+        let types = |types: &[WasmType]| types.iter().map(value_type).collect::<Vec<_>>();
+        let ty = match function.lowered() {
+            Some(lowered) => FuncType { params: types(lowered.params()), results: types(lowered.results()) },
+            None => FuncType { params: Vec::new(), results: Vec::new() },
+        };
+        Self { ty, kind: Kind::Typed(Box::new(function)), deadline: None }
+    }
+
+    /// What serves it, if it is typed.
+    pub(crate) fn as_typed(&self) -> Option<&TypedFunction> {
+        match &self.kind {
+            Kind::Raw(_) => None,
+            Kind::Typed(function) => Some(function),
+        }
     }
 
     /// The same for a function that never waits.
@@ -159,7 +215,7 @@ impl HostFunction {
         &self.ty
     }
 
-    /// The same function with a deadline: a call that takes longer is given up and fails.
+    /// The same function with a deadline: a call that takes longer is given up and fails. A typed one has that of its declaration.
     pub fn within(self, deadline: Duration) -> Self {
         Self { deadline: Some(deadline), ..self }
     }
@@ -169,7 +225,8 @@ impl HostFunction {
         self.deadline
     }
 
-    /// Calls it. A panic is an error of this call, and so is a deadline that has passed. What it returns is not checked here.
+    /// Calls it with bare values. A panic is an error of this call, and so is a deadline that has passed. What it returns is not checked
+    /// here.
     pub async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
         match self.deadline {
             None => self.call_for_ever(values).await,
@@ -181,14 +238,23 @@ impl HostFunction {
     }
 
     async fn call_for_ever(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
-        const PANICKED: &str = "it panicked";
+        let Kind::Raw(call) = &self.kind else { return Err("it is typed, and takes no bare values".into()) };
         // What it has left behind is its own affair: nothing of ours is in its reach.
         let mut future =
-            catch_unwind(AssertUnwindSafe(|| (self.call)(values))).map_err(|_| HostError::from(PANICKED))?;
+            catch_unwind(AssertUnwindSafe(|| call(values))).map_err(|_| HostError::from(PANICKED))?;
         std::future::poll_fn(|context| {
             catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
                 .unwrap_or_else(|_| std::task::Poll::Ready(Err(PANICKED.into())))
         })
         .await
+    }
+}
+
+fn value_type(ty: &WasmType) -> ValType {
+    match ty {
+        WasmType::I32 => ValType::I32,
+        WasmType::I64 => ValType::I64,
+        WasmType::F32 => ValType::F32,
+        WasmType::F64 => ValType::F64,
     }
 }

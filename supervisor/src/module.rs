@@ -9,8 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compiler::metadata::{Entry as CompiledEntry, ExportItem, Snapshot};
+use compiler::metadata::{Entry as CompiledEntry, ExportItem, ImportItem, Metadata, Snapshot};
 use compiler::{Artifact, ValType};
+use interface::{Imported, Lowered, Mismatch};
 use ipc::interface::FunctionId;
 use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Value;
@@ -31,6 +32,24 @@ pub enum ModuleSource {
     Artifact(Vec<u8>),
     /// The same in a file that is read from its beginning. It is copied once, so that it may change afterwards.
     ArtifactFile(Arc<File>),
+}
+
+/// Every import of an interface that does not fit it.
+pub(crate) fn mismatches(metadata: &Metadata, interface: &Lowered) -> Vec<Mismatch> {
+    let names = |types: &[ValType]| types.iter().map(ToString::to_string).collect();
+    let imported = metadata.imports.iter().filter(|import| import.module == interface.interface().name);
+    let imported: Vec<Imported> = imported
+        .filter_map(|import| match &import.item {
+            ImportItem::Function { params, results } => Some(Imported {
+                module: import.module.clone(),
+                name: import.name.clone(),
+                params: names(params),
+                results: names(results),
+            }),
+            _ => None,
+        })
+        .collect();
+    interface.check(&imported)
 }
 
 /// A loaded module. Cheap to clone; all clones are the same module.
@@ -204,6 +223,11 @@ impl Module {
     /// The host functions that it imports. A policy that does not allow one of them does not let the module run.
     pub fn host_functions(&self) -> impl Iterator<Item = FunctionId> {
         self.artifact().metadata().host_functions.iter().filter_map(|number| FunctionId::from_number(*number))
+    }
+
+    /// Every import of this interface that does not fit it.
+    pub fn mismatches(&self, interface: &Lowered) -> Vec<Mismatch> {
+        mismatches(self.artifact().metadata(), interface)
     }
 
     /// Parameter and result types of an exported function.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::RawModule;
+use compiler::metadata::{Import, ImportItem};
 use ipc::job::{COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, JOB_OFFSET, SUBMISSIONS_OFFSET, exit_kind};
 use ipc::layout::{CODE_BASE, GATE_SYSCALL, RING_BASE};
 use ipc::report::{Outcome, Report, Value};
 use policies::Policy;
 use supervisor::{
-    CallOutcome, Config, Entry, Error, Job, JobLimits, Module, ModuleSource, PoolLimits, Preopen, Session,
-    Supervisor,
+    CallOutcome, Config, Entry, Error, Imports, Job, JobLimits, Module, ModuleSource, PoolLimits, Preopen,
+    Session, Supervisor, ValType,
 };
 
 use crate::{ring_program, side_channel};
@@ -223,55 +224,14 @@ fn own_weapons() -> Vec<Weapon> {
     .concat();
     // Makes the host call whose submission lies at rdi, waits for its completion, puts that there instead, and returns the error
     // number.
-    let host_call = [
-        &[0x41, 0xb8][..], // mov r8d, the indices
-        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
-        &[
-            0x45, 0x8b, 0x08, // mov r9d, [r8] (submitted)
-            0x44, 0x89, 0xc8, // mov eax, r9d
-            0x83, 0xe0, 0x3f, // and eax, 63
-            0xc1, 0xe0, 0x07, // shl eax, 7
-            0x05, // add eax, the slots
-        ],
-        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
-        &[
-            0x49, 0x89, 0xfa, // mov r10, rdi
-            0x48, 0x89, 0xfe, // mov rsi, rdi
-            0x48, 0x89, 0xc7, // mov rdi, rax
-            0xb9, 0x10, 0x00, 0x00, 0x00, // mov ecx, 16
-            0xf3, 0x48, 0xa5, // rep movsq
-            0x41, 0xff, 0xc1, // inc r9d
-            0x45, 0x89, 0x08, // mov [r8], r9d
-        ],
-        &ring_doorbell,
-        &[
-            0xf3, 0x90, // wait: pause
-            0x41, 0x8b, 0x80, 0x80, 0x00, 0x00, 0x00, // mov eax, [r8+128] (completed)
-            0x41, 0x8b, 0x88, 0xc0, 0x00, 0x00, 0x00, // mov ecx, [r8+192] (taken)
-            0x39, 0xc8, // cmp eax, ecx
-            0x74, 0xec, // je wait
-            0x89, 0xc8, // mov eax, ecx
-            0x83, 0xe0, 0x3f, // and eax, 63
-            0xc1, 0xe0, 0x06, // shl eax, 6
-            0x05, // add eax, the completions
-        ],
-        &((RING_BASE as usize + COMPLETIONS_OFFSET) as u32).to_le_bytes(),
-        &[
-            0x48, 0x89, 0xc6, // mov rsi, rax
-            0x4c, 0x89, 0xd7, // mov rdi, r10
-            0xff, 0xc1, // inc ecx
-            0x41, 0x89, 0x88, 0xc0, 0x00, 0x00, 0x00, // mov [r8+192], ecx
-            0xb9, 0x08, 0x00, 0x00, 0x00, // mov ecx, 8
-            0xf3, 0x48, 0xa5, // rep movsq
-            0x41, 0x8b, 0x42, 0x04, // mov eax, [r10+4]
-            0xc3, // ret
-        ],
-    ]
-    .concat();
+    let host_call = host_call_with(&ring_doorbell, &[]);
+    // The same; while it waits it inverts four bytes at rsi again and again.
+    let race = host_call_with(&ring_doorbell, &[0xf7, 0x16]); // not dword [rsi]
     vec![
         // The first: a test writes over it (`sealed_code_stays_what_it_is`).
         Weapon { name: "scan", parameters: 4, code: scan },
         Weapon { name: "host-call", parameters: 1, code: host_call },
+        Weapon { name: "race", parameters: 2, code: race },
         Weapon { name: "submit-two", parameters: 2, code: submit_two },
         Weapon { name: "flood", parameters: 4, code: flood },
         // jmp $
@@ -298,6 +258,78 @@ fn own_weapons() -> Vec<Weapon> {
         Weapon { name: "forge-slot", parameters: 4, code: forge_slot },
         Weapon { name: "forge-submission", parameters: 4, code: forge_submission },
     ]
+}
+
+/// Machine code of a host call whose submission lies at rdi, which does `meanwhile` while it waits, with rsi as it was passed.
+fn host_call_with(ring_doorbell: &[u8], meanwhile: &[u8]) -> Vec<u8> {
+    let wait = [
+        meanwhile,
+        &[
+            0xf3,
+            0x90, // wait: pause
+            0x41,
+            0x8b,
+            0x80,
+            0x80,
+            0x00,
+            0x00,
+            0x00, // mov eax, [r8+128] (completed)
+            0x41,
+            0x8b,
+            0x88,
+            0xc0,
+            0x00,
+            0x00,
+            0x00, // mov ecx, [r8+192] (taken)
+            0x39,
+            0xc8, // cmp eax, ecx
+            0x74, // je wait
+            (-20 - meanwhile.len() as i8) as u8,
+        ],
+    ]
+    .concat();
+    [
+        &[0x56, 0x41, 0xb8][..], // push rsi; mov r8d, the indices
+        &((RING_BASE as usize + INDICES_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x45, 0x8b, 0x08, // mov r9d, [r8] (submitted)
+            0x44, 0x89, 0xc8, // mov eax, r9d
+            0x83, 0xe0, 0x3f, // and eax, 63
+            0xc1, 0xe0, 0x07, // shl eax, 7
+            0x05, // add eax, the slots
+        ],
+        &((RING_BASE as usize + SUBMISSIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x49, 0x89, 0xfa, // mov r10, rdi
+            0x48, 0x89, 0xfe, // mov rsi, rdi
+            0x48, 0x89, 0xc7, // mov rdi, rax
+            0xb9, 0x10, 0x00, 0x00, 0x00, // mov ecx, 16
+            0xf3, 0x48, 0xa5, // rep movsq
+            0x41, 0xff, 0xc1, // inc r9d
+            0x45, 0x89, 0x08, // mov [r8], r9d
+        ],
+        ring_doorbell,
+        &[0x5e], // pop rsi
+        &wait,
+        &[
+            0x89, 0xc8, // mov eax, ecx
+            0x83, 0xe0, 0x3f, // and eax, 63
+            0xc1, 0xe0, 0x06, // shl eax, 6
+            0x05, // add eax, the completions
+        ],
+        &((RING_BASE as usize + COMPLETIONS_OFFSET) as u32).to_le_bytes(),
+        &[
+            0x48, 0x89, 0xc6, // mov rsi, rax
+            0x4c, 0x89, 0xd7, // mov rdi, r10
+            0xff, 0xc1, // inc ecx
+            0x41, 0x89, 0x88, 0xc0, 0x00, 0x00, 0x00, // mov [r8+192], ecx
+            0xb9, 0x08, 0x00, 0x00, 0x00, // mov ecx, 8
+            0xf3, 0x48, 0xa5, // rep movsq
+            0x41, 0x8b, 0x42, 0x04, // mov eax, [r10+4]
+            0xc3, // ret
+        ],
+    ]
+    .concat()
 }
 
 /// What the weapon `scan` wants its needle masked with.
@@ -327,6 +359,7 @@ pub struct Attacker {
     pub supervisor: Supervisor,
     module: Module,
     policy: Arc<Policy>,
+    imports: Imports,
 }
 
 impl Attacker {
@@ -342,6 +375,21 @@ impl Attacker {
 
     /// The same in a supervisor that is set up like this.
     pub async fn with_config(policy: Policy, config: Config) -> Self {
+        Self::new(policy, config, &[], Imports::default()).await
+    }
+
+    /// The same whose module imports these functions of the host side: module, name and parameters, without results.
+    pub async fn importing(functions: &[(&str, &str, Vec<ValType>)], imports: Imports) -> Self {
+        let policy = Policy::builtin("default").expect("the default profile");
+        Self::new(policy, Config::default(), functions, imports).await
+    }
+
+    async fn new(
+        policy: Policy,
+        config: Config,
+        imported: &[(&str, &str, Vec<ValType>)],
+        imports: Imports,
+    ) -> Self {
         let mut code = Vec::new();
         let mut functions = Vec::new();
         for weapon in weapons() {
@@ -349,24 +397,40 @@ impl Attacker {
             code.extend_from_slice(&weapon.code);
             code.resize(code.len().next_multiple_of(16), 0xcc);
         }
-        let artifact =
-            RawModule { code, functions, memory_pages: 1, memory_max_pages: 2, ..RawModule::default() }
-                .build()
-                .expect("the attacker's artifact");
+        let imported = imported.iter().map(|(module, name, params)| Import {
+            module: (*module).to_owned(),
+            name: (*name).to_owned(),
+            item: ImportItem::Function { params: params.clone(), results: Vec::new() },
+        });
+        let module = RawModule {
+            code,
+            functions,
+            memory_pages: 1,
+            memory_max_pages: 2,
+            imports: imported.collect(),
+            ..RawModule::default()
+        };
+        let artifact = module.build().expect("the attacker's artifact");
         let supervisor = Supervisor::start(config).expect("a supervisor");
         let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("the attacker loads");
-        Self { supervisor, module, policy: Arc::new(policy) }
+        Self { supervisor, module, policy: Arc::new(policy), imports }
     }
 
     /// The same attacker under another policy.
     pub fn with_policy(&self, policy: Policy) -> Self {
-        Self { supervisor: self.supervisor.clone(), module: self.module.clone(), policy: Arc::new(policy) }
+        Self {
+            supervisor: self.supervisor.clone(),
+            module: self.module.clone(),
+            policy: Arc::new(policy),
+            imports: self.imports.clone(),
+        }
     }
 
     /// A job that runs one weapon.
     pub fn job(&self, weapon: &str, args: &[u64]) -> Job {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.entry = Entry::Export { name: weapon.to_owned(), args: arguments(weapon, args) };
+        job.imports = self.imports.clone();
         job
     }
 
@@ -396,6 +460,7 @@ impl Attacker {
     pub async fn session_within(&self, limits: JobLimits) -> Session {
         let mut job = Job::command(self.module.clone(), Arc::clone(&self.policy));
         job.limits = limits;
+        job.imports = self.imports.clone();
         let mut session = self.supervisor.session(job).await.expect("a session");
         assert_eq!(session.start().await.expect("starts"), CallOutcome::Returned(Vec::new()));
         session

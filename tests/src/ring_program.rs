@@ -106,8 +106,8 @@ pub(crate) fn weapon() -> Weapon {
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -117,7 +117,7 @@ impl Random {
 
     /// One below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.bits() % bound
     }
 
     /// One of some.
@@ -130,9 +130,9 @@ impl Random {
         match self.below(6) {
             0 => self.below(8),
             1 => self.below(256),
-            2 => self.next(),
-            3 => self.next() & 0xffff_ffff,
-            4 => 1u64.wrapping_shl(self.next() as u32).wrapping_sub(self.below(3)),
+            2 => self.bits(),
+            3 => self.bits() & 0xffff_ffff,
+            4 => 1u64.wrapping_shl(self.bits() as u32).wrapping_sub(self.below(3)),
             _ => self.below(3).wrapping_sub(2),
         }
     }
@@ -259,14 +259,14 @@ impl Program {
             // Moves an index: a little, mostly.
             7 => {
                 let what = random.one_of(&[TAIL, TAKEN, COMPLETED, TAIL + 64]);
-                let by = random.one_of(&[1, 1, 2, 63, 64, 65, u64::MAX, u64::MAX - 1, random.clone().next()]);
+                let by = random.one_of(&[1, 1, 2, 63, 64, 65, u64::MAX, u64::MAX - 1, random.clone().bits()]);
                 self.operation(code::ADD32, [what, by, 0]);
             }
             8 => {
                 let half = OUTPUT_HALF as u32;
                 let length = random.one_of(&[0, 1, half - 1, half, half, half + 1, u32::MAX]);
                 let word = pack_output(random.below(4) as u32, random.below(2) as u32, length);
-                let word = if random.below(8) == 0 { random.next() } else { word };
+                let word = if random.below(8) == 0 { random.bits() } else { word };
                 self.operation(code::POKE64, [OUTPUT, word, 0]);
             }
             // Anything anywhere, but for what an end is read from.
@@ -296,14 +296,14 @@ impl Program {
 
     fn submission(&mut self, random: &mut Random) -> Submission {
         let function = match random.below(16) {
-            0 => random.next() as u32,
+            0 => random.bits() as u32,
             1 => ipc::session::REPLY,
             2 => FINISHED,
             3 => ipc::imports::FUNCTIONS + random.below(3) as u32,
             _ => random.below(FUNCTIONS.len() as u64) as u32,
         };
         self.may_finish |= function == FINISHED;
-        let mut submission = Submission { function, sequence: random.next() as u32, ..Submission::default() };
+        let mut submission = Submission { function, sequence: random.bits() as u32, ..Submission::default() };
         for arg in &mut submission.args {
             *arg = match random.below(8) {
                 0..=3 => random.below(6),
@@ -311,7 +311,7 @@ impl Program {
                     let length = random.one_of(&[0, 1, 4, 8, 16, 24, 48, 64, 4096, ARENA_BYTES as u32]);
                     pack_range(random.below((ARENA_OFFSET + ARENA_BYTES) as u64) as u32 & !7, length)
                 }
-                6 => pack_range(random.next() as u32, random.next() as u32),
+                6 => pack_range(random.bits() as u32, random.bits() as u32),
                 _ => random.word(),
             };
         }

@@ -51,7 +51,7 @@ struct Honest {
 impl Honest {
     async fn job(&self, random: &mut Random) {
         let length = random.below(100_000) as usize;
-        let given: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        let given: Vec<u8> = (0..length).map(|_| random.bits() as u8).collect();
         let file = |name| File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC).expect("a file"));
         let (mut input, mut output) = (file(c"input"), file(c"output"));
         input.write_all(&given).expect("written");

@@ -305,6 +305,7 @@ async fn attacker(supervisor: &Supervisor, words: &[(u64, u64)]) -> Result<Modul
         memory_pages: 1,
         memory_max_pages: 2,
         table_entries: 4,
+        imports: Vec::new(),
     };
     let artifact = raw.build().expect("the attacker's artifact");
     let module = supervisor.load(ModuleSource::Artifact(artifact)).await.expect("loads");

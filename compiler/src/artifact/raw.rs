@@ -5,7 +5,7 @@ use ipc::context::{COMPILER_BASE, MEMORY_TOTAL_OFFSET, MemoryDescriptor, TableEn
 use ipc::interface::FUNCTIONS;
 use ipc::layout::{CODE_BASE, CONTEXT_BASE, MEMORY_RESERVED, PAGE, WASM_PAGE, memory_base};
 
-use super::metadata::{self, Entry, Export, ExportItem, FORMAT, GlobalValue, Metadata, Reference};
+use super::metadata::{self, Entry, Export, ExportItem, FORMAT, GlobalValue, Import, Metadata, Reference};
 use super::write::{Access, Image, Segment, Symbols};
 use crate::build::{code_segments, symbols, writable_bytes, writable_segments};
 use crate::codegen::{Code, compile_trampoline};
@@ -29,6 +29,8 @@ pub struct RawModule {
     /// Entries of a table of functions, all null at first and of a fixed size; with them come a global that holds a function and
     /// one that holds something of the host's. Their places are those of [`RawModule::TABLE`] and the following constants.
     pub table_entries: u64,
+    /// Functions of the host side that it may call over the ring, by their position.
+    pub imports: Vec<Import>,
 }
 
 impl RawModule {
@@ -123,7 +125,7 @@ impl RawModule {
             options: options.code(),
             wasm_hash: [0; 32],
             functions: 1,
-            imports: Vec::new(),
+            imports: self.imports.clone(),
             exports: exports.collect(),
             start: None,
             start_trap: None,

@@ -4,6 +4,8 @@
 //! loom fails when a thread waits for ever (a lost wake-up), when a slot is used by both sides at once (a missing acquire or
 //! release), and when an assertion does. [`planted`] shows that it finds such bugs.
 
+#![expect(clippy::arc_with_non_send_sync, reason = "loom's threads are coroutines of one thread")]
+
 mod planted;
 mod world;
 

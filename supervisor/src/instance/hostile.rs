@@ -22,7 +22,7 @@ use ipc::interface::{FUNCTIONS, FunctionId};
 use ipc::job::{
     ARENA_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, INDICES_OFFSET, RING_BYTES, SUBMISSIONS_OFFSET,
 };
-use ipc::report::{Outcome, Trap, Value, Violation};
+use ipc::report::{Outcome, Trap, Usage, Value, Violation};
 use ipc::ring::instance::{self, InstanceEnd};
 use ipc::ring::{
     Completion, FINISHED, Indices, OUTPUT_HALF, SLOTS, Slot, Submission, pack_output, pack_range,
@@ -163,6 +163,14 @@ impl InstanceEnd for Peer<'_> {
 
     fn wait(&self, _: &AtomicU32, _: u32) {
         unreachable!("the completion is there");
+    }
+
+    fn fence(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    fn pause(&self) {
+        std::hint::spin_loop();
     }
 }
 
@@ -331,11 +339,12 @@ async fn converse(requests: &mpsc::UnboundedSender<Request>, random: &mut Random
     let entry = Entry { function: 0, code: 1, trampoline: 2 };
     loop {
         let length = random.one_of(&[0, 1, 4096, ARENA_BYTES]);
-        let operation = match random.below(4) {
+        let operation = match random.below(5) {
             0 => Operation::Call { entry, values: vec![[1, 2]; 3], results: 3 },
             1 => Operation::Read { address: random.next(), length },
             2 => Operation::Write { address: random.next(), bytes: vec![7; length] },
-            _ => Operation::Descriptors,
+            3 => Operation::Descriptors,
+            _ => Operation::Usage,
         };
         let is_call = matches!(operation, Operation::Call { .. });
         let wanted = if matches!(operation, Operation::Read { .. }) { length } else { 0 };
@@ -348,6 +357,7 @@ async fn converse(requests: &mpsc::UnboundedSender<Request>, random: &mut Random
             Ok(Answer::Trapped(_)) => assert!(is_call),
             Ok(Answer::Bytes(bytes)) => assert!(!is_call && bytes.len() == wanted),
             Ok(Answer::Descriptors(descriptors)) => assert!(descriptors.len() <= 64),
+            Ok(Answer::Usage(usage)) => assert!(!is_call && usage.host_calls <= CALLS_MAX),
             Err(_) => return,
         }
     }
@@ -445,6 +455,7 @@ impl Fuzz {
             explain: &|record| {
                 Outcome::Trapped(Trap { message: record.kind.to_string(), backtrace: Vec::new() })
             },
+            measure: &|_, output_bytes| Usage { output_bytes, ..Usage::default() },
         });
         let written = RefCell::new(Vec::new());
         let (mut attacks, mut converses, mut writes) =

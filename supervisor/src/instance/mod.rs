@@ -33,6 +33,7 @@ mod seat;
 mod seats;
 mod serve;
 mod shared_memory;
+mod typed;
 mod watch;
 
 pub(crate) use conversation::{Answer, Operation, Request};
@@ -218,7 +219,7 @@ pub(crate) async fn run(
         parameters: entry.values.len() as u32,
         results: entry.results.len() as u32,
         imports: provided.records.len() as u32,
-        reserved: 0,
+        typed: provided.table_entries(),
         args_count: args.len() as u32,
         args_bytes: args_bytes as u32,
         env_count: env.len() as u32,
@@ -290,6 +291,7 @@ pub(crate) async fn run(
         debug_assert!(fits, "checked above");
         shared.write_values(&entry.values);
         shared.arena().write(0, provided.records.as_bytes());
+        shared.write_table(&provided.table);
         let wait = if waits_at_end { job_flags::WAIT_AT_END } else { 0 };
         let direct = if zygote.listener().is_some() { job_flags::DIRECT } else { 0 };
         shared.write_job(&JobHeader { flags: header.flags | wait | direct, ..header });

@@ -1,17 +1,25 @@
 //! The imports of one instance: compared with what the module declares, and in the form in which the instance takes them over.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use compiler::FuncType;
 use compiler::metadata::{GlobalValue, Import, ImportItem, Metadata};
 use ipc::imports::{FUNCTIONS, FUNCTIONS_MAX, RECORDS_MAX, Record, SLOT, kind};
+use ipc::interface::ARGS_MAX;
 use ipc::layout::WASM_PAGE;
 use ipc::nospec;
 use ipc::report::Violation;
 use ipc::ring::{Submission, unpack_range};
+use ipc::typed::{Arg, TABLE_WORDS, pack_entry};
 
+use super::typed::{Returned, TypedCall};
 use crate::error::Error;
+use crate::handles::Handles;
 use crate::hostcall::SharedRegion;
 use crate::imports::{Extern, HostError, HostFunction, Imports};
 use crate::module::{RawValue, ValueKind, raw_value};
+use crate::service::CallContext;
 
 /// What a job provides for its module's imports; all of it fits.
 #[derive(Debug, Default)]
@@ -20,18 +28,33 @@ pub(crate) struct Provided {
     pub(crate) records: Vec<Record>,
     /// Bytes that memories have beyond what the module declares.
     pub(crate) added_memory: u64,
+    /// The table of typed functions ([`ipc::typed`]).
+    pub(crate) table: Vec<u64>,
+    table_entries: u32,
     /// Functions by their number.
     functions: Vec<Option<Function>>,
+    /// This job's handles, by the interface's name.
+    handles: HashMap<String, Arc<Handles>>,
+}
+
+/// Things of the host app end with the job.
+impl Drop for Provided {
+    fn drop(&mut self) {
+        self.handles.values().for_each(|handles| handles.close());
+    }
 }
 
 #[derive(Debug)]
 struct Function {
     name: String,
     function: HostFunction,
+    /// Of a typed function.
+    context: Option<CallContext>,
 }
 
 impl Provided {
     pub(crate) fn new(metadata: &Metadata, imports: &Imports) -> Result<Self, Error> {
+        check_interfaces(metadata, imports)?;
         let mut provided = Self::default();
         for import in &metadata.imports {
             let item = imports.get(&import.module, &import.name).ok_or_else(|| Error::UnknownImport {
@@ -43,6 +66,7 @@ impl Provided {
             provided.records.extend(record);
             provided.functions.push(function);
         }
+        provided.fill_table()?;
         if provided.records.len() > RECORDS_MAX {
             return Err(Error::TooManyImports { found: provided.records.len(), limit: RECORDS_MAX });
         }
@@ -69,7 +93,12 @@ impl Provided {
                     return Err(incompatible(format!("a function {expected}"), found));
                 }
                 let name = format!("{}.{}", import.module, import.name);
-                Ok((None, Some(Function { name, function: function.clone() })))
+                let context = function.as_typed().map(|typed| {
+                    let interface = typed.interface.interface().name.clone();
+                    let handles = Arc::clone(self.handles.entry(interface).or_default());
+                    CallContext::new(Arc::clone(&typed.interface), handles)
+                });
+                Ok((None, Some(Function { name, function: function.clone(), context })))
             }
             (ImportItem::Global(index), Extern::Global { value, mutable }) => {
                 let global = metadata.globals.get(*index as usize).ok_or(Error::Stopped)?;
@@ -151,6 +180,38 @@ impl Provided {
         }
     }
 
+    /// Entries by import number, then the [`Arg`](ipc::typed::Arg)s of each typed function.
+    fn fill_table(&mut self) -> Result<(), Error> {
+        let lowered = |function: &'_ Option<Function>| -> Option<Vec<u64>> {
+            let lowered = function.as_ref()?.function.as_typed()?.lowered()?;
+            Some(lowered.args().map(Arg::pack).collect())
+        };
+        let args: Vec<Option<Vec<u64>>> = self.functions.iter().map(lowered).collect();
+        let entries = args.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let words = entries + args.iter().flatten().map(Vec::len).sum::<usize>();
+        let limit = TABLE_WORDS - ARGS_MAX;
+        if words > limit {
+            return Err(Error::TooManyTypedFunctions { found: words, limit });
+        }
+        let mut table = vec![0; entries];
+        for (number, args) in args.iter().enumerate() {
+            let Some(args) = args else { continue };
+            let first = table.len() as u32;
+            table.extend(args);
+            if let Some(entry) = table.get_mut(number) {
+                *entry = pack_entry(first, args.len() as u32);
+            }
+        }
+        self.table = table;
+        self.table_entries = entries as u32;
+        Ok(())
+    }
+
+    /// Import numbers that the table has an entry for.
+    pub(crate) fn table_entries(&self) -> u32 {
+        self.table_entries
+    }
+
     /// The number of the imported function that a submission calls; `None` if it is of another kind.
     pub(crate) fn number(submission: &Submission) -> Option<u32> {
         submission.function.checked_sub(FUNCTIONS).filter(|number| *number < FUNCTIONS_MAX)
@@ -171,6 +232,9 @@ impl Provided {
                 "call of imported function {number}, which the module does not have"
             )));
         };
+        if let (Some(typed), Some(context)) = (function.function.as_typed(), &function.context) {
+            return TypedCall::check(typed, context, submission, arena).map(ImportCall::Typed);
+        }
         let FuncType { params, results } = function.function.ty();
         let (offset, length) = unpack_range(submission.args[0]);
         let inside = (offset as usize).checked_add(length as usize).is_some_and(|end| end <= arena.len());
@@ -180,31 +244,45 @@ impl Provided {
                 function.name
             )));
         }
-        Ok(ImportCall { function, frame: arena.skip(offset as usize).prefix(length as usize) })
+        let frame = arena.skip(offset as usize).prefix(length as usize);
+        Ok(ImportCall::Raw(RawCall { function, frame }))
     }
 }
 
-/// A call of an imported function with a sound range of the arena.
+/// A call of an imported function, checked.
 #[derive(Debug)]
-pub(crate) struct ImportCall<'p, 'r> {
+pub(crate) enum ImportCall<'p, 'r> {
+    Raw(RawCall<'p, 'r>),
+    Typed(TypedCall<'p, 'r>),
+}
+
+impl ImportCall<'_, '_> {
+    /// Calls the function and writes its results to the arena. A failure is a message for the guest's trap.
+    pub(crate) async fn serve(self) -> Result<Returned, String> {
+        match self {
+            Self::Raw(call) => call.serve().await.map(|()| Returned::default()),
+            Self::Typed(call) => call.serve().await,
+        }
+    }
+}
+
+/// A call with bare values, and a sound range of the arena.
+#[derive(Debug)]
+pub(crate) struct RawCall<'p, 'r> {
     function: &'p Function,
     frame: SharedRegion<'r>,
 }
 
-impl ImportCall<'_, '_> {
-    /// Calls the function and writes its results to the frame. A failure is a message for the guest's trap.
-    pub(crate) async fn serve(&self) -> Result<(), String> {
-        let Function { name, function } = self.function;
+impl RawCall<'_, '_> {
+    async fn serve(&self) -> Result<(), String> {
+        let Function { name, function, .. } = self.function;
         let FuncType { params, results } = function.ty();
         let copy = self.frame.prefix(params.len() * SLOT).copy_out();
         let values = params
             .iter()
             .zip(copy.chunks_exact(SLOT))
             .map(|(ty, slot)| ValueKind::from(*ty).value(raw(slot)));
-        let failed = |error: HostError| match error {
-            HostError::Failed(why) => format!("host function \"{name}\" failed: {why}"),
-            HostError::Trap(message) => message,
-        };
+        let failed = |error: HostError| failure(name, error);
         let returned = function.call(values.collect()).await.map_err(failed)?;
         let types: Vec<_> = returned.iter().map(ValueKind::of).collect();
         if types != results.iter().copied().map(ValueKind::from).collect::<Vec<_>>() {
@@ -222,6 +300,28 @@ impl ImportCall<'_, '_> {
         self.frame.write(0, &bytes);
         Ok(())
     }
+}
+
+/// Why a call traps whose function failed.
+pub(super) fn failure(name: &str, error: HostError) -> String {
+    match error {
+        HostError::Failed(why) => format!("host function \"{name}\" failed: {why}"),
+        HostError::Trap(message) => message,
+    }
+}
+
+/// Whether the module imports what the interfaces of the job have, all of it.
+fn check_interfaces(metadata: &Metadata, imports: &Imports) -> Result<(), Error> {
+    for interface in imports.interfaces() {
+        let mismatches = crate::module::mismatches(metadata, interface);
+        if !mismatches.is_empty() {
+            return Err(Error::InterfaceMismatch {
+                interface: interface.interface().name.clone(),
+                mismatches,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The words of a slot.

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::conversation::Conversation;
 use super::provided::Provided;
 use super::shared_memory::SharedMemory;
+use super::typed::Returned;
 use super::watch::Watch;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
@@ -277,9 +278,14 @@ impl Server<'_> {
         }
         self.seen.imports.set(self.seen.imports.get().saturating_add(1));
         let result = call.serve().await;
-        let errno = u32::from(result.is_err());
-        *self.failure.borrow_mut() = result.err();
-        Ok(Completion { sequence: submission.sequence, errno, ..Completion::default() })
+        let (returned, failure) = match result {
+            Ok(returned) => (Some(returned), None),
+            Err(message) => (None, Some(message)),
+        };
+        *self.failure.borrow_mut() = failure;
+        let errno = u32::from(returned.is_none());
+        let Returned { value, written } = returned.unwrap_or_default();
+        Ok(Completion { sequence: submission.sequence, errno, value, written, ..Completion::default() })
     }
 
     /// Hands the next completion over.

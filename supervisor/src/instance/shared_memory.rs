@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use ipc::job::{
     ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
     INDICES_OFFSET, JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET,
-    VALUES_MAX, VALUES_OFFSET, go,
+    TABLE_BYTES, TABLE_OFFSET, VALUES_MAX, VALUES_OFFSET, go,
 };
 use ipc::ring::supervisor::{self, SupervisorEnd, publish};
 use ipc::ring::{Completion, Indices, OUTPUT_HALF, Slot, Submission};
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use zerocopy::IntoBytes;
 
 use crate::error::{Error, errno, system};
 use crate::hostcall::{SharedRegion, copy_shared};
@@ -102,6 +103,13 @@ impl SharedMemory {
             at += region.write(at, string) + 1;
         }
         true
+    }
+
+    /// Writes the table of typed functions, which fits.
+    pub(crate) fn write_table(&self, words: &[u64]) {
+        // SAFETY: the table's region lies in the mapping, which lives as long as `self`.
+        let region = unsafe { SharedRegion::new(self.at(TABLE_OFFSET), TABLE_BYTES) };
+        region.write(0, words.as_bytes());
     }
 
     /// Writes the arguments of the entry point.
@@ -215,8 +223,16 @@ mod tests {
             // SAFETY: the whole mapping, which lives as long as `shared`.
             unsafe { SharedRegion::new(shared.start.as_ptr(), RING_BYTES) }
         };
-        let places =
-            [0, STRINGS_OFFSET, VALUES_OFFSET, HEAD_OFFSET - 1, HEAD_OFFSET, EXIT_OFFSET, RING_BYTES - 1];
+        let places = [
+            0,
+            STRINGS_OFFSET,
+            TABLE_OFFSET,
+            VALUES_OFFSET,
+            HEAD_OFFSET - 1,
+            HEAD_OFFSET,
+            EXIT_OFFSET,
+            RING_BYTES - 1,
+        ];
         for place in places {
             all().skip(place).write(0, b"!");
             shared.renew().unwrap();

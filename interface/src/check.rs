@@ -1,0 +1,67 @@
+//! A module's imports compared with an interface.
+
+use std::fmt;
+
+use crate::lower::{Lowered, WasmType};
+
+/// A function that a module imports. Types are as WebAssembly writes them, so that they can be any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Module name.
+    pub module: String,
+    /// Field name.
+    pub name: String,
+    /// Parameter types.
+    pub params: Vec<String>,
+    /// Result types.
+    pub results: Vec<String>,
+}
+
+/// An import that the interface does not have, or not with this signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// `interface.function`.
+    pub function: String,
+    /// The interface's signature; what it has that is close, if it has no such function.
+    pub expected: String,
+    /// The module's signature.
+    pub found: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, expected, found } = self;
+        write!(f, "{function}: the module imports {found}, the interface has {expected}")
+    }
+}
+
+fn signature<T: fmt::Display>(params: &[T], results: &[T]) -> String {
+    let list = |types: &[T]| types.iter().map(T::to_string).collect::<Vec<_>>().join(" ");
+    format!("({}) -> ({})", list(params), list(results))
+}
+
+impl Lowered {
+    /// Every import of this interface that does not fit it. Imports of other modules are not looked at.
+    pub fn check<'m>(&self, imports: impl IntoIterator<Item = &'m Imported>) -> Vec<Mismatch> {
+        let own = imports.into_iter().filter(|import| import.module == self.interface().name);
+        own.filter_map(|import| {
+            let names = |types: &[WasmType]| types.iter().map(WasmType::to_string).collect::<Vec<_>>();
+            let expected = match self.function(&import.name) {
+                Some(f) if names(f.params()) == import.params && names(f.results()) == import.results => {
+                    return None;
+                }
+                Some(f) => signature(f.params(), f.results()),
+                None => {
+                    let valid = self.interface().functions.iter().map(|f| f.name.as_str());
+                    format!("no such function ({})", policies::document::nearest(&import.name, valid))
+                }
+            };
+            Some(Mismatch {
+                function: format!("{}.{}", import.module, import.name),
+                expected,
+                found: signature(&import.params, &import.results),
+            })
+        })
+        .collect()
+    }
+}

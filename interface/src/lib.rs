@@ -1,0 +1,32 @@
+//! Interfaces of host functions: what a host app offers to guests beyond WASI, declared once.
+//!
+//! An [`Interface`] is data: it is read from TOML ([`Interface::parse`]), or comes from a Rust trait. Everything else follows from it:
+//! the WebAssembly signatures that a module must import ([`Lowered::check`]), how parameters are marshalled
+//! ([`ipc::typed`]), the check of every argument ([`LoweredFunction::decode`]) and of every reply ([`LoweredFunction::encode`]).
+//! docs/host-functions.md is the reference.
+//!
+//! * `model`: what an interface says; `rules`: what it may say; `lower`, `scalar`: signatures and layouts.
+//! * `parse`: TOML with places.
+//! * `value`: arguments and replies.
+//! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
+//! * `check`: a module's imports compared with an interface.
+
+mod call;
+mod check;
+mod lower;
+mod model;
+mod parse;
+mod reply;
+mod rules;
+mod scalar;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use call::{Arena, Call, Refusal};
+pub use check::{Imported, Mismatch};
+pub use lower::{Lowered, LoweredFunction, WasmType};
+pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
+pub use reply::Encoded;
+pub use value::{HandleCheck, Reply, Value};

@@ -1,0 +1,164 @@
+//! What an interface becomes in WebAssembly.
+//!
+//! Parameters first, in order: a value is one parameter; a string, bytes or a list is an address and a number of bytes or elements; a record is
+//! an address. A function without an error whose only result is a plain value returns that. Otherwise results are written by
+//! address, after the parameters: a value or a record is an address; a string or bytes is an address, the room there, and the address of
+//! a `u32` for the number of bytes written. A function with an error returns an `i32`: 0, or the error's number.
+
+use std::fmt;
+
+use ipc::typed::Arg;
+
+use crate::model::{Function, Interface, ModelError, TypeKind};
+use crate::rules::Rules;
+use crate::scalar::{Layout, Scalar};
+
+/// A type of WebAssembly values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WasmType {
+    /// 32-bit integer.
+    I32,
+    /// 64-bit integer.
+    I64,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+impl fmt::Display for WasmType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        })
+    }
+}
+
+/// A resolved type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Scalar(Scalar),
+    Record(Layout),
+    String,
+    Bytes,
+    List(Element),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Element {
+    Scalar(Scalar),
+    Record(Layout),
+}
+
+impl Element {
+    pub(crate) fn size(&self) -> u32 {
+        match self {
+            Self::Scalar(scalar) => scalar.size(),
+            Self::Record(layout) => layout.size,
+        }
+    }
+
+    /// Values in one element; not 0.
+    pub(crate) fn values(&self) -> usize {
+        match self {
+            Self::Scalar(_) => 1,
+            Self::Record(layout) => layout.fields.len().max(1),
+        }
+    }
+}
+
+/// One parameter or result.
+#[derive(Clone, Debug)]
+pub(crate) struct Slot {
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    /// How it is marshalled; `None` for the WebAssembly result.
+    pub(crate) arg: Option<Arg>,
+}
+
+/// Name of an error, and how many cases it has.
+pub(crate) type ErrorCases = (String, u32);
+
+/// A function, lowered.
+#[derive(Clone, Debug)]
+pub struct LoweredFunction {
+    pub(crate) name: String,
+    pub(crate) wasm_params: Vec<WasmType>,
+    pub(crate) wasm_results: Vec<WasmType>,
+    pub(crate) params: Vec<Slot>,
+    pub(crate) results: Vec<Slot>,
+    /// Name and cases of its error.
+    pub(crate) error: Option<ErrorCases>,
+    /// Number of the case for results that are too long.
+    pub(crate) overflow: Option<u32>,
+    pub(crate) declaration: Function,
+}
+
+impl LoweredFunction {
+    /// `interface.function`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the interface says.
+    pub fn declaration(&self) -> &Function {
+        &self.declaration
+    }
+
+    /// WebAssembly parameters.
+    pub fn params(&self) -> &[WasmType] {
+        &self.wasm_params
+    }
+
+    /// WebAssembly results.
+    pub fn results(&self) -> &[WasmType] {
+        &self.wasm_results
+    }
+
+    /// How its calls are marshalled.
+    pub fn args(&self) -> impl Iterator<Item = Arg> {
+        self.params.iter().chain(&self.results).filter_map(|slot| slot.arg)
+    }
+}
+
+/// A checked interface.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    interface: Interface,
+    functions: Vec<LoweredFunction>,
+}
+
+impl Lowered {
+    /// Checks an interface and lowers it.
+    pub fn new(interface: Interface) -> Result<Self, ModelError> {
+        let rules = Rules { interface: &interface };
+        rules.check()?;
+        let functions = interface.functions.iter().enumerate();
+        let functions =
+            functions.map(|(index, function)| rules.lower(index, function)).collect::<Result<_, _>>()?;
+        Ok(Self { interface, functions })
+    }
+
+    /// What it was made of.
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Its functions, in order.
+    pub fn functions(&self) -> &[LoweredFunction] {
+        &self.functions
+    }
+
+    /// The function with this name.
+    pub fn function(&self, name: &str) -> Option<&LoweredFunction> {
+        self.functions.iter().find(|function| function.declaration.name == name)
+    }
+
+    /// Number of the handle type with this name.
+    pub fn handle_kind(&self, name: &str) -> Option<usize> {
+        self.interface.types.iter().position(|ty| ty.name == name && ty.kind == TypeKind::Handle)
+    }
+}

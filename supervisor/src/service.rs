@@ -1,0 +1,267 @@
+//! Typed functions of the host app: an interface and what serves it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread;
+
+use interface::{Lowered, LoweredFunction, Reply, Value};
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::error::Error;
+use crate::handles::Handles;
+use crate::imports::{HostError, PANICKED};
+
+/// Calls of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
+pub const BLOCKING_THREADS: usize = 512;
+
+static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
+
+type TypedFuture = Pin<Box<dyn Future<Output = Result<Reply, HostError>> + Send>>;
+type Serve = dyn Fn(CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
+
+/// What a host function gets besides its arguments: the handles of the job that calls it.
+#[derive(Clone, Debug)]
+pub struct CallContext {
+    interface: Arc<Lowered>,
+    handles: Arc<Handles>,
+}
+
+impl CallContext {
+    pub(crate) fn new(interface: Arc<Lowered>, handles: Arc<Handles>) -> Self {
+        Self { interface, handles }
+    }
+
+    /// Which handles are open.
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
+    pub fn insert<T: Any + Send + Sync>(&self, kind: &str, thing: T) -> Result<Value, HostError> {
+        let kind = self
+            .interface
+            .handle_kind(kind)
+            .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
+        Ok(Value::Handle(self.handles.insert(kind, Arc::new(thing))?))
+    }
+
+    /// The thing behind a handle. A handle among a function's arguments was open, and of its declared kind, when the call came.
+    pub fn get<T: Any + Send + Sync>(&self, handle: &Value) -> Result<Arc<T>, HostError> {
+        thing(handle, |handle| self.handles.get(handle))
+    }
+
+    /// The same, and closes the handle.
+    pub fn remove<T: Any + Send + Sync>(&self, handle: &Value) -> Result<Arc<T>, HostError> {
+        thing(handle, |handle| self.handles.remove(handle))
+    }
+}
+
+fn thing<T: Any + Send + Sync>(
+    handle: &Value,
+    find: impl Fn(u32) -> Result<Arc<dyn Any + Send + Sync>, String>,
+) -> Result<Arc<T>, HostError> {
+    let Value::Handle(number) = handle else {
+        return Err(format!("it used a {} as a handle", handle.kind()).into());
+    };
+    let thing = find(*number).map_err(|why| format!("it used the handle {number:#x}: {why}"))?;
+    thing.downcast().map_err(|_| format!("it used the handle {number:#x} as a thing of another type").into())
+}
+
+/// An interface and the functions that serve it. [`Imports::serve`](crate::Imports::serve) gives it to a job.
+#[derive(Clone)]
+pub struct Service {
+    interface: Arc<Lowered>,
+    functions: HashMap<String, Arc<Serve>>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Service({})", self.interface.interface().name)
+    }
+}
+
+impl Service {
+    /// A service of this interface, without functions yet.
+    pub fn new(interface: Lowered) -> Self {
+        Self { interface: Arc::new(interface), functions: HashMap::new() }
+    }
+
+    /// The interface.
+    pub fn interface(&self) -> &Lowered {
+        &self.interface
+    }
+
+    /// Serves the function `name` with a future, which runs on the thread of the guest's shard: one that computes or blocks for long
+    /// holds up the jobs of that shard, and belongs to [`blocking`](Self::blocking). Dropping it cancels the call, when its
+    /// job ends or its deadline passes.
+    ///
+    /// # Errors
+    /// The interface has no such function, or declares it as blocking.
+    pub fn function<F>(
+        &mut self,
+        name: &str,
+        serve: impl Fn(CallContext, Vec<Value>) -> F + Send + Sync + 'static,
+    ) -> Result<&mut Self, Error>
+    where
+        F: Future<Output = Result<Reply, HostError>> + Send + 'static,
+    {
+        self.add(
+            name,
+            false,
+            Arc::new(move |context, values| Box::pin(serve(context, values)) as TypedFuture),
+        )
+    }
+
+    /// Serves a function that the interface declares as blocking: each call has a thread of its own, of which there are
+    /// [`BLOCKING_THREADS`]. What it answers after its deadline, or after its job's end, goes nowhere.
+    ///
+    /// # Errors
+    /// The interface has no such function, or does not declare it as blocking.
+    pub fn blocking(
+        &mut self,
+        name: &str,
+        serve: impl Fn(&CallContext, Vec<Value>) -> Result<Reply, HostError> + Send + Sync + 'static,
+    ) -> Result<&mut Self, Error> {
+        let serve = Arc::new(serve);
+        let serve = move |context, values| {
+            Box::pin(on_own_thread(Arc::clone(&serve), context, values)) as TypedFuture
+        };
+        self.add(name, true, Arc::new(serve))
+    }
+
+    fn add(&mut self, name: &str, blocking: bool, serve: Arc<Serve>) -> Result<&mut Self, Error> {
+        let interface = &self.interface.interface().name;
+        let Some(function) = self.interface.function(name) else {
+            let valid = self.interface.interface().functions.iter().map(|f| f.name.as_str());
+            let hint = policies::document::nearest(name, valid).to_string();
+            return Err(Error::NoSuchFunction { interface: interface.clone(), name: name.to_owned(), hint });
+        };
+        if function.declaration().blocking != blocking {
+            let function = function.name().to_owned();
+            return Err(Error::ServedOtherwise {
+                function,
+                declared: function_kind(!blocking),
+                served: function_kind(blocking),
+            });
+        }
+        self.functions.insert(name.to_owned(), serve);
+        Ok(self)
+    }
+
+    /// Its functions, all of which are served.
+    pub(crate) fn typed(&self) -> Result<Vec<(String, TypedFunction)>, Error> {
+        let functions = self.interface.interface().functions.iter().enumerate();
+        let typed = functions.map(|(index, function)| match self.functions.get(&function.name) {
+            Some(serve) => {
+                let typed =
+                    TypedFunction { interface: Arc::clone(&self.interface), index, serve: Arc::clone(serve) };
+                Ok((function.name.clone(), typed))
+            }
+            None => Err(Error::NotServed {
+                function: format!("{}.{}", self.interface.interface().name, function.name),
+            }),
+        });
+        typed.collect()
+    }
+}
+
+fn function_kind(blocking: bool) -> &'static str {
+    if blocking { "blocking" } else { "not blocking" }
+}
+
+/// A typed function that is served.
+#[derive(Clone)]
+pub(crate) struct TypedFunction {
+    pub(crate) interface: Arc<Lowered>,
+    index: usize,
+    serve: Arc<Serve>,
+}
+
+impl fmt::Debug for TypedFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TypedFunction({})", self.lowered().map_or("", LoweredFunction::name))
+    }
+}
+
+impl TypedFunction {
+    /// What the interface says of it.
+    pub(crate) fn lowered(&self) -> Option<&LoweredFunction> {
+        self.interface.functions().get(self.index)
+    }
+
+    /// Calls it. A panic, or no answer within its deadline, is an error of this call.
+    pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
+        let started = catch_unwind(AssertUnwindSafe(|| (self.serve)(context, arguments)));
+        let call = Guarded(Some(started.map_err(|_| HostError::from(PANICKED))?));
+        match self.lowered().and_then(|function| function.declaration().deadline) {
+            None => call.await,
+            Some(deadline) => match tokio::time::timeout(deadline, call).await {
+                Ok(reply) => reply,
+                Err(_) => {
+                    let deadline = policies::format_duration(deadline);
+                    Err(format!("it did not answer within its deadline of {deadline}").into())
+                }
+            },
+        }
+    }
+}
+
+/// A future of the host app's, whose panics are errors, also those of its destructor.
+struct Guarded(Option<TypedFuture>);
+
+impl Future for Guarded {
+    type Output = Result<Reply, HostError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Ready(Err(PANICKED.into())) };
+        // What it has left behind is its own affair: nothing of ours is in its reach.
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
+            .unwrap_or_else(|_| Poll::Ready(Err(PANICKED.into())))
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let future = self.0.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+    }
+}
+
+async fn on_own_thread(
+    serve: Arc<impl Fn(&CallContext, Vec<Value>) -> Result<Reply, HostError> + Send + Sync + 'static>,
+    context: CallContext,
+    values: Vec<Value>,
+) -> Result<Reply, HostError> {
+    let permit = BLOCKING.acquire().await.map_err(|error| error.to_string())?;
+    let (answer, answered) = oneshot::channel();
+    let run = move || {
+        leave_processor();
+        let reply = catch_unwind(AssertUnwindSafe(|| serve(&context, values)));
+        // Nobody may wait any more.
+        let _ = answer.send(reply.unwrap_or_else(|_| Err(PANICKED.into())));
+        drop(permit);
+    };
+    thread::Builder::new()
+        .name("host-function".to_owned())
+        .spawn(run)
+        .map_err(|error| format!("there is no thread for it: {error}"))?;
+    answered.await.unwrap_or_else(|_| Err("its thread ended without an answer".into()))
+}
+
+/// Lets this thread run where the process's first thread may: it inherits the one processor of the shard that started it.
+/// Only speed depends on it.
+fn leave_processor() {
+    if let Ok(process) = i32::try_from(std::process::id())
+        && let Ok(processors) = sched_getaffinity(Pid::from_raw(process))
+    {
+        let _ = sched_setaffinity(Pid::from_raw(0), &processors);
+    }
+}
