@@ -441,14 +441,14 @@ impl Fuzz {
         let mut honest_wasi = wasi(None, [None, Some(own.try_clone().expect("a copy").into()), None]);
         let (mapping, honest_mapping) = (Arc::new(Mapping::of(seat)), Mapping::of(honest_seat));
         let stop = Arc::new(AtomicBool::new(false));
-        let racer = (seed % 8 == 0).then(|| {
+        let racer = seed.is_multiple_of(8).then(|| {
             let (mapping, stop, seed) = (Arc::clone(&mapping), Arc::clone(&stop), random.next());
             std::thread::spawn(move || race(&mapping, &stop, seed))
         });
         let (requests, mut received) = mpsc::unbounded_channel();
         let (ready, _started) = oneshot::channel();
         let under_way = UnderWay::default();
-        let mut conversation = (seed % 3 == 0).then(|| Conversation {
+        let mut conversation = seed.is_multiple_of(3).then(|| Conversation {
             requests: &mut received,
             ready: Some(ready),
             under_way: &under_way,
