@@ -47,6 +47,7 @@ impl Runner for Connection {
             stdio: [None, None, None],
             directories: Vec::new(),
             sockets: Vec::new(),
+            imports: supervisor::Imports::default(),
             limits: LimitsRequest::default(),
             tenant: None,
         };
