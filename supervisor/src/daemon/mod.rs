@@ -22,10 +22,12 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::shard::Here;
 use crate::{Config, HostReport, Supervisor, processors};
@@ -71,6 +73,9 @@ impl Default for Bounds {
 /// Modules that are read and compiled at the same time: each can have [`ipc::protocol::MODULE_BYTES_MAX`] bytes.
 const LOADS_MAX: usize = 16;
 
+/// How long a connection beyond the maximum waits for one that its client has closed and that another thread has not seen the end of yet.
+const LEAVING: Duration = Duration::from_millis(200);
+
 /// Sessions that all clients together may have open.
 fn sessions_max(bounds: Bounds) -> u32 {
     bounds.jobs / 2
@@ -82,6 +87,8 @@ struct Shared {
     bounds: Bounds,
     /// What was found before the daemon confined itself, and how it is confined.
     host: HostReport,
+    /// A permit per connection that is served.
+    connection_permits: Semaphore,
     /// A permit per running job.
     job_permits: Semaphore,
     /// A permit per open session, which has one of a job's too.
@@ -144,6 +151,7 @@ pub async fn serve(
         supervisor,
         bounds,
         host,
+        connection_permits: Semaphore::new(bounds.connections as usize),
         job_permits: Semaphore::new(bounds.jobs as usize),
         session_permits: Semaphore::new(sessions_max(bounds) as usize),
         load_permits: Semaphore::new(LOADS_MAX),
@@ -212,11 +220,11 @@ async fn connect(stream: UnixStream, here: Here, shared: Arc<Shared>, mut open: 
 /// Lets a client in, or says why not.
 async fn admit(stream: UnixStream, here: &Here, shared: &Shared) {
     let counted = Counted::new(&shared.connections);
-    let refusal = if shared.connections.load(Ordering::Relaxed) > shared.bounds.connections {
-        Some(format!("it serves {} connections already, its maximum", shared.bounds.connections))
-    } else {
-        listener::check_peer(&stream).err().map(|e| e.to_string())
+    let permit = timeout(LEAVING, shared.connection_permits.acquire()).await;
+    let refusal = match permit {
+        Ok(_) => listener::check_peer(&stream).err().map(|e| e.to_string()),
+        Err(_) => Some(format!("it serves {} connections already, its maximum", shared.bounds.connections)),
     };
     connection::serve(stream, here, shared, refusal).await;
-    drop(counted);
+    drop((permit, counted));
 }
