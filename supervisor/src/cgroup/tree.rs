@@ -27,6 +27,8 @@ use crate::host::cgroup::Cgroup;
 
 /// Names of supervisors' directories begin so.
 const OWN_PREFIX: &str = "sandboxd.";
+/// Supervisors' directories with the number of one process at most: of supervisors in one process, and in other PID namespaces.
+const OWN_MAX: u32 = 1024;
 /// Where a supervisor goes that was in the delegated cgroup itself.
 const DAEMON: &str = "daemon";
 /// Names of leaves begin so.
@@ -212,7 +214,7 @@ pub(super) fn move_process(cgroup: &Path, process: u32) -> Result<(), CgroupErro
 fn make_locked(base: &Path) -> Result<(PathBuf, Lock), CgroupError> {
     let own = format!("{OWN_PREFIX}{}", std::process::id());
     // Beyond the first where another PID namespace has a process of that number, or this one another supervisor.
-    for number in 0u32.. {
+    for number in 0..OWN_MAX {
         let name = if number == 0 { own.clone() } else { format!("{own}.{number}") };
         let directory = base.join(name);
         match DirBuilder::new().mode(0o755).create(&directory) {
@@ -224,7 +226,8 @@ fn make_locked(base: &Path) -> Result<(PathBuf, Lock), CgroupError> {
             return Ok((directory, lock));
         }
     }
-    unreachable!("a process has fewer directories than there are numbers")
+    let taken = io::Error::from(ErrorKind::AlreadyExists);
+    Err(CgroupError::step(Step::Make, "make one of the cgroups of this process's number below", base)(taken))
 }
 
 /// Locks a supervisor's directory. `None`: somebody else has it, or it is gone. What is locked is a file in it that is open for
