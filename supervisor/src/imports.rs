@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use interface::{Lowered, WasmType};
 use ipc::report::{Trap, Value};
 
 use crate::error::Error;
+use crate::guarded;
 use crate::service::{Service, TypedFunction};
 
 /// Imports by module and field name. Every instance gets fresh globals, memories, tables and tags of what is written here; what
@@ -161,9 +161,6 @@ enum Kind {
     Typed(Box<TypedFunction>),
 }
 
-/// Why a call failed whose function panicked.
-pub(crate) const PANICKED: &str = "it panicked";
-
 impl fmt::Debug for HostFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HostFunction({})", self.ty)
@@ -228,25 +225,8 @@ impl HostFunction {
     /// Calls it with bare values. A panic is an error of this call, and so is a deadline that has passed. What it returns is not checked
     /// here.
     pub async fn call(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
-        match self.deadline {
-            None => self.call_for_ever(values).await,
-            Some(deadline) => {
-                let late = |_| format!("it did not answer within {}", policies::format_duration(deadline));
-                tokio::time::timeout(deadline, self.call_for_ever(values)).await.map_err(late)?
-            }
-        }
-    }
-
-    async fn call_for_ever(&self, values: Vec<Value>) -> Result<Vec<Value>, HostError> {
         let Kind::Raw(call) = &self.kind else { return Err("it is typed, and takes no bare values".into()) };
-        // What it has left behind is its own affair: nothing of ours is in its reach.
-        let mut future =
-            catch_unwind(AssertUnwindSafe(|| call(values))).map_err(|_| HostError::from(PANICKED))?;
-        std::future::poll_fn(|context| {
-            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
-                .unwrap_or_else(|_| std::task::Poll::Ready(Err(PANICKED.into())))
-        })
-        .await
+        guarded::call(|| call(values), self.deadline).await
     }
 }
 

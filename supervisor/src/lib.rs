@@ -41,6 +41,7 @@ pub mod configuration;
 pub mod confine;
 pub mod daemon;
 mod error;
+mod guarded;
 mod handles;
 pub mod host;
 pub mod hostcall;

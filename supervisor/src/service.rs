@@ -5,26 +5,24 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::thread;
 
 use interface::{Lowered, LoweredFunction, Reply, Value};
-use nix::sched::{sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::Error;
+use crate::guarded::{self, CallFuture, PANICKED};
 use crate::handles::Handles;
-use crate::imports::{HostError, PANICKED};
+use crate::imports::HostError;
+use crate::processors;
 
 /// Calls of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
 pub const BLOCKING_THREADS: usize = 512;
 
 static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
 
-type TypedFuture = Pin<Box<dyn Future<Output = Result<Reply, HostError>> + Send>>;
+type TypedFuture = CallFuture<Reply>;
 type Serve = dyn Fn(CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
 
 /// What a host function gets besides its arguments: the handles of the job that calls it.
@@ -199,39 +197,8 @@ impl TypedFunction {
 
     /// Calls it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
-        let started = catch_unwind(AssertUnwindSafe(|| (self.serve)(context, arguments)));
-        let call = Guarded(Some(started.map_err(|_| HostError::from(PANICKED))?));
-        match self.lowered().and_then(|function| function.declaration().deadline) {
-            None => call.await,
-            Some(deadline) => match tokio::time::timeout(deadline, call).await {
-                Ok(reply) => reply,
-                Err(_) => {
-                    let deadline = policies::format_duration(deadline);
-                    Err(format!("it did not answer within its deadline of {deadline}").into())
-                }
-            },
-        }
-    }
-}
-
-/// A future of the host app's, whose panics are errors, also those of its destructor.
-struct Guarded(Option<TypedFuture>);
-
-impl Future for Guarded {
-    type Output = Result<Reply, HostError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = &mut self.0 else { return Poll::Ready(Err(PANICKED.into())) };
-        // What it has left behind is its own affair: nothing of ours is in its reach.
-        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)))
-            .unwrap_or_else(|_| Poll::Ready(Err(PANICKED.into())))
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let future = self.0.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+        let deadline = self.lowered().and_then(|function| function.declaration().deadline);
+        guarded::call(|| (self.serve)(context, arguments), deadline).await
     }
 }
 
@@ -242,8 +209,10 @@ async fn on_own_thread(
 ) -> Result<Reply, HostError> {
     let permit = BLOCKING.acquire().await.map_err(|error| error.to_string())?;
     let (answer, answered) = oneshot::channel();
+    // It would inherit the one processor of the shard that starts it.
+    let everywhere = processors::for_helper();
     let run = move || {
-        leave_processor();
+        processors::allow(everywhere);
         let reply = catch_unwind(AssertUnwindSafe(|| serve(&context, values)));
         // Nobody may wait any more.
         let _ = answer.send(reply.unwrap_or_else(|_| Err(PANICKED.into())));
@@ -254,14 +223,4 @@ async fn on_own_thread(
         .spawn(run)
         .map_err(|error| format!("there is no thread for it: {error}"))?;
     answered.await.unwrap_or_else(|_| Err("its thread ended without an answer".into()))
-}
-
-/// Lets this thread run where the process's first thread may: it inherits the one processor of the shard that started it.
-/// Only speed depends on it.
-fn leave_processor() {
-    if let Ok(process) = i32::try_from(std::process::id())
-        && let Ok(processors) = sched_getaffinity(Pid::from_raw(process))
-    {
-        let _ = sched_setaffinity(Pid::from_raw(0), &processors);
-    }
 }

@@ -185,7 +185,7 @@ fn an_answer_that_comes_too_late_is_ignored_once() {
     let (mut client, session) = session(&daemon, hurried);
     operate(&mut client, session, call("f"));
     let late = host_call(&mut client);
-    expect_trap(&mut client, "it did not answer within 20ms");
+    expect_trap(&mut client, "it did not answer within its deadline of 20ms");
     client.request(&returned(late, &[Value::I32(1)]), &[]);
     operate(&mut client, session, call("go"));
     assert_eq!(called(&mut client), CallOutcome::Returned(vec![Value::I32(5)]));

@@ -395,7 +395,10 @@ async fn a_function_that_never_answers_is_given_up_by_its_deadline_or_its_jobs()
     let mut session = started(&mut client, JobRequest { imports: hurried, ..job(CALLER) }).await;
     for _ in 0..3 {
         let outcome = session.call("f", &[Value::I32(5)]).await.unwrap();
-        assert_trap(&outcome, "host function \"host.f\" failed: it did not answer within 20ms");
+        assert_trap(
+            &outcome,
+            "host function \"host.f\" failed: it did not answer within its deadline of 20ms",
+        );
         assert_eq!(session.call("g", &[]).await.unwrap(), returned(11));
     }
     let limits = LimitsRequest { wall_time_ns: Some(50_000_000), ..LimitsRequest::default() };

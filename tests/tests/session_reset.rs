@@ -257,7 +257,7 @@ async fn a_host_function_that_misses_its_deadline_fails_its_call_only() {
     let mut session = sessions::started(&supervisor, job).await;
     assert_trap(
         &call(&mut session, "never", &[]).await,
-        "host function \"host.never\" failed: it did not answer within 20ms",
+        "host function \"host.never\" failed: it did not answer within its deadline of 20ms",
     );
     assert_eq!(call(&mut session, "go", &[]).await, returned(5));
 }
