@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use client::ModuleFormat;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 use policies::Policy;
@@ -22,7 +23,11 @@ impl Library {
     /// Starts a supervisor with so many shards and loads the module. `policy` is a name or a file.
     pub async fn new(wasm: Vec<u8>, shards: usize, policy: &str, pool: PoolLimits) -> Result<Self, Failure> {
         let supervisor = Supervisor::start(Config { shards, pool, ..Config::default() })?;
-        let module = supervisor.load(ModuleSource::Wasm(wasm)).await?;
+        let source = match ModuleFormat::of(&wasm) {
+            ModuleFormat::Wasm => ModuleSource::Wasm(wasm),
+            ModuleFormat::Artifact => ModuleSource::Artifact(wasm),
+        };
+        let module = supervisor.load(source).await?;
         Ok(Self { supervisor, module, policy: Arc::new(Policy::load(policy)?) })
     }
 }

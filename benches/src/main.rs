@@ -53,7 +53,7 @@ enum Measurement {
 
 #[derive(Args)]
 struct Target {
-    /// WebAssembly to run; without it, a module that does nothing.
+    /// WebAssembly, or an artifact, to run; without it, a module that does nothing.
     #[arg(long)]
     module: Option<PathBuf>,
     /// Through the daemon that listens here, instead of the library in this process.

@@ -46,8 +46,9 @@ mod trap;
 mod types;
 
 pub use artifact::{
-    Artifact, ArtifactError, ExportSummary, Frame, FunctionSummary, ImportSummary, MemoryState, Metadata,
-    RawModule, SegmentSummary, Sizes, SnapshotError, SnapshotSummary, State, Summary, TableState, metadata,
+    Artifact, ArtifactError, ExportSummary, Frame, FunctionSummary, ImportSummary, InitialMemory,
+    MemoryState, Metadata, RawModule, SegmentSummary, Sizes, SnapshotError, SnapshotSummary, State, Summary,
+    TableState, metadata,
 };
 pub use caps::{Cap, Caps, Raise, Unit};
 pub use codegen::Listing;

@@ -29,8 +29,13 @@ pub const TABLE_BYTES: usize = 0x1_0000;
 pub const VALUES_OFFSET: usize = TABLE_OFFSET + TABLE_BYTES;
 /// How many values fit.
 pub const VALUES_MAX: usize = 1024;
+/// Offset of what a parked instance is to do ahead of its job: a number of pages, then their numbers in memory 0, 32 bits each. It
+/// writes to each of them, because earlier instances did.
+pub const PREFAULT_OFFSET: usize = VALUES_OFFSET + 0x4000;
+/// How many pages at most.
+pub const PREFAULT_MAX: usize = 512;
 /// Offset of the head: what every instance uses. It is the last part of the ring.
-pub const HEAD_OFFSET: usize = VALUES_OFFSET + 0x4000;
+pub const HEAD_OFFSET: usize = PREFAULT_OFFSET + 0x1000;
 /// Offset of the [`JobHeader`].
 pub const JOB_OFFSET: usize = HEAD_OFFSET;
 /// Offset of the [`ExitRecord`].
@@ -45,7 +50,8 @@ pub const COMPLETIONS_OFFSET: usize = HEAD_OFFSET + 0x3000;
 pub const RING_BYTES: usize = HEAD_OFFSET + 0x4000;
 
 const _: () = {
-    assert!(VALUES_OFFSET + VALUES_MAX * 16 <= HEAD_OFFSET);
+    assert!(VALUES_OFFSET + VALUES_MAX * 16 <= PREFAULT_OFFSET);
+    assert!(PREFAULT_OFFSET + 4 * (1 + PREFAULT_MAX) <= HEAD_OFFSET);
     assert!(JOB_OFFSET + size_of::<JobHeader>() <= EXIT_OFFSET);
     assert!(EXIT_OFFSET + size_of::<ExitRecord>() <= INDICES_OFFSET);
     assert!(INDICES_OFFSET + size_of::<crate::ring::Indices>() <= SUBMISSIONS_OFFSET);
@@ -129,7 +135,8 @@ pub mod job_flags {
     /// No entry point runs: the instance asks for commands, see [`crate::session`].
     pub const SESSION: u32 = 2;
     /// An instance that has finished submits [`FINISHED`](crate::ring::FINISHED) and waits to be killed, instead of
-    /// exiting: taking an address space apart takes longer than most reports should wait.
+    /// exiting: taking an address space apart takes longer than most reports should wait. Meanwhile it copies out what it is told to
+    /// ([`crate::session::command::READ`]).
     pub const WAIT_AT_END: u32 = 4;
     /// Time passes only by what the guest does: the supervisor answers what it asks of clocks.
     pub const DETERMINISTIC: u32 = 8;

@@ -23,7 +23,7 @@
 pub const PAGE: u64 = 4096;
 
 /// Start of the shared-memory ring. Nothing is mapped below it.
-pub const RING_BASE: u64 = 0x00AF_0000;
+pub const RING_BASE: u64 = 0x00AE_F000;
 /// End of the region that a ring may occupy.
 pub const RING_END: u64 = 0x0100_8000;
 

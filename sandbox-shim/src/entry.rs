@@ -2,10 +2,9 @@
 
 use ipc::job::{EXIT_OFFSET, ExitRecord, JobHeader, VALUES_OFFSET, job_flags};
 use ipc::layout::{RING_BASE, STACK_TOP};
-use ipc::ring::{FINISHED, Submission};
 use linux_raw_sys::general::__NR_exit_group;
 
-use crate::{arch, fuel, growth, imports, ring_client, session, state};
+use crate::{arch, fuel, growth, imports, session, state};
 
 /// Runs the job to its end. The call gate is gone already: nothing from here on can map, fork or open.
 ///
@@ -65,7 +64,8 @@ pub(crate) fn finish(kind: u32, code: u32) -> ! {
         (*record()).kind = kind;
     }
     if state::with(|s| s.job.flags) & job_flags::WAIT_AT_END != 0 {
-        ring_client::call(&Submission { function: FINISHED, ..Submission::default() });
+        // SAFETY: the commands of the supervisor are about the artifact's memory, which is mapped.
+        unsafe { session::wait_at_end() };
     }
     end(code)
 }

@@ -9,7 +9,7 @@ use core::cell::UnsafeCell;
 
 use ipc::job::{ARENA_BYTES, ARENA_OFFSET, VALUES_OFFSET, exit_kind};
 use ipc::layout::{RING_BASE, STACK_TOP};
-use ipc::ring::Submission;
+use ipc::ring::{FINISHED, Submission};
 use ipc::session::{Command, REPLY, command, status};
 
 use crate::{arch, entry, ring_client};
@@ -84,8 +84,8 @@ unsafe extern "sysv64" fn serve(mut status: u64) -> ! {
                 status::RETURNED
             }
             command::READ => {
-                // SAFETY: by the contract the bytes are the artifact's; the arena has room for them.
-                unsafe { arch::copy(arena, address as *const u8, length) };
+                // SAFETY: by the contract.
+                unsafe { read(address, length) };
                 status::DONE
             }
             command::WRITE => {
@@ -95,6 +95,34 @@ unsafe extern "sysv64" fn serve(mut status: u64) -> ! {
             }
             _ => entry::finish(exit_kind::RETURNED, 0),
         };
+    }
+}
+
+/// Copies bytes to the arena, as many as it has room for.
+///
+/// # Safety
+/// They are mapped and readable.
+unsafe fn read(address: u64, length: usize) {
+    let arena = (RING_BASE as usize + ARENA_OFFSET) as *mut u8;
+    // SAFETY: by the contract; the arena has room for them.
+    unsafe { arch::copy(arena, address as *const u8, length.min(ARENA_BYTES)) };
+}
+
+/// Says that the job has finished and waits to be killed. Until then it copies out what it is told to.
+///
+/// # Safety
+/// The addresses in commands are mapped.
+pub(crate) unsafe fn wait_at_end() {
+    let mut submission = Submission { function: FINISHED, ..Submission::default() };
+    loop {
+        let Command { kind, address, length, .. } = ring_client::call(&submission).into();
+        if kind != command::READ {
+            return;
+        }
+        // SAFETY: by the contract.
+        unsafe { read(address, length as usize) };
+        submission.function = REPLY;
+        submission.args[0] = status::DONE;
     }
 }
 

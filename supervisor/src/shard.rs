@@ -235,7 +235,12 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
                 // First whatever else there is to do here; then whoever waits for the report, who may be on this processor.
                 tokio::task::yield_now().await;
                 thread::yield_now();
-                state.remains.borrow_mut().clear();
+                for remains in state.remains.take() {
+                    // Nobody waits for it, so that this does not either.
+                    if let Some(look) = remains.last_look() {
+                        tokio::task::spawn_local(look);
+                    }
+                }
                 for zygote in state.zygotes() {
                     zygote.park().await;
                 }
@@ -391,6 +396,13 @@ impl State {
         // Also when this is dropped half-way, as on a thread of the host app: others may wait for the zygote.
         let _ended = Ended(&self.ended);
         instance::run(job, &confined, zygote, cancelled, session, remains, observed).await
+    }
+
+    /// Starts the root zygote that jobs of this policy need. What fails here fails again for the first of them, which says so.
+    pub(crate) async fn prepare(&self, policy: &Arc<Policy>) {
+        if let Ok(confined) = self.confined(policy).await {
+            let _ = self.root_zygote(confined.layers & !OF_MODULE).await;
+        }
     }
 
     /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].

@@ -333,6 +333,44 @@ async fn parked_instances_end_like_all_others() {
     assert_no_orphans();
 }
 
+/// Writes 300 pages, those of the module's data among them, and returns the sum of what was there.
+const WRITER: &str = r#"(module
+    (memory 20)
+    (data (i32.const 65536) "\07")
+    (func (export "write") (result i32) (local $at i32) (local $sum i32)
+        (loop $next
+            (local.set $sum (i32.add (local.get $sum) (i32.load (local.get $at))))
+            (i32.store (local.get $at) (i32.const 1))
+            (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+            (br_if $next (i32.lt_u (local.get $at) (i32.const 1228800))))
+        (local.get $sum)))"#;
+
+/// Resident memory, pages. The kernel may be wrong by some tens of them (proc_pid_statm(5)).
+fn resident(pid: Pid) -> i64 {
+    let statm = std::fs::read_to_string(format!("/proc/{}/statm", pid.0)).expect("it lives");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn a_parked_instance_writes_the_pages_that_earlier_jobs_wrote() {
+    let _alone = alone().await;
+    let supervisor = supervisor(PoolLimits { min: 1, max: 1 });
+    let module = load(&supervisor, WRITER).await;
+    assert_returned(call(&supervisor, &module, "write").await, 7);
+    let before = resident(parked(1).await[0]);
+    // Jobs are looked at after their reports, so it takes some until it is known what they write.
+    let mut jobs = 0;
+    while resident(parked(1).await[0]) < before + 200 {
+        assert_returned(call(&supervisor, &module, "write").await, 7);
+        jobs += 1;
+        assert!(jobs < 1000, "{before} pages at first, {} now", resident(parked(1).await[0]));
+    }
+    // It finds what every instance finds.
+    assert_returned(call(&supervisor, &module, "write").await, 7);
+    drop(supervisor);
+    assert_no_orphans();
+}
+
 /// A call of the shim's own, which the supervisor counts and answers with an error.
 fn a_call() -> u64 {
     u64::from(FunctionId::proc_exit.number())

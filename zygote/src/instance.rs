@@ -5,8 +5,12 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::control::{Step, layer};
-use ipc::job::{EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, RING_BYTES, exit_kind, go};
-use ipc::layout::{CODE_BASE, CONTEXT_BASE, DIRECT_FD, DIRECT_FDS, DOORBELL_FD, RING_BASE, STACK_TOP};
+use ipc::job::{
+    EXIT_OFFSET, ExitRecord, JOB_OFFSET, JobHeader, PREFAULT_MAX, PREFAULT_OFFSET, RING_BYTES, exit_kind, go,
+};
+use ipc::layout::{
+    CODE_BASE, CONTEXT_BASE, DIRECT_FD, DIRECT_FDS, DOORBELL_FD, MEMORY_BASE, PAGE, RING_BASE, STACK_TOP,
+};
 use ipc::ring::instance::wait_while;
 use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE,
@@ -80,13 +84,31 @@ fn wait_for_go() {
 /// Takes the page faults ahead of the job that every job would take.
 fn touch_pages() {
     for written in [CONTEXT_BASE, STACK_TOP - 8] {
-        let word = written as *mut u64;
-        // SAFETY: the module zygote mapped context and stack, readable and writable; the word keeps its value.
-        unsafe { word.write_volatile(word.read_volatile()) };
+        // SAFETY: the module zygote mapped context and stack, readable and writable.
+        unsafe { touch(written) };
     }
     // SAFETY: the code begins here, readable.
     unsafe { (CODE_BASE as *const u64).read_volatile() };
     sandbox_shim::state::with(|s| s.job = JobHeader::default());
+    let list = (RING_BASE as usize + PREFAULT_OFFSET) as *const u32;
+    // SAFETY: the list is part of the mapped ring, and the supervisor wrote it before this process was forked.
+    let count = unsafe { list.read_volatile() } as usize;
+    for index in 1..=count.min(PREFAULT_MAX) {
+        // SAFETY: as above.
+        let page = u64::from(unsafe { list.add(index).read_volatile() });
+        // SAFETY: the supervisor lists pages that the artifact has mapped as memory 0, readable and writable.
+        unsafe { touch(MEMORY_BASE + page * PAGE) };
+    }
+}
+
+/// Takes the page fault of a write.
+///
+/// # Safety
+/// The page at `address` is mapped, readable and writable. It keeps what it holds.
+unsafe fn touch(address: u64) {
+    let word = address as *mut u64;
+    // SAFETY: by the contract.
+    unsafe { word.write_volatile(word.read_volatile()) };
 }
 
 fn or_fail(step: Step, result: Result<(), Errno>) {

@@ -16,7 +16,7 @@ pub(crate) mod write;
 
 use std::ops::Range;
 
-use ipc::layout::CODE_BASE;
+use ipc::layout::{CODE_BASE, MEMORY_MAX, memory_base};
 use object::elf::Sym64;
 use object::endian::LittleEndian;
 use object::pod::from_bytes;
@@ -50,6 +50,17 @@ pub struct Artifact<B> {
     sites: Range<usize>,
     /// Empty in an artifact without source lines.
     lines: Range<usize>,
+}
+
+/// A part of a linear memory as every instance finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitialMemory<'a> {
+    /// Its address, that of a page.
+    pub address: u64,
+    /// Its bytes, whole pages.
+    pub length: u64,
+    /// What the first of them are, whole pages; the others are zero.
+    pub contents: &'a [u8],
 }
 
 /// Where in the module an address of the code is.
@@ -101,6 +112,21 @@ impl<B: AsRef<[u8]>> Artifact<B> {
     /// What the artifact says about itself; checked.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// The parts of memory 0 that are mapped from the start on. Takes time: it reads the headers again.
+    pub fn initial_memory(&self) -> Vec<InitialMemory<'_>> {
+        let file = self.bytes.as_ref();
+        // It was parsed before.
+        let segments = Headers::parse(file).map(|headers| headers.segments).unwrap_or_default();
+        let memory = memory_base(0)..memory_base(0) + MEMORY_MAX;
+        let is_part = |s: &&elf::Loaded| s.access == write::Access::ReadWrite && memory.contains(&s.address);
+        let parts = segments.iter().filter(is_part).map(|segment| {
+            let (start, length) = (segment.file_offset as usize, segment.file_bytes as usize);
+            let contents = file.get(start..).and_then(|rest| rest.get(..length)).unwrap_or_default();
+            InitialMemory { address: segment.address, length: segment.memory_bytes, contents }
+        });
+        parts.collect()
     }
 
     /// The export with this name.

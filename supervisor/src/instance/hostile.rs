@@ -402,7 +402,7 @@ fn race(ring: &Mapping, stop: &AtomicBool, seed: u64) {
 fn kind(ended: Option<Ended>) -> String {
     match ended {
         None => String::from("waits"),
-        Some(Ended::Finished) => String::from("finished"),
+        Some(Ended::Finished(..)) => String::from("finished"),
         Some(Ended::Limit(reached)) => format!("limit: {:?}", reached.limit),
         Some(Ended::Violation(Violation::Ring { rule })) => {
             assert!(rule.len() > 10 && rule.chars().any(|c| c.is_ascii_digit()), "{rule}");

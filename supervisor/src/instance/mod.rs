@@ -10,7 +10,7 @@ use std::{io, mem};
 use ipc::job::{ExitRecord, JobHeader, STRINGS_BYTES, VALUES_MAX, exit_kind, go, job_flags};
 use ipc::layout::STACK_TOP;
 use ipc::report::{Limit, LimitReached, MissingLayer, Outcome, PolicyDanger, Report, Usage, Value};
-use ipc::ring::supervisor::refuse_output;
+use ipc::ring::supervisor::{Queues, refuse_output};
 use policies::Filesystem;
 use tokio::sync::{mpsc, oneshot};
 use zerocopy::IntoBytes;
@@ -28,6 +28,7 @@ mod hostile;
 mod limits;
 mod meter;
 mod outcome;
+mod prefault;
 mod provided;
 mod seat;
 mod seats;
@@ -41,6 +42,8 @@ use conversation::{Conversation, UnderWay};
 use limits::Limits;
 use meter::Used;
 use outcome::{Ending, Evidence};
+pub(crate) use prefault::Prefault;
+use prefault::Waiting;
 use provided::Provided;
 pub(crate) use provided::first_function;
 use seat::{Gauge, Process, Seat};
@@ -111,6 +114,20 @@ pub(crate) struct Remains {
     process: Option<Process>,
     /// Where the seat came from.
     seats: Option<Rc<Seats>>,
+    /// For one that has finished and is to be looked at before it is killed.
+    waiting: Option<Waiting>,
+}
+
+impl Remains {
+    /// What takes time to do before this is dropped, if anything does.
+    pub(crate) fn last_look(mut self) -> Option<impl Future<Output = ()>> {
+        let waiting = self.waiting.take()?;
+        Some(async move {
+            if let Some(seat) = &self.seat {
+                waiting.look(seat).await;
+            }
+        })
+    }
 }
 
 impl Drop for Remains {
@@ -345,7 +362,7 @@ pub(crate) async fn run(
                 ended = &mut serving => match ended {
                     Ended::Violation(violation) => Closed::Ending(Ending::Violation(violation)),
                     Ended::Limit(limit) => Closed::Ending(Ending::Limit(limit)),
-                    Ended::Finished => Closed::Finished,
+                    Ended::Finished(queues, sequence) => Closed::Finished(queues, sequence),
                 },
                 // After the serving, which is where operations begin.
                 ending = poll_fn(|context| under_way.poll_interruption(context)) => Closed::Ending(ending),
@@ -369,7 +386,7 @@ pub(crate) async fn run(
         };
         let late = match written {
             _ if must_end => Ending::None,
-            Ok(()) | Err(Ended::Finished) => Ending::None,
+            Ok(()) | Err(Ended::Finished(..)) => Ending::None,
             Err(Ended::Limit(limit)) => Ending::Limit(limit),
             Err(Ended::Violation(violation)) => Ending::Violation(violation),
         };
@@ -390,7 +407,14 @@ pub(crate) async fn run(
             }
             // The instance may have been dead before it was killed, which the zygote tells next.
             Closed::Ending(ending) => (ending, process.death(&zygote).await),
-            Closed::Finished => (late, finished(process, &zygote, &record).await),
+            Closed::Finished(queues, sequence) => {
+                let death = finished(process, &zygote, &record).await;
+                if zygote.prefault().wants_more() {
+                    let (zygote, module) = (Rc::clone(&zygote), module.clone());
+                    remains.waiting = Some(Waiting { zygote, module, queues, sequence });
+                }
+                (late, death)
+            }
         };
         let death = dead?;
         let tenant_memory = match ending {
@@ -450,7 +474,7 @@ enum Closed {
     /// It must end.
     Ending(Ending),
     /// It has finished and waits.
-    Finished,
+    Finished(Queues, u32),
 }
 
 /// The end of an instance that has finished and waits to be killed: as if it had exited as its record says. What kills it is

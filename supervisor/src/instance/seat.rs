@@ -59,6 +59,7 @@ impl Parked {
     /// Forks one.
     pub(crate) async fn new(zygote: &ModuleZygote) -> Result<Self, Error> {
         let seat = zygote.seats().take()?;
+        seat.shared.write_prefault(&zygote.prefault().pages());
         let mut process = seat.fork(zygote).await?;
         process.meter = Meter::of(process.pidfd.as_fd());
         Ok(Self { seat, process })

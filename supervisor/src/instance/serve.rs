@@ -34,8 +34,9 @@ pub(crate) enum Ended {
     Violation(Violation),
     /// A limit was reached.
     Limit(LimitReached),
-    /// The instance has finished, left its exit record, and waits to be killed.
-    Finished,
+    /// The instance has finished, left its exit record, and waits to be killed. With the queues as they are then, and the sequence of what it
+    /// submitted last.
+    Finished(Queues, u32),
 }
 
 /// One instance's host calls.
@@ -148,7 +149,7 @@ impl Server<'_> {
             }
             let Some(submission) = queues.take(self.shared) else { continue };
             if self.waits_at_end && submission.function == FINISHED {
-                return Ended::Finished;
+                return Ended::Finished(queues, submission.sequence);
             }
             if let (Some(session), ipc::session::REPLY) = (&mut session, submission.function) {
                 match session.next(&submission, self.shared, wasi).await {
@@ -314,7 +315,7 @@ fn broken(rule: String) -> Ended {
 /// The readiness is edge-triggered: every write to the eventfd makes it anew, so the counter need not be read
 /// (two system calls less per host call). The caller looks at the queue after this returns, so a ring between
 /// its last look and the wait is not lost: its edge is still to be delivered.
-async fn wait(doorbell: &AsyncFd<OwnedFd>) -> io::Result<()> {
+pub(super) async fn wait(doorbell: &AsyncFd<OwnedFd>) -> io::Result<()> {
     doorbell.readable().await?.clear_ready();
     Ok(())
 }

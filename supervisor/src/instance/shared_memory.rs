@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use ipc::job::{
     ARENA_BYTES, ARENA_OFFSET, CALLS_BYTES, COMPLETIONS_OFFSET, EXIT_OFFSET, ExitRecord, HEAD_OFFSET,
-    INDICES_OFFSET, JOB_OFFSET, JobHeader, RING_BYTES, STRINGS_BYTES, STRINGS_OFFSET, SUBMISSIONS_OFFSET,
-    TABLE_BYTES, TABLE_OFFSET, VALUES_MAX, VALUES_OFFSET, go,
+    INDICES_OFFSET, JOB_OFFSET, JobHeader, PREFAULT_MAX, PREFAULT_OFFSET, RING_BYTES, STRINGS_BYTES,
+    STRINGS_OFFSET, SUBMISSIONS_OFFSET, TABLE_BYTES, TABLE_OFFSET, VALUES_MAX, VALUES_OFFSET, go,
 };
 use ipc::ring::supervisor::{self, SupervisorEnd, publish};
 use ipc::ring::{Completion, Indices, OUTPUT_HALF, Slot, Submission};
@@ -110,6 +110,19 @@ impl SharedMemory {
         // SAFETY: the table's region lies in the mapping, which lives as long as `self`.
         let region = unsafe { SharedRegion::new(self.at(TABLE_OFFSET), TABLE_BYTES) };
         region.write(0, words.as_bytes());
+    }
+
+    /// Writes which pages an instance is to write while it is parked. For one that is not forked yet.
+    pub(crate) fn write_prefault(&self, pages: &[u32]) {
+        if pages.is_empty() {
+            return;
+        }
+        let count = pages.len().min(PREFAULT_MAX);
+        let list = std::iter::once(count as u32).chain(pages.iter().copied().take(count));
+        for (i, word) in list.enumerate() {
+            // SAFETY: `i <= PREFAULT_MAX`, so the place lies in the mapping.
+            unsafe { self.at::<u32>(PREFAULT_OFFSET + i * size_of::<u32>()).write_volatile(word) };
+        }
     }
 
     /// Writes the arguments of the entry point.
@@ -228,6 +241,7 @@ mod tests {
             STRINGS_OFFSET,
             TABLE_OFFSET,
             VALUES_OFFSET,
+            PREFAULT_OFFSET,
             HEAD_OFFSET - 1,
             HEAD_OFFSET,
             EXIT_OFFSET,

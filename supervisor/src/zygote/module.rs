@@ -18,7 +18,7 @@ use super::root::RootZygote;
 use crate::cgroup::{Cgroups, Kills};
 use crate::config::Config;
 use crate::error::Error;
-use crate::instance::{Parked, Seats};
+use crate::instance::{Parked, Prefault, Seats};
 use crate::parking::Parking;
 
 /// How an instance ended, by its zygote's word.
@@ -90,6 +90,7 @@ pub(crate) struct ModuleZygote {
     /// Where its instances ask for files, if they may.
     listener: Option<(Rc<Listener>, AbortOnDrop)>,
     seats: Rc<Seats>,
+    prefault: Prefault,
     /// Kills for its tenant's limit of memory, if it has one.
     kills: Option<Arc<Kills>>,
     patience: Duration,
@@ -178,6 +179,7 @@ impl ModuleZygote {
             parking,
             listener,
             seats: Rc::default(),
+            prefault: Prefault::default(),
             kills,
             patience,
             heard,
@@ -221,6 +223,11 @@ impl ModuleZygote {
     /// Seats for its instances.
     pub(crate) fn seats(&self) -> &Rc<Seats> {
         &self.seats
+    }
+
+    /// What its parked instances do ahead of their jobs.
+    pub(crate) fn prefault(&self) -> &Prefault {
+        &self.prefault
     }
 
     /// Has an instance forked with this shared memory and doorbell.
