@@ -9,6 +9,7 @@
 //! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
 //! failure is not a figure.
 
+mod bulk;
 mod daemon;
 mod family;
 mod growth;
@@ -49,6 +50,8 @@ enum Measurement {
     Soak(soak::Soak),
     /// A parked job by the number of parked instances, the size of the image, and that of the memory.
     Growth,
+    /// Bytes through a typed host function, in and out.
+    Bulk(bulk::Bulk),
 }
 
 #[derive(Args)]
@@ -269,6 +272,9 @@ fn main() -> ExitCode {
             Measurement::Throughput(options) => throughput(options).await,
             Measurement::Soak(options) => soak::soak(options).await,
             Measurement::Growth => growth::growth().await,
+            Measurement::Bulk(options) => {
+                tokio::task::LocalSet::new().run_until(bulk::measure(options)).await
+            }
         }
     });
     match result {
