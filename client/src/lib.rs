@@ -59,4 +59,6 @@ pub use ipc::types::{Export, ExportType, ValueType};
 pub use job::{Directory, JobRequest, Module, ModuleFile};
 pub use json::{report_json, usage_json, value_json};
 pub use session::Session;
-pub use supervisor::{Extern, HostError, HostFunction, Imports, MemoryRef, ValType};
+pub use supervisor::{
+    CallContext, Extern, HostError, HostFunction, Imports, MemoryRef, Service, ValType, interface,
+};

@@ -134,7 +134,7 @@ pub struct Lowered {
 impl Lowered {
     /// Checks an interface and lowers it.
     pub fn new(interface: Interface) -> Result<Self, ModelError> {
-        let rules = Rules { interface: &interface };
+        let rules = Rules::new(&interface);
         rules.check()?;
         let functions = interface.functions.iter().enumerate();
         let functions =

@@ -1,6 +1,6 @@
 //! The rules of interfaces, and the lowering of what keeps them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ipc::typed::Arg;
 
@@ -110,10 +110,17 @@ const RESERVED: [&str; 96] = [
 
 /// The rules, applied to one interface.
 pub(crate) struct Rules<'i> {
-    pub(crate) interface: &'i Interface,
+    interface: &'i Interface,
+    /// Positions of types.
+    types: HashMap<&'i str, usize>,
 }
 
-impl Rules<'_> {
+impl<'i> Rules<'i> {
+    pub(crate) fn new(interface: &'i Interface) -> Self {
+        let types = interface.types.iter().enumerate().map(|(index, ty)| (ty.name.as_str(), index)).collect();
+        Self { interface, types }
+    }
+
     fn error(&self, place: Place, problem: impl Into<String>) -> ModelError {
         ModelError { interface: self.interface.name.clone(), place, problem: problem.into(), help: None }
     }
@@ -232,7 +239,8 @@ impl Rules<'_> {
 
     fn named(&self, place: Place, name: &str) -> Result<(usize, &TypeDef), ModelError> {
         let types = &self.interface.types;
-        types.iter().enumerate().find(|(_, ty)| ty.name == name).ok_or_else(|| {
+        let found = self.types.get(name).and_then(|index| Some((*index, types.get(*index)?)));
+        found.ok_or_else(|| {
             let valid =
                 Type::BUILTIN.iter().map(|(name, _)| *name).chain(types.iter().map(|ty| ty.name.as_str()));
             let shown: String = name.chars().take(limits::NAME).collect();

@@ -115,7 +115,8 @@ impl Value {
             TypedValue::Record(values) => Self::Record(all(values)),
             TypedValue::List(values) => Self::List(all(values)),
             TypedValue::Records { fields, values } => {
-                let whole = usize::try_from(fields).ok().filter(|n| *n > 0 && values.len().is_multiple_of(*n));
+                let whole =
+                    usize::try_from(fields).ok().filter(|n| *n > 0 && values.len().is_multiple_of(*n));
                 let Some(fields) = whole else {
                     return Err(format!("{} values are no records of {fields} fields", values.len()));
                 };

@@ -162,6 +162,9 @@ pub enum Error {
         /// All of them.
         mismatches: Vec<interface::Mismatch>,
     },
+    /// An interface that cannot be sent to a daemon.
+    #[error(transparent)]
+    InterfaceData(interface::DataError),
     /// A function to serve that the interface does not have.
     #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
     NoSuchFunction {

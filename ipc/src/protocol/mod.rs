@@ -23,9 +23,9 @@ pub mod imports;
 pub mod requests;
 pub mod responses;
 pub mod session;
-pub mod typed;
 #[cfg(test)]
 mod tests;
+pub mod typed;
 
 pub use bytes::Bytes;
 pub use descriptors::{Descriptor, Descriptors};

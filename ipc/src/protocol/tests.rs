@@ -309,7 +309,8 @@ fn the_wire_form_of_this_version_is_fixed() {
     let usage = SessionRequest { session: SessionId(2), operation: SessionOperation::Usage };
     assert_eq!(encode(&Request::Session(usage)).expect("encode"), [3, 0, 0, 0, 9, 2, 8]);
     let result = HostResult::Returned(Payload::Values(vec![Value::I32(-1)]));
-    let answer = Request::HostReturn(HostReturn { call: CallId(3), result, handles: HandleChanges::default() });
+    let answer =
+        Request::HostReturn(HostReturn { call: CallId(3), result, handles: HandleChanges::default() });
     assert_eq!(encode(&answer).expect("encode"), [9, 0, 0, 0, 10, 3, 0, 0, 1, 0, 1, 0, 0]);
     let handles = HandleChanges { closed: vec![], opened: vec![OpenedHandle { handle: 0x1_0000, kind: 2 }] };
     let answer = Request::HostReturn(HostReturn { call: CallId(3), result: HostResult::Error(2), handles });
