@@ -666,10 +666,20 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
             return Err(Error::HostCallNotGranted { function, policy: policy.name().to_owned() });
         }
     }
-    if let Some(function) = instance::first_function(module.artifact().metadata())
-        && !policy.allows_imports()
-    {
-        return Err(Error::ImportsNotGranted { function, policy: policy.name().to_owned() });
+    let imports = policy.imports();
+    let functions = instance::functions(module.artifact().metadata());
+    let mut refused: Vec<String> = functions
+        .filter(|(module, name)| !imports.allow(module, name))
+        .map(|(module, name)| format!("{module}.{name}"))
+        .collect();
+    // A module may import a function several times.
+    refused.sort();
+    refused.dedup();
+    match refused.first() {
+        None => Ok(()),
+        Some(first) => {
+            let nearest = imports.nearest(first);
+            Err(Error::ImportsNotGranted { functions: refused, nearest, policy: policy.name().to_owned() })
+        }
     }
-    Ok(())
 }

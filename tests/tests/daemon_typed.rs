@@ -4,7 +4,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use client::interface::Interface;
-use client::{CallOutcome, Client, Error, ErrorKind, JobRequest, ModuleFile, Service, Session, Value};
+use client::{
+    CallOutcome, Client, Error, ErrorKind, JobRequest, ModuleFile, PolicyRequest, Service, Session, Value,
+};
 use compiler::Options;
 use ipc::protocol::{FRAME_MAX, INTERFACES_BYTES_MAX, INTERFACES_MAX};
 use ipc::report::{Limit, LimitReached, Outcome};
@@ -232,6 +234,34 @@ async fn what_does_not_fit_a_message_fails_its_call_only() {
         }
     }
     assert_eq!(call(&mut session, "add", &[1, 2]).await, returned(3));
+}
+
+#[tokio::test]
+async fn a_policy_grants_functions_of_an_interface() {
+    let daemon = Daemon::start();
+    let mut client = connect(&daemon).await;
+    let text = |imports: &str| PolicyRequest::Text {
+        name: "p.toml".into(),
+        toml: format!("version = 1\n[host_calls]\nimports = {imports}\n"),
+    };
+    let mut run = async |imports: &str| {
+        let (mut job, _events) = job();
+        job.policy = text(imports);
+        client.run(job).await
+    };
+    for imports in ["true", r#"["t.*"]"#, r#"["x.y", "t.*"]"#] {
+        assert_eq!(run(imports).await.unwrap().outcome, Outcome::Exited { code: 0, results: vec![] });
+    }
+    let all = "t.add, t.answer, t.close, t.forever, t.get, t.give, t.open, t.open_other, t.panic_now, t.points, t.slow, t.take, t.wait";
+    let but_two = all.replace("t.close, ", "").replace("t.open, ", "");
+    for (imports, missing) in
+        [("false", all), (r#"["u.*"]"#, all), (r#"["t.open", "t.close", "u.add"]"#, &but_two)]
+    {
+        let (kind, message) = refused(run(imports).await);
+        assert_eq!(kind, ErrorKind::Job);
+        assert!(message.contains("policy \"p.toml\" does not grant"), "{message}");
+        assert!(message.contains(missing), "{missing} expected in: {message}");
+    }
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ use limits::Limits;
 use meter::Used;
 use outcome::{Ending, Evidence};
 use provided::Provided;
-pub(crate) use provided::first_function;
+pub(crate) use provided::functions;
 use seat::{Gauge, Process, Seat};
 pub(crate) use seat::{Parked, has_ended, kill};
 pub(crate) use seats::Seats;
