@@ -1,5 +1,6 @@
 //! What a client of the daemon provides for imports: in the form in which it says so, and how it serves the calls that come back.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,15 +40,19 @@ impl Imports {
         let mut lowered: Vec<_> = self.interfaces().collect();
         lowered.sort_by_key(|lowered| &lowered.interface().name);
         let mut requests = Requests::default();
+        let mut typed = HashSet::new();
         for lowered in lowered {
             let bytes = lowered.interface().to_bytes().map_err(Error::InterfaceData)?;
             requests.interfaces.push(Bytes(bytes));
-            requests.served.interfaces.push(self.served(lowered));
+            let served = self.served(lowered);
+            let interface = lowered.interface();
+            let names =
+                interface.functions.iter().zip(&served.functions).filter(|(_, served)| served.is_some());
+            typed.extend(names.map(|(function, _)| (interface.name.as_str(), function.name.as_str())));
+            requests.served.interfaces.push(served);
         }
-        let is_typed = |module: &str, name: &str| {
-            requests.served.interfaces.iter().any(|served| served.name() == module && served.serves(name))
-        };
-        let mut items: Vec<_> = self.iter().filter(|(module, name, _)| !is_typed(module, name)).collect();
+        let mut items: Vec<_> =
+            self.iter().filter(|(module, name, _)| !typed.contains(&(*module, *name))).collect();
         items.sort_by_key(|(module, name, _)| (*module, *name));
         for (module, name, item) in items {
             let (module, name) = (module.to_owned(), name.to_owned());
@@ -86,17 +91,6 @@ pub struct Served {
 struct ServedInterface {
     functions: Vec<Option<TypedFunction>>,
     context: CallContext,
-}
-
-impl ServedInterface {
-    fn name(&self) -> &str {
-        &self.context.interface().interface().name
-    }
-
-    fn serves(&self, name: &str) -> bool {
-        let functions = self.functions.iter().flatten().filter_map(TypedFunction::lowered);
-        functions.map(|lowered| &lowered.declaration().name).any(|served| served == name)
-    }
 }
 
 impl Drop for ServedInterface {

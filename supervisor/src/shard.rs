@@ -56,6 +56,8 @@ enum Work {
 #[derive(Clone, Debug)]
 pub(crate) struct Here {
     pub(crate) state: Rc<State>,
+    /// Its number.
+    pub(crate) shard: usize,
     jobs: Arc<AtomicUsize>,
 }
 
@@ -124,7 +126,8 @@ impl Shard {
                 block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
-                    let here = Here { state: Rc::new(State::new(config, cgroups, None)), jobs: running };
+                    let state = Rc::new(State::new(config, cgroups, None));
+                    let here = Here { state, shard: index, jobs: running };
                     tokio::task::spawn_local(housekeeper(Rc::clone(&here.state)));
                     while let Some(work) = receiver.recv().await {
                         let here = here.clone();

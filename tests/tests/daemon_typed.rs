@@ -300,7 +300,7 @@ async fn interfaces_that_do_not_fit() {
     let error = client.run(many(9, 512)).await.unwrap_err();
     assert!(matches!(error, Error::InterfacesTooLong(bytes) if bytes > INTERFACES_BYTES_MAX), "{error}");
     // As many as there may be are served.
-    let report = client.run(many(INTERFACES_MAX, 200)).await.unwrap();
+    let report = client.run(many(INTERFACES_MAX, 20)).await.unwrap();
     assert_eq!(report.outcome, Outcome::Exited { code: 0, results: vec![] });
     // A service that lacks a function is not.
     let mut job = job_of(GUEST, &service(&sender));

@@ -220,7 +220,7 @@ impl<'s> Connection<'s> {
     ) -> Result<(Session, Places<'s>), ErrorReply> {
         let place = sessions.place(self.shared);
         let (job, places) = self.begin(place, prepared, EntryRequest::Command, &mut cancelled).await?;
-        Ok((Sessions::start(job, self.shared).await?, places))
+        Ok((Sessions::start(job, self.here, self.shared).await?, places))
     }
 
     /// Gets a place, then the job. Waiting for the one and compiling for the other can take long, and can be cancelled.
