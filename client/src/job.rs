@@ -90,7 +90,7 @@ pub struct JobRequest {
     /// Sockets, listening or connected, behind the directories; at most 16. See [`supervisor::Job::sockets`].
     pub sockets: Vec<OwnedFd>,
     /// What the module imports beyond WASI. Functions run here, in the client, while it waits for the job or for an operation
-    /// of the session; everything else goes with the request. The policy must say `host_calls.imports`, and a module that was
+    /// of the session; everything else goes with the request. The policy must grant them (`host_calls.imports`), and a module that was
     /// loaded before must have been by [`Client::load_open`](crate::Client::load_open).
     pub imports: Imports,
     /// Narrower limits than the policy's.

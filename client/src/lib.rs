@@ -39,6 +39,22 @@
 //! # }
 //! ```
 //!
+//! An interface of typed functions is served as by a host app with the library: a [`Service`] goes into the job's imports.
+//!
+//! ```no_run
+//! # async fn example(mut client: client::Client, mut job: client::JobRequest) -> Result<(), Box<dyn std::error::Error>> {
+//! use client::Service;
+//! use client::interface::{Interface, Reply, Value};
+//! let text = "interface = \"kv\"\n[[handle]]\nname = \"store\"\n[[function]]\nname = \"open\"\n\
+//!             results = [{ name = \"opened\", type = \"store\" }]\n";
+//! let mut service = Service::new(Interface::parse(text, "kv.toml")?);
+//! service.function("open", |context, _| async move { Ok(Reply::Values(vec![context.insert("store", 5u8)?])) })?;
+//! job.imports.serve(&service)?;
+//! client.run(job).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A connection runs one job, or one operation of a session, at a time; for several at once, open several. Ending a connection, in whatever way, ends the
 //! job that runs on it.
 

@@ -3,7 +3,7 @@
 use ipc::protocol::{Bytes, TypedScalar, TypedValue};
 
 use crate::lower::{Element, Lowered, LoweredFunction, Shape};
-use crate::model::{Interface, ModelError, TypeKind};
+use crate::model::{Interface, ModelError, TypeKind, limits};
 use crate::value::{HandleCheck, Value};
 
 /// Why bytes are no interface.
@@ -108,6 +108,11 @@ impl Value {
     /// The value that came over a socket. That it is one of a function's is checked elsewhere.
     pub fn of_wire(value: TypedValue) -> Result<Self, String> {
         let all = |values: Vec<TypedScalar>| values.into_iter().map(Self::of_scalar).collect();
+        if let TypedValue::List(values) | TypedValue::Records { values, .. } = &value
+            && values.len() > limits::LIST
+        {
+            return Err(format!("a list of {} values; {} are possible", values.len(), limits::LIST));
+        }
         Ok(match value {
             TypedValue::Scalar(scalar) => Self::of_scalar(scalar),
             TypedValue::String(text) => Self::String(text),
@@ -219,6 +224,9 @@ mod tests {
         ] {
             assert_eq!(nothing.to_wire(), None, "{nothing:?}");
         }
+        let long = vec![TypedScalar::U8(1); limits::LIST + 1];
+        assert!(Value::of_wire(TypedValue::List(long.clone())).is_err());
+        assert!(Value::of_wire(TypedValue::Records { fields: 1, values: long }).is_err());
         for fields in [0, 2, 4, u32::MAX] {
             let values = vec![TypedScalar::U8(1); 3];
             assert!(Value::of_wire(TypedValue::Records { fields, values }).is_err(), "{fields}");
@@ -255,6 +263,24 @@ mod tests {
         let interface = Interface { name: "i".into(), functions, ..Interface::default() };
         let bytes = interface.to_bytes().expect("bytes");
         assert!(matches!(Lowered::from_bytes(&bytes), Err(DataError::Rule(_))));
+    }
+
+    #[test]
+    fn what_uses_a_record_shares_its_layout() {
+        let fields: Vec<_> = (0..64).map(|n| format!("{{ name = \"f{n}\", type = \"u8\" }}")).collect();
+        let text = format!(
+            "interface = \"i\"\n[[record]]\nname = \"r\"\nfields = [{}]\n[[function]]\nname = \"f\"\n\
+             params = [{{ name = \"a\", type = \"r\" }}, {{ name = \"b\", type = \"list<r>\" }}]\n",
+            fields.join(", ")
+        );
+        let lowered = Interface::parse(&text, "t.toml").expect("sound");
+        let [first, second] = &lowered.functions()[0].params[..] else { panic!("two parameters") };
+        match (&first.shape, &second.shape) {
+            (Shape::Record(one), Shape::List(Element::Record(other))) => {
+                assert!(std::sync::Arc::ptr_eq(one, other));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -10,9 +10,11 @@ use crate::settings::{list, quoted};
 
 /// How an element of the list is written.
 const FORM: &str = "\"interface.function\", or \"interface.*\" for all functions of an interface";
-/// Elements that a message shows, and that are looked through for one that was meant.
+/// Elements that a message shows.
 const SHOWN: usize = 8;
+/// Elements that are looked through for one that was meant, and how many bytes they have at most.
 const COMPARED: usize = 256;
+const COMPARED_BYTES: usize = 128;
 
 /// The functions of the host app, beyond those of the interface table, that a module may import.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +73,8 @@ impl Imports {
 
     /// The element that is close to this one, if there is one.
     pub fn nearest(&self, written: &str) -> Option<String> {
-        let elements: Vec<String> = self.elements().take(COMPARED).collect();
+        let comparable = self.elements().filter(|element| element.len() <= COMPARED_BYTES);
+        let elements: Vec<String> = comparable.take(COMPARED).collect();
         match hint(written, elements.iter().map(String::as_str)) {
             Hint::Nearest(name) => Some(name),
             Hint::OneOf(_) => None,

@@ -79,6 +79,8 @@ enum Waiting {
     },
     Typed {
         context: CallContext,
+        /// How many values it returns.
+        results: usize,
         answer: oneshot::Sender<Result<Reply, HostError>>,
     },
 }
@@ -102,7 +104,7 @@ impl Waiting {
     fn answer(self, result: HostResult) {
         match self {
             Self::Values { results, answer } => drop(answer.send(checked(result, &results))),
-            Self::Typed { answer, .. } => drop(answer.send(reply(result))),
+            Self::Typed { results, answer, .. } => drop(answer.send(reply(result, results))),
         }
     }
 
@@ -174,7 +176,9 @@ impl Provider {
             let arguments = values.iter().map(TypedValue::to_wire).collect::<Option<_>>();
             if let Some(arguments) = arguments {
                 let invocation = Invocation::Typed { interface, function: function as u32, arguments };
-                let waiting = Waiting::Typed { context, answer };
+                let declared = context.interface().interface().functions.get(function);
+                let results = declared.map_or(0, |function| function.results.len());
+                let waiting = Waiting::Typed { context, results, answer };
                 // Where it cannot be sent, the answer's sender is dropped with it.
                 let _ = sender.send(Call { invocation, waiting });
             }
@@ -332,9 +336,12 @@ fn follow(call: u64, context: Option<&CallContext>, changes: &HandleChanges) -> 
     }
 }
 
-/// The reply of an answer, of which nothing is checked yet; its messages on one line.
-fn reply(result: HostResult) -> Result<Reply, HostError> {
+/// The reply of an answer, of which nothing but the number of its values is checked yet; its messages on one line.
+fn reply(result: HostResult, results: usize) -> Result<Reply, HostError> {
     match result {
+        HostResult::Returned(Payload::Typed(values)) if values.len() != results => {
+            Err(format!("it returned {} values instead of {results}", values.len()).into())
+        }
         HostResult::Returned(Payload::Typed(values)) => {
             let values = values.into_iter().map(TypedValue::of_wire).collect::<Result<_, _>>();
             values.map(Reply::Values).map_err(|why| format!("the client's answer has {why}").into())
