@@ -4,19 +4,18 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::{Channel, ChannelError};
 use ipc::protocol::{
-    ClientHello, Descriptor, HostCall, HostResult, HostReturn, LoadRequest, ModuleId, ModuleSource, Payload,
-    PolicyInfo, Reloaded, Request, Response, RunRequest, ServerHello, SessionId, SessionOperation,
-    SessionRequest, Status, decode, one_line,
+    ClientHello, Descriptor, FRAME_MAX, HostResult, HostReturn, LoadRequest, ModuleId, ModuleSource,
+    PolicyInfo, ProtocolError, Reloaded, Request, Response, RunRequest, ServerHello, SessionId,
+    SessionOperation, SessionRequest, Status, decode,
 };
 use ipc::report::Report;
-use ipc::types::ValueType;
-use supervisor::{HostError, HostFunction};
+use supervisor::{Served, Serving};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -91,14 +90,14 @@ impl Client {
         job: JobRequest,
         cancel: impl Future<Output = ()>,
     ) -> Result<Report, Error> {
-        let Wire { setup, descriptors, functions } = job.wire()?;
+        let Wire { setup, descriptors, served } = job.wire()?;
         let request = Request::Run(RunRequest { setup, entry: job.entry.clone() });
         let mut connection = self.connection.lock().await;
         connection.send(&request, &descriptors).await?;
         // The daemon has its own copies, and whoever waits for the end of a pipe must not wait for ours.
         drop(descriptors);
         drop(job);
-        match connection.answer(&functions, cancel).await? {
+        match connection.answer(&served, cancel).await? {
             Response::Report(report) => Ok(*report),
             _ => Err(Error::Unexpected),
         }
@@ -108,14 +107,14 @@ impl Client {
     /// connection does one thing at a time: an operation of one session waits for that of another, and for a job. At most 64
     /// sessions are open on one connection.
     pub async fn session(&mut self, job: JobRequest) -> Result<Session, Error> {
-        let Wire { setup, descriptors, functions } = job.wire()?;
+        let Wire { setup, descriptors, served } = job.wire()?;
         let mut connection = self.connection.lock().await;
         connection.send(&Request::OpenSession(setup), &descriptors).await?;
         drop(descriptors);
         drop(job);
-        match connection.answer(&[], std::future::pending()).await? {
+        match connection.answer(&Served::default(), std::future::pending()).await? {
             Response::SessionOpened(id) => {
-                Ok(Session::new(Arc::clone(&self.connection), connection.dropped(), id, functions))
+                Ok(Session::new(Arc::clone(&self.connection), connection.dropped(), id, served))
             }
             _ => Err(Error::Unexpected),
         }
@@ -186,7 +185,7 @@ impl Client {
     async fn ask(&mut self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<Response, Error> {
         let mut connection = self.connection.lock().await;
         connection.send(request, descriptors).await?;
-        connection.answer(&[], std::future::pending()).await
+        connection.answer(&Served::default(), std::future::pending()).await
     }
 }
 
@@ -219,7 +218,7 @@ impl Connection {
             let Some(session) = session else { break };
             let end = SessionRequest { session, operation: SessionOperation::End };
             self.send_one(&Request::Session(end), &[]).await?;
-            match self.answer(&[], std::future::pending()).await {
+            match self.answer(&Served::default(), std::future::pending()).await {
                 // Nobody waits for its report.
                 Ok(_) | Err(Error::Daemon(_)) => {}
                 Err(error) => return Err(error),
@@ -246,7 +245,7 @@ impl Connection {
     /// what it waits for when `cancel` is ready.
     pub(crate) async fn answer(
         &mut self,
-        functions: &[Option<HostFunction>],
+        served: &Served,
         cancel: impl Future<Output = ()>,
     ) -> Result<Response, Error> {
         let mut cancel = pin!(cancel);
@@ -261,19 +260,25 @@ impl Connection {
             };
             tokio::select! {
                 biased;
-                response = self.receive() => match response? {
-                    Response::HostCall(call) if serving.is_none() => {
-                        serving = Some(serve(functions, call)?);
+                response = self.receive() => match response {
+                    Ok(Response::HostCall(call)) if serving.is_none() => {
+                        serving = Some(served.serve(call).map_err(|what| Error::ForeignCall { what })?);
                     }
-                    Response::HostCall(HostCall { import, .. }) => {
-                        return Err(foreign(import, "another call is not answered yet"));
+                    Ok(Response::HostCall(_)) => {
+                        return Err(Error::ForeignCall { what: "another call is not answered yet".to_owned() });
                     }
-                    // What it called is over, and is dropped.
-                    response => return Ok(response),
+                    response => {
+                        // What it called is over.
+                        let returned = serving.and_then(Serving::give_up);
+                        if let (Ok(_) | Err(Error::Daemon(_)), Some(returned)) = (&response, returned) {
+                            self.channel.send(&Request::HostReturn(returned), &[]).await?;
+                        }
+                        return response;
+                    }
                 },
                 returned = returned => {
                     serving = None;
-                    self.channel.send(&Request::HostReturn(returned), &[]).await?;
+                    self.send_return(returned).await?;
                 }
                 () = &mut cancel, if !cancelled => {
                     cancelled = true;
@@ -281,6 +286,19 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Sends the answer to a call; one that is too long for a message is a failure of the call.
+    async fn send_return(&mut self, returned: HostReturn) -> Result<(), Error> {
+        let HostReturn { call, handles, .. } = &returned;
+        let (call, handles) = (*call, handles.clone());
+        let bytes = match self.channel.send(&Request::HostReturn(returned), &[]).await {
+            Err(ChannelError::Protocol(ProtocolError::MessageTooLong(bytes))) => bytes,
+            result => return Ok(result?),
+        };
+        let why = format!("its answer takes {bytes} bytes; a message to the daemon has at most {FRAME_MAX}");
+        let returned = HostReturn { call, result: HostResult::Failed(why), handles };
+        Ok(self.channel.send(&Request::HostReturn(returned), &[]).await?)
     }
 
     /// What the daemon says next. Dropping the future loses nothing.
@@ -293,37 +311,6 @@ impl Connection {
             response => Ok(response),
         }
     }
-}
-
-/// A call that is being served.
-type Serving = Pin<Box<dyn Future<Output = HostReturn> + Send>>;
-
-/// Begins to serve a call. The daemon's word is checked, and so is the function's.
-fn serve(functions: &[Option<HostFunction>], call: HostCall) -> Result<Serving, Error> {
-    let HostCall { call, import, arguments: Payload::Values(values) } = call;
-    let Some(Some(function)) = functions.get(import as usize) else {
-        return Err(foreign(import, "it is no function"));
-    };
-    let (params, results) = function.wire_type();
-    if let Some(mismatch) = ValueType::mismatch(&params, &values) {
-        return Err(foreign(import, &mismatch));
-    }
-    let function = function.clone();
-    Ok(Box::pin(async move {
-        let result = match function.call(values).await {
-            Ok(values) => match ValueType::mismatch(&results, &values) {
-                None => HostResult::Returned(Payload::Values(values)),
-                Some(mismatch) => HostResult::Failed(format!("it returned {mismatch}")),
-            },
-            Err(HostError::Failed(why)) => HostResult::Failed(one_line(&why)),
-            Err(HostError::Trap(message)) => HostResult::Trapped(one_line(&message)),
-        };
-        HostReturn { call, result }
-    }))
-}
-
-fn foreign(import: u32, what: &str) -> Error {
-    Error::ForeignCall { import, what: what.to_owned() }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ipc::channel::ChannelError;
-use ipc::protocol::{ErrorReply, IMPORTS_MAX, ProtocolError};
+use ipc::protocol::{ErrorReply, IMPORTS_MAX, INTERFACES_BYTES_MAX, INTERFACES_MAX, ProtocolError};
 
 /// An error of the client. Every message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +63,18 @@ pub enum Error {
     /// More imports than a request can carry.
     #[error("{0} imports; a job or session may have at most {IMPORTS_MAX}")]
     TooManyImports(usize),
+    /// An interface cannot be sent.
+    #[error("an interface of the job: {0}")]
+    Interface(#[source] supervisor::Error),
+    /// More interfaces than a request can carry.
+    #[error("{0} interfaces; a job or session may have at most {INTERFACES_MAX}")]
+    TooManyInterfaces(usize),
+    /// Longer interfaces than a request can carry.
+    #[error("interfaces of {0} bytes together; a job or session may have at most {INTERFACES_BYTES_MAX}")]
+    InterfacesTooLong(usize),
     /// The daemon calls a function that there is not, or with values that it does not take.
-    #[error("the daemon calls import {import} of the job in a way that it did not offer: {what}")]
+    #[error("the daemon calls the job's functions in a way that was not offered: {what}")]
     ForeignCall {
-        /// Its position.
-        import: u32,
         /// What is wrong.
         what: String,
     },

@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use ipc::protocol::{
-    Descriptor, EntryRequest, IMPORTS_MAX, LimitsRequest, MODULE_BYTES_MAX, ModuleFormat, ModuleId,
-    ModuleRef, ModuleSource, PREOPENS_MAX, PolicyRequest, PreopenRequest, SOCKETS_MAX, SetupRequest,
+    Bytes, Descriptor, EntryRequest, IMPORTS_MAX, INTERFACES_BYTES_MAX, INTERFACES_MAX, LimitsRequest,
+    MODULE_BYTES_MAX, ModuleFormat, ModuleId, ModuleRef, ModuleSource, PREOPENS_MAX, PolicyRequest,
+    PreopenRequest, SOCKETS_MAX, SetupRequest,
 };
-use supervisor::{HostFunction, Imports};
+use supervisor::{Imports, Requests, Served};
 
 use crate::Error;
 
@@ -89,7 +90,7 @@ pub struct JobRequest {
     /// Sockets, listening or connected, behind the directories; at most 16. See [`supervisor::Job::sockets`].
     pub sockets: Vec<OwnedFd>,
     /// What the module imports beyond WASI. Functions run here, in the client, while it waits for the job or for an operation
-    /// of the session; everything else goes with the request. The policy must say `host_calls.imports`, and a module that was
+    /// of the session; everything else goes with the request. The policy must grant them (`host_calls.imports`), and a module that was
     /// loaded before must have been by [`Client::load_open`](crate::Client::load_open).
     pub imports: Imports,
     /// Narrower limits than the policy's.
@@ -125,9 +126,16 @@ impl JobRequest {
         if self.sockets.len() > SOCKETS_MAX {
             return Err(Error::TooManySockets(self.sockets.len()));
         }
-        let (imports, functions) = self.imports.requests();
+        let Requests { imports, interfaces, served } = self.imports.requests().map_err(Error::Interface)?;
         if imports.len() > IMPORTS_MAX {
             return Err(Error::TooManyImports(imports.len()));
+        }
+        if interfaces.len() > INTERFACES_MAX {
+            return Err(Error::TooManyInterfaces(interfaces.len()));
+        }
+        let bytes = interfaces.iter().map(|Bytes(bytes)| bytes.len()).sum();
+        if bytes > INTERFACES_BYTES_MAX {
+            return Err(Error::InterfacesTooLong(bytes));
         }
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         let module = match &self.module {
@@ -156,10 +164,11 @@ impl JobRequest {
             preopens,
             sockets,
             imports,
+            interfaces,
             limits: self.limits,
             tenant: self.tenant.clone(),
         };
-        Ok(Wire { setup, descriptors, functions })
+        Ok(Wire { setup, descriptors, served })
     }
 }
 
@@ -168,8 +177,8 @@ pub(crate) struct Wire<'fd> {
     pub(crate) setup: SetupRequest,
     /// The descriptors that it names.
     pub(crate) descriptors: Vec<BorrowedFd<'fd>>,
-    /// The functions among its imports, at their positions.
-    pub(crate) functions: Vec<Option<HostFunction>>,
+    /// The functions among its imports and of its interfaces.
+    pub(crate) served: Served,
 }
 
 /// Adds a descriptor to those of a request; at most 1 + 3 + 64 + 16 are.

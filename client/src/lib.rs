@@ -39,6 +39,22 @@
 //! # }
 //! ```
 //!
+//! An interface of typed functions is served as by a host app with the library: a [`Service`] goes into the job's imports.
+//!
+//! ```no_run
+//! # async fn example(mut client: client::Client, mut job: client::JobRequest) -> Result<(), Box<dyn std::error::Error>> {
+//! use client::Service;
+//! use client::interface::{Interface, Reply, Value};
+//! let text = "interface = \"kv\"\n[[handle]]\nname = \"store\"\n[[function]]\nname = \"open\"\n\
+//!             results = [{ name = \"opened\", type = \"store\" }]\n";
+//! let mut service = Service::new(Interface::parse(text, "kv.toml")?);
+//! service.function("open", |context, _| async move { Ok(Reply::Values(vec![context.insert("store", 5u8)?])) })?;
+//! job.imports.serve(&service)?;
+//! client.run(job).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A connection runs one job, or one operation of a session, at a time; for several at once, open several. Ending a connection, in whatever way, ends the
 //! job that runs on it.
 
@@ -59,4 +75,6 @@ pub use ipc::types::{Export, ExportType, ValueType};
 pub use job::{Directory, JobRequest, Module, ModuleFile};
 pub use json::{report_json, usage_json, value_json};
 pub use session::Session;
-pub use supervisor::{Extern, HostError, HostFunction, Imports, MemoryRef, ValType};
+pub use supervisor::{
+    CallContext, Extern, HostError, HostFunction, Imports, MemoryRef, Service, ValType, interface,
+};

@@ -10,7 +10,7 @@ use ipc::protocol::{
 };
 use ipc::report::{CallOutcome, Report, Usage, Value};
 use ipc::types::Export;
-use supervisor::{HostFunction, MemoryRef};
+use supervisor::{MemoryRef, Served};
 use tokio::sync::Mutex;
 
 use crate::Error;
@@ -28,8 +28,8 @@ pub struct Session {
     /// Where its number goes when it is dropped.
     dropped: Arc<Dropped>,
     id: SessionId,
-    /// Functions that the guest may call here, by the positions of its imports.
-    functions: Vec<Option<HostFunction>>,
+    /// Functions that the guest may call here.
+    served: Served,
     ended: bool,
 }
 
@@ -38,9 +38,9 @@ impl Session {
         connection: Arc<Mutex<Connection>>,
         dropped: Arc<Dropped>,
         id: SessionId,
-        functions: Vec<Option<HostFunction>>,
+        served: Served,
     ) -> Self {
-        Self { connection, dropped, id, functions, ended: false }
+        Self { connection, dropped, id, served, ended: false }
     }
 
     /// Instantiates the module, as [`supervisor::Session::start`].
@@ -93,7 +93,13 @@ impl Session {
         cancel: impl Future<Output = ()>,
     ) -> Result<CallOutcome, Error> {
         match self.ask(operation, cancel).await? {
-            Response::Session(SessionReply::Called(outcome)) => Ok(outcome),
+            Response::Session(SessionReply::Called(outcome)) => {
+                if matches!(outcome, CallOutcome::Ended(_)) {
+                    // Nobody has its handles any more.
+                    self.served.reset();
+                }
+                Ok(outcome)
+            }
             _ => Err(Error::Unexpected),
         }
     }
@@ -195,7 +201,10 @@ impl Session {
 
     /// Goes back to the first state, as [`supervisor::Session::reset`]: [`start`](Self::start) comes next.
     pub async fn reset(&mut self) -> Result<(), Error> {
-        self.done(SessionOperation::Reset).await
+        let done = self.done(SessionOperation::Reset).await;
+        // Also where no other instance could be started: the one before is gone.
+        self.served.reset();
+        done
     }
 
     /// Ends the session and reports.
@@ -229,7 +238,7 @@ impl Session {
         let request = Request::Session(SessionRequest { session: self.id, operation });
         let mut connection = self.connection.lock().await;
         connection.send(&request, &[]).await?;
-        connection.answer(&self.functions, cancel).await
+        connection.answer(&self.served, cancel).await
     }
 }
 

@@ -1,8 +1,8 @@
-//! Text to the parser of interfaces, and words of a hostile instance to the decoder of typed calls of what it takes: no panic, errors
-//! of one line, and no copy of bytes that are not in the arena.
+//! Text to the parser of interfaces, bytes to the reader of those that clients send, and words of a hostile instance to the decoder of
+//! typed calls of what it takes: no panic, errors of one line, and no copy of bytes that are not in the arena.
 #![no_main]
 
-use interface::{Arena, HandleCheck, Interface};
+use interface::{Arena, HandleCheck, Interface, Lowered};
 use libfuzzer_sys::fuzz_target;
 
 const ARENA: usize = 4096;
@@ -31,9 +31,24 @@ impl HandleCheck for Some7 {
 /// An interface with every kind of type.
 const SOUND: &str = include_str!("interface.toml");
 
-// What comes before the first zero byte is an interface; what comes after it is words and an arena. Without text, the interface
-// is the one above.
+/// An interface of a client: what is read comes out as it went in.
+fn sent(data: &[u8]) {
+    match Lowered::from_bytes(data) {
+        Ok(lowered) => {
+            let bytes = lowered.interface().to_bytes().expect("what was read can be written");
+            let again = Lowered::from_bytes(&bytes).expect("what was written can be read");
+            assert_eq!(again.interface().to_bytes().expect("bytes"), bytes);
+        }
+        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+    }
+}
+
+// After a byte that begins no text, an interface as a client sends it. Else what comes before the first zero byte is an interface; what
+// comes after it is words and an arena. Without text, the interface is the one above.
 fuzz_target!(|data: &[u8]| {
+    if let Some((0xff, data)) = data.split_first() {
+        return sent(data);
+    }
     let (text, rest) =
         data.iter().position(|b| *b == 0).map_or((data, &[][..]), |at| (&data[..at], &data[at + 1..]));
     let Ok(text) = std::str::from_utf8(text) else { return };

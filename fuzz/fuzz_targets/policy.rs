@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use policies::{Direction, Error, FilterContext, Limits, Policy, Question, Rule, Via};
+use policies::{Direction, Error, FilterContext, Functions, Imports, Limits, Policy, Question, Rule, Via};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -84,12 +84,27 @@ fn narrows(policy: &Policy, base: &Policy) {
     assert!(new.filesystem <= old.filesystem && new.clock_resolution >= old.clock_resolution);
     assert!(new.clocks <= old.clocks && new.random <= old.random && new.stdio <= old.stdio);
     assert!(new.args <= old.args && new.env <= old.env);
-    assert!(policy.allows_imports() <= base.allows_imports());
+    narrows_imports(policy.imports(), base.imports());
     assert_eq!(base.layers() & !policy.layers(), 0);
     assert_eq!(base.required() & !policy.required(), 0);
     for number in 0..ipc::interface::FUNCTIONS.len() as u32 {
         if let Some(function) = ipc::interface::FunctionId::from_number(number) {
             assert!(policy.allows_host_call(function) <= base.allows_host_call(function));
+        }
+    }
+}
+
+fn narrows_imports(new: &Imports, old: &Imports) {
+    let (new, old) = match (new, old) {
+        (_, Imports::All) => return,
+        (Imports::All, Imports::Of(_)) => panic!("all, instead of some"),
+        (Imports::Of(new), Imports::Of(old)) => (new, old),
+    };
+    for (interface, functions) in new {
+        match (functions, old.get(interface)) {
+            (_, Some(Functions::All)) => {}
+            (Functions::Named(new), Some(Functions::Named(old))) => assert!(new.is_subset(old)),
+            _ => panic!("{interface:?} is not granted"),
         }
     }
 }

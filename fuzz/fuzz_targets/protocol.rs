@@ -2,9 +2,10 @@
 //! error; and what is a message comes out again as it went in.
 #![no_main]
 
+use interface::Value;
 use ipc::protocol::{
-    ClientHello, Descriptors, FRAME_MAX, FrameReader, HEADER_BYTES, Request, Response, ServerHello, decode,
-    encode,
+    ClientHello, Descriptors, FRAME_MAX, FrameReader, HEADER_BYTES, HostResult, HostReturn, Payload, Request,
+    Response, ServerHello, decode, encode,
 };
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -14,6 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&piece, stream)) = data.split_first() else { return };
     message::<Request>(stream);
     message::<Response>(stream);
+    values(stream);
     let _ = ClientHello::from_bytes(stream).map(ClientHello::agree);
     let _ = ServerHello::from_bytes(stream).map(|hello| hello.accepted());
     frames(stream, usize::from(piece) + 1);
@@ -27,6 +29,15 @@ fn message<T: Serialize + DeserializeOwned>(payload: &[u8]) {
     let again: T = decode(&wire[HEADER_BYTES..]).expect("what was encoded decodes");
     // Not by comparison: of a float only its bits are the same, which the bytes are.
     assert_eq!(encode(&again).expect("encode"), wire);
+}
+
+/// Typed values of an answer, as the daemon takes them over.
+fn values(payload: &[u8]) {
+    let Ok(Request::HostReturn(HostReturn { result, .. })) = decode(payload) else { return };
+    let HostResult::Returned(Payload::Typed(values)) = result else { return };
+    for value in values.into_iter().filter_map(|value| Value::of_wire(value).ok()) {
+        assert!(value.to_wire().is_some(), "{value:?}");
+    }
 }
 
 /// The stream in pieces: whatever it says, no more is kept than came.

@@ -10,6 +10,7 @@
 //! * `value`: arguments and replies.
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
+//! * `wire`: interfaces and values between a host app and the daemon.
 
 mod call;
 mod check;
@@ -20,6 +21,7 @@ mod reply;
 mod rules;
 mod scalar;
 mod value;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -30,3 +32,4 @@ pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 pub use reply::Encoded;
 pub use value::{HandleCheck, Reply, Value};
+pub use wire::DataError;

@@ -6,6 +6,7 @@
 //! a `u32` for the number of bytes written. A function with an error returns an `i32`: 0, or the error's number.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ipc::typed::Arg;
 
@@ -41,7 +42,7 @@ impl fmt::Display for WasmType {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Scalar(Scalar),
-    Record(Layout),
+    Record(Arc<Layout>),
     String,
     Bytes,
     List(Element),
@@ -50,7 +51,7 @@ pub(crate) enum Shape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Element {
     Scalar(Scalar),
-    Record(Layout),
+    Record(Arc<Layout>),
 }
 
 impl Element {
@@ -134,7 +135,7 @@ pub struct Lowered {
 impl Lowered {
     /// Checks an interface and lowers it.
     pub fn new(interface: Interface) -> Result<Self, ModelError> {
-        let rules = Rules { interface: &interface };
+        let rules = Rules::new(&interface);
         rules.check()?;
         let functions = interface.functions.iter().enumerate();
         let functions =

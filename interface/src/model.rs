@@ -66,8 +66,9 @@ pub struct Field {
     pub ty: Type,
 }
 
-/// A type.
+/// A type. As data it is what TOML writes, so that no nesting has to be followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
 pub enum Type {
     /// `true` or `false`.
     Bool,
@@ -118,6 +119,12 @@ impl Type {
         ("string", Self::String),
         ("bytes", Self::Bytes),
     ];
+}
+
+impl From<Type> for String {
+    fn from(ty: Type) -> Self {
+        ty.to_string()
+    }
 }
 
 /// As TOML writes it.

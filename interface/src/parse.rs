@@ -134,6 +134,12 @@ fn field(value: &Value<'_>) -> Result<Field, Error> {
 }
 
 /// A type as it is written. That a name is one of the interface's is checked later.
+impl From<String> for Type {
+    fn from(written: String) -> Self {
+        named_or_builtin(&written)
+    }
+}
+
 fn named_or_builtin(written: &str) -> Type {
     if let Some(element) = written.strip_prefix("list<").and_then(|rest| rest.strip_suffix('>')) {
         let element = match element.starts_with("list<") {

@@ -1,6 +1,8 @@
 //! The rules of interfaces, and the lowering of what keeps them.
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use ipc::typed::Arg;
 
@@ -110,10 +112,19 @@ const RESERVED: [&str; 96] = [
 
 /// The rules, applied to one interface.
 pub(crate) struct Rules<'i> {
-    pub(crate) interface: &'i Interface,
+    interface: &'i Interface,
+    /// Positions of types.
+    types: HashMap<&'i str, usize>,
+    /// Of records, by their positions. All that use one share it: what an interface takes must not be a multiple of what it says.
+    layouts: RefCell<HashMap<usize, Arc<Layout>>>,
 }
 
-impl Rules<'_> {
+impl<'i> Rules<'i> {
+    pub(crate) fn new(interface: &'i Interface) -> Self {
+        let types = interface.types.iter().enumerate().map(|(index, ty)| (ty.name.as_str(), index)).collect();
+        Self { interface, types, layouts: RefCell::default() }
+    }
+
     fn error(&self, place: Place, problem: impl Into<String>) -> ModelError {
         ModelError { interface: self.interface.name.clone(), place, problem: problem.into(), help: None }
     }
@@ -232,7 +243,8 @@ impl Rules<'_> {
 
     fn named(&self, place: Place, name: &str) -> Result<(usize, &TypeDef), ModelError> {
         let types = &self.interface.types;
-        types.iter().enumerate().find(|(_, ty)| ty.name == name).ok_or_else(|| {
+        let found = self.types.get(name).and_then(|index| Some((*index, types.get(*index)?)));
+        found.ok_or_else(|| {
             let valid =
                 Type::BUILTIN.iter().map(|(name, _)| *name).chain(types.iter().map(|ty| ty.name.as_str()));
             let shown: String = name.chars().take(limits::NAME).collect();
@@ -277,7 +289,10 @@ impl Rules<'_> {
         }))
     }
 
-    fn layout(&self, index: usize, fields: &[Field]) -> Result<Layout, ModelError> {
+    fn layout(&self, index: usize, fields: &[Field]) -> Result<Arc<Layout>, ModelError> {
+        if let Some(known) = self.layouts.borrow().get(&index) {
+            return Ok(Arc::clone(known));
+        }
         let scalars = fields.iter().enumerate().map(|(member, field)| {
             let place = Place::Member(index, member);
             let scalar = self.scalar(place, &field.ty)?;
@@ -292,11 +307,13 @@ impl Rules<'_> {
             })?;
             Ok((field.name.clone(), scalar))
         });
-        Ok(Layout::new(scalars.collect::<Result<Vec<_>, _>>()?))
+        let layout = Arc::new(Layout::new(scalars.collect::<Result<Vec<_>, _>>()?));
+        self.layouts.borrow_mut().insert(index, Arc::clone(&layout));
+        Ok(layout)
     }
 
     /// The layout of a record; `None` for other types.
-    fn record(&self, place: Place, ty: &Type) -> Result<Option<Layout>, ModelError> {
+    fn record(&self, place: Place, ty: &Type) -> Result<Option<Arc<Layout>>, ModelError> {
         let Type::Named(name) = ty else { return Ok(None) };
         let (index, ty) = self.named(place, name)?;
         match &ty.kind {

@@ -7,6 +7,7 @@ use ipc::interface::FUNCTIONS;
 use ipc::layout;
 
 use crate::filter::DefaultAction;
+use crate::imports::{Functions, Imports};
 use crate::policy::{Danger, Origin, Policy, Widening};
 use crate::schema::filesystem_name;
 use crate::sections::{FileData, MemoryExceeded, all_host_functions};
@@ -124,8 +125,24 @@ impl Policy {
         for function in allowed {
             writeln!(out, "  {}", function.declaration().name)?;
         }
-        let imports = if self.allows_imports() { "may be called" } else { "may not be called" };
-        writeln!(out, "  functions that the host app provides {imports}")?;
+        match self.imports() {
+            Imports::All => writeln!(out, "  functions that the host app provides may be called")?,
+            none if none.is_none() => {
+                writeln!(out, "  functions that the host app provides may not be called")?
+            }
+            Imports::Of(interfaces) => {
+                writeln!(out, "  of the functions that the host app provides these may be called")?;
+                for (interface, functions) in interfaces {
+                    match functions {
+                        Functions::All => writeln!(out, "    {interface}: all")?,
+                        Functions::Named(names) => {
+                            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                            writeln!(out, "    {interface}: {}", names.join(", "))?;
+                        }
+                    }
+                }
+            }
+        }
         if let Some(init) = &self.instance().init {
             writeln!(out, "\ninstances begin where the export {init:?} has ended, which runs once")?;
         }

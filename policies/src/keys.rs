@@ -180,9 +180,9 @@ pub const SECTIONS: &[Section] = &[
             key("deny", "a list of names", "Taken away from `allow`."),
             key(
                 "imports",
-                BOOLEAN,
-                "Whether a module may import functions that the host app itself provides with the job (modules compiled with \
-                 `open_imports`). They count as host calls.",
+                "true, false, or a list of names",
+                "The functions of the host app, which the job provides (modules compiled with `open_imports`), that a module may \
+                 import: all, none, or `\"interface.function\"` and `\"interface.*\"`. They count as host calls.",
             ),
         ],
     },

@@ -9,6 +9,7 @@
 //! * `keys`: which keys there are; `schema`, `sections`: their values, and what widens what; `settings`: the way back to text.
 //! * [`document`], `position`, `error`, `diagnostic`: TOML with places; every mistake has its own message. The configuration file of
 //!   the programs is read with it too.
+//! * `imports`: the functions of the host app that a module may import.
 //! * `condition`, `rule`, `filter`: the seccomp rules and their compilation to BPF; `disassemble`: BPF for people.
 //! * [`interpret`]: runs a program without a kernel; [`Question`]: what the kernel would say about a call, and by which rule.
 //! * `zygote`, `compile`, `supervisor`: the zygotes' own lists, the one for compiling, and the daemon's own.
@@ -23,6 +24,7 @@ pub mod document;
 mod error;
 mod explain;
 mod filter;
+mod imports;
 mod interpreter;
 mod keys;
 mod policy;
@@ -44,6 +46,7 @@ pub use diagnostic::Report;
 pub use disassemble::disassemble;
 pub use error::{DocumentKind, Error, Hint};
 pub use filter::{AUDIT_ARCH_X86_64, DefaultAction, FilterContext};
+pub use imports::{Functions, Imports};
 pub use interpreter::{InterpretError, SeccompData, interpret};
 pub use policy::{Danger, FILE_BYTES_MAX, Origin, Policy, Widening, zygote_base_filter};
 pub use position::Position;

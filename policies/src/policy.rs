@@ -9,6 +9,7 @@ use ipc::interface::FunctionId;
 use crate::document::{self, Source as Text, Table, quote};
 use crate::error::{DocumentKind, Error, hint};
 use crate::filter::{self, FilterContext};
+use crate::imports::Imports;
 use crate::interpreter::{SeccompData, interpret};
 use crate::position::Position;
 use crate::rule::Rule;
@@ -274,9 +275,10 @@ impl Policy {
         self.sections.host_calls.contains(&function) && self.sections.wasi.grants(function)
     }
 
-    /// Whether a module may import functions that the host app provides, beyond those of the interface table.
-    pub fn allows_imports(&self) -> bool {
-        self.sections.imports
+    /// Which functions that the host app provides, beyond those of the interface table, a module may import. One that imports another is
+    /// refused before it runs.
+    pub fn imports(&self) -> &Imports {
+        &self.sections.imports
     }
 
     /// The seccomp program that a module zygote installs and its instances inherit.

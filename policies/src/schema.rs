@@ -489,9 +489,8 @@ fn host_calls(table: &Table<'_>, guard: &Guard, sections: &mut Sections) -> Resu
         }
     }
     if let Some(value) = table.get("imports") {
-        let new = value.boolean()?;
-        guard.check(&value, new && !sections.imports, || "false".to_owned())?;
-        sections.imports = new;
+        let imports = sections.imports.read(&value, |value, wider, was| guard.check(value, wider, was))?;
+        sections.imports = imports;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use ipc::control::layer;
 use ipc::interface::{FUNCTIONS, FunctionId};
 
 use crate::filter::DefaultAction;
+use crate::imports::Imports;
 use crate::rule::Rule;
 
 /// `[seccomp]`: the system calls of an instance.
@@ -125,8 +126,8 @@ pub(crate) struct Sections {
     pub(crate) wasi: Wasi,
     pub(crate) fs: Fs,
     pub(crate) host_calls: BTreeSet<FunctionId>,
-    /// Functions that the host app provides may be called.
-    pub(crate) imports: bool,
+    /// Functions of the host app that may be imported.
+    pub(crate) imports: Imports,
     pub(crate) instance: Instance,
     pub(crate) required: u64,
 }
@@ -185,7 +186,7 @@ impl Sections {
             },
             fs: Fs { data: FileData::Supervisor },
             host_calls: BTreeSet::new(),
-            imports: false,
+            imports: Imports::none(),
             instance: Instance::default(),
             required: all_layers(),
         }

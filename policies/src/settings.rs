@@ -50,7 +50,7 @@ pub(crate) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
+pub(crate) fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
     let names: Vec<String> = names.map(quoted).collect();
     format!("[{}]", names.join(", "))
 }

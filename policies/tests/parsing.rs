@@ -309,6 +309,110 @@ fn widening_needs_a_reason() {
 }
 
 #[test]
+fn imports_are_granted_by_name() {
+    let imports = |value: &str| parse(&format!("version = 1\n[host_calls]\nimports = {value}")).unwrap();
+    for (value, settings, allowed, refused) in [
+        ("true", "true", &[("kv", "get"), ("", "")][..], &[][..]),
+        ("false", "false", &[], &[("kv", "get")]),
+        ("[]", "false", &[], &[("kv", "get")]),
+        (
+            r#"["log.write", "kv.get", "kv.*", "kv.put", "a.b.c"]"#,
+            r#"["a.b.c", "kv.*", "log.write"]"#,
+            &[("kv", "get"), ("kv", "*"), ("log", "write"), ("a.b", "c")],
+            &[("log", "read"), ("log", "write2"), ("k", "get"), ("kv.", "get"), ("a", "b.c"), ("a.b", "*")],
+        ),
+    ] {
+        let policy = imports(value);
+        let setting = policy.settings().into_iter().find(|setting| setting.key == "imports").unwrap();
+        assert_eq!(setting.value, settings);
+        for (module, name) in allowed {
+            assert!(policy.imports().allow(module, name), "{value} {module:?} {name:?}");
+        }
+        for (module, name) in refused {
+            assert!(!policy.imports().allow(module, name), "{value} {module:?} {name:?}");
+            assert_eq!(policy.imports().granted_by(module, name), None);
+        }
+        let again =
+            Policy::parse(&policy.to_toml(&Policy::builtin("default").unwrap()), "again.toml").unwrap();
+        assert_eq!(again.imports(), policy.imports());
+    }
+    let some = imports(r#"["kv.*", "log.write"]"#);
+    assert_eq!(some.imports().granted_by("kv", "get").as_deref(), Some("\"kv.*\""));
+    assert_eq!(some.imports().granted_by("log", "write").as_deref(), Some("\"log.write\""));
+    assert_eq!(imports("true").imports().granted_by("kv", "get").as_deref(), Some("true"));
+    assert!(some.explain().contains("    kv: all\n    log: write\n"), "{}", some.explain());
+    for (value, message) in [
+        ("3", "host_calls.imports must be true, false or an array, not an integer"),
+        ("[3]", "host_calls.imports must be a string, not an integer"),
+        ("\"kv.get\"", "host_calls.imports must be true, false or an array, not a string"),
+        ("[\"kv\"]", "\"kv\""),
+        ("[\"*\"]", "\"*\""),
+        ("[\"*.*\"]", "\"*.*\""),
+        ("[\"kv.\"]", "\"kv.\""),
+        ("[\".get\"]", "\".get\""),
+        ("[\"kv.g*\"]", "\"kv.g*\""),
+        ("[\"k*.get\"]", "\"k*.get\""),
+        ("[\"kv. get\"]", "\"kv. get\""),
+        ("[\"kv.get\\n\"]", "interface.function"),
+    ] {
+        let error = refused(&format!("version = 1\n[host_calls]\nimports = {value}"));
+        assert!(error.starts_with("policy my.toml:3:") && error.contains(message), "{value}: {error}");
+    }
+}
+
+#[test]
+fn imports_are_only_narrowed() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    let file = |extends: &str, head: &str, value: &str| {
+        format!("version = 1\nextends = \"{extends}\"\n{head}[host_calls]\nimports = {value}\n")
+    };
+    write("some.toml", &file("default", "", r#"["kv.*", "log.write"]"#));
+    write("none.toml", &file("default", "", "false"));
+    let set = policies::PolicySet::load(directory.path()).unwrap();
+    let parse = |text: &str| set.parse(text, "my.toml").map(|policy| policy.imports().clone());
+    for value in [r#"["kv.*", "log.write"]"#, r#"["kv.get"]"#, r#"["log.write", "kv.put"]"#, "[]", "false"] {
+        assert!(parse(&file("some", "", value)).is_ok(), "{value}");
+    }
+    assert!(!parse("version = 1\nextends = \"some\"\n").unwrap().allow("log", "read"), "it is inherited");
+    let dangerous = "allow_dangerous = true\ndangerous_reason = \"the test wants it\"\n";
+    for (base, value, message) in [
+        ("some", "true", "imports = true widens the policy \"some\", which has [\"kv.*\", \"log.write\"]"),
+        (
+            "some",
+            r#"["log.*"]"#,
+            "imports = \"log.*\" widens the policy \"some\", which has [\"kv.*\", \"log.write\"]",
+        ),
+        (
+            "some",
+            r#"["kv.get", "log.wirte"]"#,
+            "\"log.wirte\" widens the policy \"some\", which has \"log.write\" instead; did you mean that?",
+        ),
+        ("some", r#"["other.thing"]"#, "\"other.thing\" widens the policy \"some\""),
+        ("none", r#"["kv.get"]"#, "\"kv.get\" widens the policy \"none\", which has false"),
+        ("none", "true", "imports = true widens the policy \"none\", which has false"),
+    ] {
+        let error = parse(&file(base, "", value)).unwrap_err().to_string();
+        assert!(error.contains(message), "{message:?} expected in: {error}");
+        assert!(parse(&file(base, dangerous, value)).is_ok(), "{value}");
+    }
+    // A message does not grow with the list.
+    let long: Vec<String> = (0..1000).map(|n| format!("\"interface{n}.function\"")).collect();
+    write("long.toml", &file("default", "", &format!("[{}]", long.join(", "))));
+    let set = policies::PolicySet::load(directory.path()).unwrap();
+    let error = set.parse(&file("long", "", "true"), "my.toml").unwrap_err().to_string();
+    assert!(error.contains("and 992 more") && error.len() < 500, "{error}");
+    let (some, none) = (set.get("some").unwrap(), set.get("none").unwrap());
+    let differences = |from: &Policy, to: &Policy| {
+        let all = from.differences(to).unwrap();
+        all.into_iter().map(|difference| (difference.key, difference.direction)).collect::<Vec<_>>()
+    };
+    let key = "host_calls.imports".to_owned();
+    assert_eq!(differences(some, none), [(key.clone(), policies::Direction::Narrower)]);
+    assert_eq!(differences(none, some), [(key, policies::Direction::Wider)]);
+}
+
+#[test]
 fn the_pid_namespace_cannot_be_switched_off() {
     let message = refused(&format!("{DANGEROUS}[namespaces]\npid = false"));
     assert!(message.starts_with("policy my.toml:5:"), "{message}");

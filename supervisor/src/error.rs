@@ -162,6 +162,9 @@ pub enum Error {
         /// All of them.
         mismatches: Vec<interface::Mismatch>,
     },
+    /// An interface that cannot be sent to a daemon.
+    #[error(transparent)]
+    InterfaceData(interface::DataError),
     /// A function to serve that the interface does not have.
     #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
     NoSuchFunction {
@@ -210,11 +213,15 @@ pub enum Error {
     },
     /// Imported functions that the policy does not grant.
     #[error(
-        "the module imports the host app's function {function}, but policy \"{policy}\" grants none; set imports = true under [host_calls] or choose another policy"
+        "the module imports functions of the host app that policy \"{policy}\" does not grant: {}{}; list them in imports under [host_calls] or choose another policy",
+        functions.join(", "),
+        nearest.as_ref().map_or(String::new(), |nearest| format!(" (it grants {nearest:?})"))
     )]
     ImportsNotGranted {
-        /// The first function.
-        function: String,
+        /// All of them, as `module.name`.
+        functions: Vec<String>,
+        /// What the policy grants that is close to the first.
+        nearest: Option<String>,
         /// The policy.
         policy: String,
     },

@@ -1,11 +1,16 @@
 //! Handles: what a guest holds of the host app's things, by number.
+//!
+//! Where the host app is a client of the daemon there are two tables of them: the client's, which has the things, and the daemon's, which
+//! follows it and decides what reaches the client.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use interface::HandleCheck;
+use interface::{HandleCheck, Interface, TypeKind};
+use ipc::protocol::{HandleChanges, OpenedHandle};
 
 /// Handles of one job that are open at the same time, at most.
 pub const HANDLES_MAX: usize = 65_535;
@@ -26,10 +31,22 @@ struct State {
     /// Places that hold nothing and can be used again.
     free: Vec<u16>,
     closed: bool,
+    /// What is to be told to the table that follows this one, if one does.
+    untold: Option<Untold>,
+}
+
+/// Changes since the last that were told.
+#[derive(Default)]
+struct Untold {
+    /// Of those that were told of.
+    closed: Vec<u32>,
+    /// Handles with their kinds.
+    opened: HashMap<u32, usize>,
 }
 
 struct Slot {
-    generation: u16,
+    /// Of the thing that is here, else of the next; beyond 16 bits when there is none.
+    generation: u32,
     /// A number of the interface's types, and the thing.
     thing: Option<(usize, Thing)>,
 }
@@ -43,6 +60,11 @@ impl fmt::Debug for Handles {
 }
 
 impl Handles {
+    /// A table whose changes are told to another ([`changes`](Self::changes)).
+    pub(crate) fn followed() -> Self {
+        Self(Mutex::new(State { untold: Some(Untold::default()), ..State::default() }))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A poisoned lock only means that another thread panicked between two complete states.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +86,11 @@ impl Handles {
         };
         let slot = state.places.get_mut(usize::from(place)).ok_or("a place that does not exist")?;
         slot.thing = Some((kind, thing));
-        Ok(u32::from(slot.generation) << 16 | u32::from(place))
+        let handle = slot.generation << 16 | u32::from(place);
+        if let Some(untold) = &mut state.untold {
+            untold.opened.insert(handle, kind);
+        }
+        Ok(handle)
     }
 
     /// The thing behind a handle.
@@ -77,14 +103,46 @@ impl Handles {
     /// The same; the handle is stale from then on.
     pub(crate) fn remove(&self, handle: u32) -> Result<Thing, String> {
         let mut state = self.lock();
-        state.find(handle)?;
-        let slot = state.places.get_mut(usize::from(handle as u16)).ok_or(STALE)?;
-        let (_, thing) = slot.thing.take().ok_or(STALE)?;
-        if let Some(next) = slot.generation.checked_add(1) {
-            slot.generation = next;
+        let (thing, next) = state.take(handle)?;
+        if next <= GENERATION_MAX {
             state.free.push(handle as u16);
         }
+        if let Some(untold) = &mut state.untold
+            && untold.opened.remove(&handle).is_none()
+        {
+            untold.closed.push(handle);
+        }
         Ok(thing)
+    }
+
+    /// What the table that follows this one does not know yet.
+    pub(crate) fn changes(&self) -> HandleChanges {
+        let mut state = self.lock();
+        let Some(untold) = state.untold.as_mut().map(std::mem::take) else { return HandleChanges::default() };
+        let opened = |(handle, kind): (u32, usize)| OpenedHandle { handle, kind: kind as u32 };
+        HandleChanges { closed: untold.closed, opened: untold.opened.into_iter().map(opened).collect() }
+    }
+
+    /// Follows another table, of the same interface, by what a client says of it. An error says what is impossible.
+    pub(crate) fn follow(&self, interface: &Interface, changes: &HandleChanges) -> Result<(), String> {
+        let nothing: Thing = Arc::new(());
+        let mut state = self.lock();
+        if state.closed {
+            return Ok(());
+        }
+        for handle in &changes.closed {
+            state.take(*handle).map_err(|why| format!("it closes the handle {handle:#x}: {why}"))?;
+        }
+        for OpenedHandle { handle, kind } in &changes.opened {
+            let kind = *kind as usize;
+            if interface.types.get(kind).is_none_or(|ty| ty.kind != TypeKind::Handle) {
+                return Err(format!("it opens the handle {handle:#x} of the kind {kind}, which is none"));
+            }
+            state
+                .put(*handle, kind, Arc::clone(&nothing))
+                .map_err(|why| format!("it opens the handle {handle:#x}: {why}"))?;
+        }
+        Ok(())
     }
 
     /// Drops everything; nothing can be inserted any more.
@@ -102,10 +160,11 @@ impl Handles {
 }
 
 const STALE: &str = "it was removed";
+const GENERATION_MAX: u32 = u16::MAX as u32;
 
 impl State {
     fn find(&self, handle: u32) -> Result<&(usize, Thing), String> {
-        let (generation, place) = ((handle >> 16) as u16, usize::from(handle as u16));
+        let (generation, place) = (handle >> 16, usize::from(handle as u16));
         // The instance chooses the place.
         let known = place < self.places.len();
         let slot = self.places.get(ipc::nospec::below(place, self.places.len())).filter(|_| known);
@@ -113,6 +172,33 @@ impl State {
             Some(Slot { generation: current, thing: Some(thing) }) if *current == generation => Ok(thing),
             Some(slot) if generation != 0 && generation <= slot.generation => Err(STALE.to_owned()),
             _ => Err("the job was given no such handle".to_owned()),
+        }
+    }
+
+    /// Takes the thing of a handle out; the next generation of its place.
+    fn take(&mut self, handle: u32) -> Result<(Thing, u32), String> {
+        self.find(handle)?;
+        let slot = self.places.get_mut(usize::from(handle as u16)).ok_or(STALE)?;
+        let (_, thing) = slot.thing.take().ok_or(STALE)?;
+        slot.generation += 1;
+        Ok((thing, slot.generation))
+    }
+
+    /// Puts a thing behind a handle that another table has chosen: of a place that is free, and never used before.
+    fn put(&mut self, handle: u32, kind: usize, thing: Thing) -> Result<(), String> {
+        let (generation, place) = (handle >> 16, usize::from(handle as u16));
+        if place >= HANDLES_MAX {
+            return Err(format!("its place is beyond {HANDLES_MAX}, which is the limit"));
+        }
+        if self.places.len() <= place {
+            self.places.resize_with(place + 1, || Slot { generation: 1, thing: None });
+        }
+        match self.places.get_mut(place) {
+            Some(slot) if slot.thing.is_none() && generation >= slot.generation => {
+                *slot = Slot { generation, thing: Some((kind, thing)) };
+                Ok(())
+            }
+            _ => Err("its place is taken, or its generation was used before".to_owned()),
         }
     }
 }
@@ -159,6 +245,72 @@ mod tests {
             handles.remove(handle).unwrap();
         }
         assert!(seen.iter().any(|handle| *handle as u16 == 1));
+    }
+
+    /// An interface with a handle type at 1.
+    fn interface() -> Interface {
+        let ty = |name: &str, kind| interface::TypeDef { name: name.into(), doc: String::new(), kind };
+        let types = vec![ty("e", TypeKind::Enum(vec![])), ty("h", TypeKind::Handle)];
+        Interface { types, ..Interface::default() }
+    }
+
+    #[test]
+    fn a_table_that_follows_another_has_the_same_handles() {
+        let (table, follower, interface) = (Handles::followed(), Handles::default(), interface());
+        let mut open = Vec::new();
+        for round in 0..100 {
+            // Some are closed before the other table has heard of them, so that it misses a generation or a place.
+            for _ in 0..round % 7 {
+                open.push(table.insert(1, Arc::new(())).unwrap());
+            }
+            while open.len() > 5 {
+                table.remove(open.swap_remove(round % open.len())).unwrap();
+            }
+            follower.follow(&interface, &table.changes()).unwrap();
+            assert!(table.changes().is_empty());
+            open.iter().for_each(|handle| assert_eq!(follower.refuse(*handle, 1), None));
+        }
+        let closed = open.pop().unwrap();
+        table.remove(closed).unwrap();
+        follower.follow(&interface, &table.changes()).unwrap();
+        assert!(follower.refuse(closed, 1).unwrap().contains("removed"));
+        assert!(follower.lock().free.is_empty(), "it chooses no places, and must not remember them");
+    }
+
+    #[test]
+    fn a_table_follows_no_impossible_change() {
+        let (follower, interface) = (Handles::default(), interface());
+        let changes = |closed: &[u32], opened: &[(u32, u32)]| {
+            let opened = opened.iter().map(|(handle, kind)| OpenedHandle { handle: *handle, kind: *kind });
+            HandleChanges { closed: closed.to_vec(), opened: opened.collect() }
+        };
+        follower.follow(&interface, &changes(&[], &[(0x2_0001, 1)])).unwrap();
+        for (closed, opened, why) in [
+            (&[][..], &[(0x2_0001, 1)][..], "its place is taken"),
+            (&[], &[(0x3_0001, 1)], "its place is taken"),
+            (&[], &[(0, 1)], "used before"),
+            (&[], &[(0x0_0005, 1)], "used before"),
+            (&[], &[(0x1_ffff, 1)], "beyond 65535"),
+            (&[], &[(0x1_0002, 0)], "of the kind 0, which is none"),
+            (&[], &[(0x1_0002, 2)], "of the kind 2, which is none"),
+            (&[], &[(0x1_0002, u32::MAX)], "which is none"),
+            (&[0], &[], "no such handle"),
+            (&[0x1_0001], &[], "was removed"),
+            (&[0x3_0001], &[], "no such handle"),
+            (&[0x1_ffff], &[], "no such handle"),
+        ] {
+            let error = follower.follow(&interface, &changes(closed, opened)).unwrap_err();
+            assert!(error.contains(why), "{why:?} expected in: {error}");
+        }
+        follower.follow(&interface, &changes(&[0x2_0001], &[(0xffff_0001, 1)])).unwrap();
+        assert!(follower.refuse(0x2_0001, 1).unwrap().contains("removed"));
+        // A place whose generations are used up.
+        follower.follow(&interface, &changes(&[0xffff_0001], &[])).unwrap();
+        let error = follower.follow(&interface, &changes(&[], &[(0xffff_0001, 1)])).unwrap_err();
+        assert!(error.contains("used before"), "{error}");
+        assert!(follower.refuse(0xffff_0001, 1).unwrap().contains("removed"));
+        follower.close();
+        follower.follow(&interface, &changes(&[7], &[(7, 7)])).unwrap();
     }
 
     #[test]

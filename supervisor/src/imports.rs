@@ -37,13 +37,13 @@ impl Imports {
             let function = HostFunction::typed(function);
             self.define(module.clone(), name, Extern::Function(function));
         }
-        self.interfaces.insert(module.clone(), Arc::new(interface.clone()));
+        self.interfaces.insert(module.clone(), service.shared_interface());
         Ok(self)
     }
 
     /// The interfaces that are served.
-    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Lowered> {
-        self.interfaces.values().map(Arc::as_ref)
+    pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Arc<Lowered>> {
+        self.interfaces.values()
     }
 
     /// Provides `item` as `module` `name`, instead of what was provided before.

@@ -85,6 +85,7 @@ pub use job::{Entry, Job, JobLimits, Preopen};
 pub use local::LocalShard;
 pub use module::{Module, ModuleSource, View};
 pub use observed::{Observed, Steps};
+pub use served::{Requests, Served, Serving};
 pub use service::{BLOCKING_THREADS, CallContext, Service};
 pub use session::{CallOutcome, MemoryRef, Session};
 pub use spawner::Spawner;

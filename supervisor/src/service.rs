@@ -22,7 +22,9 @@ pub const BLOCKING_THREADS: usize = 512;
 
 static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
 
-type TypedFuture = CallFuture<Reply>;
+/// What a call of a typed function is while it runs.
+pub(crate) type TypedFuture = CallFuture<Reply>;
+
 type Serve = dyn Fn(CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
 
 /// What a host function gets besides its arguments: the handles of the job that calls it.
@@ -40,6 +42,16 @@ impl CallContext {
     /// Which handles are open.
     pub(crate) fn handles(&self) -> &Handles {
         &self.handles
+    }
+
+    /// The same for another table of handles.
+    pub(crate) fn with_handles(&self, handles: Handles) -> Self {
+        Self::new(Arc::clone(&self.interface), Arc::new(handles))
+    }
+
+    /// The interface that they are of.
+    pub(crate) fn interface(&self) -> &Lowered {
+        &self.interface
     }
 
     /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
@@ -133,6 +145,26 @@ impl Service {
             Box::pin(on_own_thread(Arc::clone(&serve), context, values)) as TypedFuture
         };
         self.add(name, true, Arc::new(serve))
+    }
+
+    /// A service whose functions are all served elsewhere, whatever the interface says of threads: `serve` gets a function's position.
+    pub(crate) fn elsewhere(
+        interface: Lowered,
+        serve: impl Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + Sync + 'static,
+    ) -> Self {
+        let serve = Arc::new(serve);
+        let function = |(index, function): (usize, &interface::Function)| {
+            let serve = Arc::clone(&serve);
+            let call: Arc<Serve> = Arc::new(move |context, values| serve(index, context, values));
+            (function.name.clone(), call)
+        };
+        let functions = interface.interface().functions.iter().enumerate().map(function).collect();
+        Self { interface: Arc::new(interface), functions }
+    }
+
+    /// The interface, shared.
+    pub(crate) fn shared_interface(&self) -> Arc<Lowered> {
+        Arc::clone(&self.interface)
     }
 
     fn add(&mut self, name: &str, blocking: bool, serve: Arc<Serve>) -> Result<&mut Self, Error> {

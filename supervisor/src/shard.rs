@@ -56,6 +56,8 @@ enum Work {
 #[derive(Clone, Debug)]
 pub(crate) struct Here {
     pub(crate) state: Rc<State>,
+    /// Its number.
+    pub(crate) shard: usize,
     jobs: Arc<AtomicUsize>,
 }
 
@@ -124,7 +126,8 @@ impl Shard {
                 block_size_signal();
                 let tasks = LocalSet::new();
                 tasks.block_on(&runtime, async move {
-                    let here = Here { state: Rc::new(State::new(config, cgroups, None)), jobs: running };
+                    let state = Rc::new(State::new(config, cgroups, None));
+                    let here = Here { state, shard: index, jobs: running };
                     tokio::task::spawn_local(housekeeper(Rc::clone(&here.state)));
                     while let Some(work) = receiver.recv().await {
                         let here = here.clone();
@@ -678,10 +681,20 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
             return Err(Error::HostCallNotGranted { function, policy: policy.name().to_owned() });
         }
     }
-    if let Some(function) = instance::first_function(module.artifact().metadata())
-        && !policy.allows_imports()
-    {
-        return Err(Error::ImportsNotGranted { function, policy: policy.name().to_owned() });
+    let imports = policy.imports();
+    let functions = instance::functions(module.artifact().metadata());
+    let mut refused: Vec<String> = functions
+        .filter(|(module, name)| !imports.allow(module, name))
+        .map(|(module, name)| format!("{module}.{name}"))
+        .collect();
+    // A module may import a function several times.
+    refused.sort();
+    refused.dedup();
+    match refused.first() {
+        None => Ok(()),
+        Some(first) => {
+            let nearest = imports.nearest(first);
+            Err(Error::ImportsNotGranted { functions: refused, nearest, policy: policy.name().to_owned() })
+        }
     }
-    Ok(())
 }

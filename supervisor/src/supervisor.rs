@@ -273,16 +273,28 @@ impl Supervisor {
 impl Supervisor {
     /// Starts a session: an instance of the job's module that runs nothing by itself. The job's entry is not looked at; its
     /// policy, streams and directories are those of the whole session, its limits those of each instance, see [`Session::reset`].
-    pub async fn session(&self, mut job: Job) -> Result<Session, Error> {
+    pub async fn session(&self, job: Job) -> Result<Session, Error> {
+        self.session_on(job, || self.0.least_loaded()).await
+    }
+
+    /// The same for a task of a shard: there, unless another shard has less to do.
+    pub(crate) async fn session_near(&self, here: &Here, job: Job) -> Result<Session, Error> {
+        self.session_on(job, || if self.is_busy(here) { self.0.least_loaded() } else { Ok(here.shard) }).await
+    }
+
+    async fn session_on(
+        &self,
+        mut job: Job,
+        shard: impl FnOnce() -> Result<usize, Error>,
+    ) -> Result<Session, Error> {
         if job.policy.instance().init.is_some() {
             job.module = self.initialised(&job).await?;
         }
-        self.session_of(job).await
+        self.session_of(job, shard()?).await
     }
 
     /// The same with the job's own module.
-    async fn session_of(&self, job: Job) -> Result<Session, Error> {
-        let shard = self.0.least_loaded()?;
+    async fn session_of(&self, job: Job, shard: usize) -> Result<Session, Error> {
         Session::open(job, SessionHost { supervisor: Arc::downgrade(&self.0), shard }).await
     }
 }
@@ -328,7 +340,7 @@ impl Supervisor {
         let caps = self.0.config.compile.caps;
         job.module.artifact().check_snapshot()?;
         job.module.initialisation(init)?;
-        let mut session = self.session_of(job).await?;
+        let mut session = self.session_of(job, self.0.least_loaded()?).await?;
         let mut outcome = session.start().await?;
         if matches!(outcome, CallOutcome::Returned(_)) {
             outcome = session.initialise(init).await?;
@@ -375,12 +387,17 @@ impl Supervisor {
         job: Job,
         cancel: impl Future<Output = ()>,
     ) -> Result<Report, Error> {
-        let load = here.load();
-        if load > 0 && self.0.shards.iter().any(|shard| shard.load() < load) {
+        if self.is_busy(here) {
             return self.run_until(job, cancel).await;
         }
         let _running = here.count_job();
         run_here(self, &here.state, job, cancel, None).await
+    }
+
+    /// Whether another shard has less to do.
+    fn is_busy(&self, here: &Here) -> bool {
+        let load = here.load();
+        load > 0 && self.0.shards.iter().any(|shard| shard.load() < load)
     }
 
     pub(crate) fn cgroups(&self) -> Arc<Cgroups> {

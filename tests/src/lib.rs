@@ -30,6 +30,7 @@ pub mod ring_program;
 mod scratch;
 pub mod sessions;
 pub mod side_channel;
+pub mod typed_guest;
 
 pub use daemon::Daemon;
 pub use process::{Output, PATIENCE, Process, assert_no_orphans, run, run_with_input, spawn};

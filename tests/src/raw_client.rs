@@ -23,6 +23,7 @@ pub fn setup() -> SetupRequest {
         preopens: vec![],
         sockets: vec![],
         imports: vec![],
+        interfaces: vec![],
         limits: Default::default(),
         tenant: None,
     }

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use ipc::protocol::{
-    CallId, EntryRequest, ErrorKind, FRAME_MAX, FunctionImport, HostCall, HostResult, HostReturn,
-    IMPORTS_MAX, ImportItem, ImportRequest, LimitsRequest, MEMORY_BYTES_MAX, MemoryName, Payload, Request,
-    Response, RunRequest, SessionId, SessionOperation, SessionReply, SessionRequest, SetupRequest, encode,
+    CallId, EntryRequest, ErrorKind, FRAME_MAX, FunctionImport, HandleChanges, HostCall, HostResult,
+    HostReturn, IMPORTS_MAX, ImportItem, ImportRequest, Invocation, LimitsRequest, MEMORY_BYTES_MAX,
+    MemoryName, Payload, Request, Response, RunRequest, SessionId, SessionOperation, SessionReply,
+    SessionRequest, SetupRequest, encode,
 };
 use ipc::report::{CallOutcome, Limit, LimitReached, Outcome, Value};
 use ipc::types::ValueType;
@@ -42,14 +43,17 @@ fn run_of(setup: SetupRequest) -> Request {
 }
 
 fn returned(call: CallId, values: &[Value]) -> Request {
-    let result = HostResult::Returned(Payload::Values(values.to_vec()));
-    Request::HostReturn(HostReturn { call, result })
+    answered(call, HostResult::Returned(Payload::Values(values.to_vec())))
+}
+
+fn answered(call: CallId, result: HostResult) -> Request {
+    Request::HostReturn(HostReturn { call, result, handles: HandleChanges::default() })
 }
 
 fn host_call(client: &mut RawClient) -> CallId {
     match client.response() {
-        Response::HostCall(HostCall { call, import: 0, arguments: Payload::Values(values) })
-            if values.is_empty() =>
+        Response::HostCall(HostCall { call, invocation: Invocation::Values { import: 0, arguments } })
+            if arguments.is_empty() =>
         {
             call
         }
@@ -167,10 +171,14 @@ fn an_answer_of_other_values_fails_its_call_only() {
     for (result, message) in [
         (HostResult::Failed("two\nlines".into()), "two lines".to_owned()),
         (HostResult::Failed("x".repeat(1 << 20)), "x".repeat(ipc::protocol::MESSAGE_MAX)),
+        (
+            HostResult::Error(1),
+            "the client's answer is of an interface, which the function is not".to_owned(),
+        ),
     ] {
         operate(&mut client, session, call("f"));
         let id = host_call(&mut client);
-        client.request(&Request::HostReturn(HostReturn { call: id, result }), &[]);
+        client.request(&answered(id, result), &[]);
         expect_trap(&mut client, &message);
     }
     operate(&mut client, session, call("go"));

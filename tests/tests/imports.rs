@@ -235,7 +235,55 @@ async fn calls_count_and_need_the_policys_grant() {
     let mut denied = job(&supervisor, guest, one("host", "f", Extern::Function(nothing()))).await;
     denied.policy = parse("[host_calls]\nimports = false\n");
     let error = supervisor.session(denied).await.unwrap_err().to_string();
-    assert!(error.contains("the host app's function host.f") && error.contains("imports = true"), "{error}");
+    assert_eq!(
+        error,
+        "the module imports functions of the host app that policy \"t.toml\" does not grant: host.f; list them in imports \
+         under [host_calls] or choose another policy"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_grants_functions_by_their_names() {
+    let guest = r#"(module
+      (import "kv" "get" (func)) (import "kv" "put" (func)) (import "kv" "get" (func)) (import "log" "write" (func))
+      (import "a.b" "c" (func)) (import "a" "b.c" (func)) (import "m" "memory" (memory 1))
+      (func (export "f") (result i32) (i32.const 1)))"#;
+    let provided = || {
+        let mut imports = one("m", "memory", Extern::Memory { pages: 1, max: None, memory64: false });
+        for (module, name) in [("kv", "get"), ("kv", "put"), ("log", "write"), ("a.b", "c"), ("a", "b.c")] {
+            imports.define(module, name, Extern::Function(HostFunction::immediate([], [], |_| Ok(vec![]))));
+        }
+        imports
+    };
+    let supervisor = supervisor();
+    for (granted, refused) in [
+        (r#"["kv.*", "log.write", "a.b.c", "a.*"]"#, None),
+        ("true", None),
+        ("[]", Some("a.b.c, kv.get, kv.put, log.write; ")),
+        (r#"["kv.gte", "a.b.*"]"#, Some("a.b.c, kv.get, kv.put, log.write")),
+        (r#"["a.b.c", "kv.get", "log.*"]"#, Some("a.b.c, kv.put (it grants \"a.b.c\"); ")),
+        (r#"["a.*", "a.b.*", "kv.gett", "kv.put", "log.*"]"#, Some("kv.get (it grants \"kv.gett\"); ")),
+        (r#"["a.*", "a.b.*", "kv", "log.*"]"#, None),
+    ] {
+        let text = format!("version = 1\nextends = \"default\"\n[host_calls]\nimports = {granted}\n");
+        let Ok(policy) = Policy::parse(&text, "t.toml") else {
+            assert!(granted.contains("\"kv\""), "{granted}");
+            continue;
+        };
+        let mut job = job(&supervisor, guest, provided()).await;
+        job.policy = Arc::new(policy);
+        match (supervisor.session(job).await, refused) {
+            (Ok(mut session), None) => {
+                session.start().await.unwrap();
+                assert_eq!(call(&mut session, "f", &[]).await, returned(1));
+            }
+            (Err(error), Some(refused)) => {
+                let error = error.to_string();
+                assert!(error.contains(&format!("does not grant: {refused}")), "{granted}: {error}");
+            }
+            (other, _) => panic!("{granted}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

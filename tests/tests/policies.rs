@@ -127,9 +127,34 @@ fn calls_are_tested_against_the_compiled_filter() {
         (&answer["decided_by"], &answer["args"][0]),
         (&"architecture".into(), &"0xffffffffffffffff".into())
     );
+    let output = run(&mut policy(&scratch, &["test"]));
+    output.expect_status(125);
     let output = run(&mut policy(&scratch, &["test", "wirte"]));
     output.expect_status(125);
     assert!(output.stderr.contains("did you mean \"write\"?"), "{}", output.stderr);
+}
+
+#[test]
+fn imports_are_asked_about_by_name() {
+    let scratch = Scratch::new();
+    scratch.write("some.toml", "version = 1\n[host_calls]\nimports = [\"kv.*\", \"log.write\"]\n");
+    let ask = |policy: &str, import: &str, status| {
+        text(&scratch, &["test", "--policy", policy, "--import", import], status)
+    };
+    assert!(ask("some.toml", "kv.get", 0).contains("by \"kv.*\" in host_calls.imports"));
+    assert!(ask("default", "kv.get", 0).contains("by true in host_calls.imports"));
+    assert!(ask("compute", "kv.get", 1).contains("a module may not import it"));
+    assert!(ask("some.toml", "log.wirte", 1).contains("host_calls.imports has \"log.write\""));
+    let answer = json(&scratch, &["test", "--json", "--policy", "some.toml", "--import", "log.wirte"], 1);
+    assert_eq!((&answer["allowed"], &answer["nearest"]), (&false.into(), &"log.write".into()));
+    run(&mut policy(&scratch, &["test", "--import", "kv"])).expect_status(125);
+    run(&mut policy(&scratch, &["test", "--import", "kv.get", "write"])).expect_status(125);
+    assert!(text(&scratch, &["explain", "some.toml"], 0).contains("    kv: all\n    log: write\n"));
+    let differences = text(&scratch, &["diff", "default", "./some.toml"], 1);
+    assert!(
+        differences.contains("host_calls.imports: true -> [\"kv.*\", \"log.write\"] (narrower)"),
+        "{differences}"
+    );
 }
 
 #[test]

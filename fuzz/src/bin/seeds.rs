@@ -1,13 +1,17 @@
 //! Writes the inputs that fuzzing starts with: `seeds [DIRECTORY]`, by default `corpus` beside this crate's manifest.
 //!
 //! For `fuzz-artifact` artifacts of small modules, as only an artifact gets past the first checks; for `fuzz-compile`
-//! modules and the bytes of modules; for `fuzz-differential` bytes.
+//! modules and the bytes of modules; for `fuzz-differential` bytes; for `fuzz-interface` and `fuzz-protocol` what a client sends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use arbitrary::Unstructured;
 use compiler::{OptLevel, Options, TargetCpu};
+use interface::{Interface, Value};
+use ipc::protocol::{
+    CallId, HEADER_BYTES, HandleChanges, HostResult, HostReturn, OpenedHandle, Payload, Request, encode,
+};
 use sandboxd_fuzz::generate;
 
 /// Generated modules to start with.
@@ -34,11 +38,15 @@ const TEXTS: [&str; 4] = [
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::args_os().nth(1).map(PathBuf::from);
     let corpus = directory.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus"));
-    let [compile, artifact, differential] =
-        ["fuzz-compile", "fuzz-artifact", "fuzz-differential"].map(|target| corpus.join(target));
-    for directory in [&compile, &artifact, &differential] {
+    let [compile, artifact, differential, interface, protocol] =
+        ["fuzz-compile", "fuzz-artifact", "fuzz-differential", "fuzz-interface", "fuzz-protocol"]
+            .map(|target| corpus.join(target));
+    for directory in [&compile, &artifact, &differential, &interface, &protocol] {
         fs::create_dir_all(directory)?;
     }
+    let sound = Interface::parse(include_str!("../../fuzz_targets/interface.toml"), "interface.toml")?;
+    fs::write(interface.join("sent"), [&[0xff], &*sound.interface().to_bytes()?].concat())?;
+    fs::write(protocol.join("typed-answer"), typed_answer()?)?;
     let mut modules = Vec::new();
     for text in TEXTS {
         modules.push(compiler::parse_text(text.as_bytes())?);
@@ -69,4 +77,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{} modules and {artifacts} artifacts in {}", modules.len(), corpus.display());
     Ok(())
+}
+
+/// An answer to a typed call, with a value of every kind and a handle. The first byte is the target's.
+fn typed_answer() -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let record = Value::Record(vec![Value::U8(1), Value::F64(0.5), Value::Handle(0x1_0000)]);
+    let values = [
+        Value::Enum(1),
+        Value::String("text".to_owned()),
+        Value::Bytes(vec![0, 255]),
+        Value::List(vec![Value::S32(-1), Value::S32(1)]),
+        Value::List(vec![record.clone(), record.clone()]),
+        record,
+    ];
+    let values = values.iter().filter_map(Value::to_wire).collect();
+    let opened = vec![OpenedHandle { handle: 0x1_0000, kind: 2 }];
+    let handles = HandleChanges { closed: vec![0x2_0001], opened };
+    let result = HostResult::Returned(Payload::Typed(values));
+    let wire = encode(&Request::HostReturn(HostReturn { call: CallId(300), result, handles }))?;
+    Ok([&[7], wire.get(HEADER_BYTES..).unwrap_or_default()].concat())
 }

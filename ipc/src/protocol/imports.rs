@@ -4,9 +4,14 @@
 //! each by one [`HostReturn`]. A call is over when it is answered, when its deadline has passed, or when the job or operation
 //! has ended, which its response says. The answer to a call that is over without one may still be under way: it is ignored.
 //! Every other answer that no open call waits for breaks the protocol.
+//!
+//! The client keeps the things that are behind the handles of typed functions, and chooses their numbers. The daemon knows which are
+//! open, and of which kind, by what each answer says ([`HandleChanges`]): a guest's stale or foreign handle is refused before it gets to
+//! the client. An answer that is ignored tells of handles all the same.
 
 use serde::{Deserialize, Serialize};
 
+use super::typed::{HandleChanges, TypedValue};
 use crate::report::Value;
 use crate::types::ValueType;
 
@@ -81,17 +86,38 @@ pub struct CallId(pub u64);
 pub struct HostCall {
     /// The call.
     pub call: CallId,
-    /// Which function: its position among the imports of the request that opened the job or session.
-    pub import: u32,
-    /// Its arguments.
-    pub arguments: Payload,
+    /// What is called.
+    pub invocation: Invocation,
 }
 
-/// Arguments or results of a call.
+/// A function and its arguments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Invocation {
+    /// A function with values of WebAssembly's types.
+    Values {
+        /// Its position among the imports of the request that opened the job or session.
+        import: u32,
+        /// One value per parameter.
+        arguments: Vec<Value>,
+    },
+    /// A function of an interface.
+    Typed {
+        /// The interface's position among those of the request.
+        interface: u32,
+        /// Its position among the functions of the interface.
+        function: u32,
+        /// One value per parameter. They are valid, and handles among them are open.
+        arguments: Vec<TypedValue>,
+    },
+}
+
+/// Results of a call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Payload {
-    /// Values of WebAssembly's types, one per parameter or result.
+    /// Values of WebAssembly's types, one per result.
     Values(Vec<Value>),
+    /// Values of an interface's types, one per result.
+    Typed(Vec<TypedValue>),
 }
 
 /// The answer to a call.
@@ -101,6 +127,8 @@ pub struct HostReturn {
     pub call: CallId,
     /// What came of it.
     pub result: HostResult,
+    /// Of the function's interface; none if it has none.
+    pub handles: HandleChanges,
 }
 
 /// What came of a call.
@@ -112,4 +140,6 @@ pub enum HostResult {
     Failed(String),
     /// The guest's call traps with exactly this message.
     Trapped(String),
+    /// A function of an interface returns this case of its error, by its number.
+    Error(u32),
 }

@@ -25,6 +25,7 @@ pub mod responses;
 pub mod session;
 #[cfg(test)]
 mod tests;
+pub mod typed;
 
 pub use bytes::Bytes;
 pub use descriptors::{Descriptor, Descriptors};
@@ -32,7 +33,7 @@ pub use error::ProtocolError;
 pub use framing::{Frame, FrameReader, decode, encode, frame};
 pub use hello::{ClientHello, ServerHello};
 pub use imports::{
-    CallId, FunctionImport, HostCall, HostResult, HostReturn, ImportItem, ImportRequest, Payload,
+    CallId, FunctionImport, HostCall, HostResult, HostReturn, ImportItem, ImportRequest, Invocation, Payload,
 };
 pub use requests::{
     EntryRequest, LimitsRequest, LoadRequest, ModuleFormat, ModuleId, ModuleRef, ModuleSource, PolicyRequest,
@@ -40,13 +41,14 @@ pub use requests::{
 };
 pub use responses::{ErrorKind, ErrorReply, PolicyInfo, Reloaded, Response, Status};
 pub use session::{MemoryName, SessionId, SessionOperation, SessionReply, SessionRequest};
+pub use typed::{HandleChanges, OpenedHandle, TypedScalar, TypedValue};
 
 /// First bytes of both hellos.
 pub const MAGIC: [u8; 8] = *b"sandboxd";
 /// Oldest version of the protocol that this build speaks.
-pub const VERSION_MIN: u16 = 5;
+pub const VERSION_MIN: u16 = 6;
 /// Newest version of the protocol that this build speaks.
-pub const VERSION_MAX: u16 = 5;
+pub const VERSION_MAX: u16 = 6;
 /// Bytes of the largest frame, its length not counted: the strings of a job (1 MiB), a policy, and room.
 pub const FRAME_MAX: usize = 2 << 20;
 /// Bytes of the length before each frame.
@@ -59,6 +61,10 @@ pub const PREOPENS_MAX: usize = 64;
 pub const SOCKETS_MAX: usize = 16;
 /// Imports that a client may provide for one job or session.
 pub const IMPORTS_MAX: usize = 1024;
+/// Interfaces of typed functions that a client may serve for one job or session.
+pub const INTERFACES_MAX: usize = 16;
+/// Bytes that they may have together, as they are sent.
+pub const INTERFACES_BYTES_MAX: usize = 256 << 10;
 /// Sessions that a connection may have open.
 pub const SESSIONS_MAX: usize = 64;
 /// Bytes of a memory that one message may read or write.

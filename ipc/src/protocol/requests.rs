@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, HostReturn, ImportRequest, SessionRequest};
+use super::{Bytes, Descriptor, HostReturn, ImportRequest, SessionRequest};
 #[cfg(doc)]
 use super::{ErrorKind, Response};
 use crate::report::Value;
@@ -103,6 +103,9 @@ pub struct SetupRequest {
     /// What the module imports beyond the functions of the interface table; at most [`IMPORTS_MAX`](super::IMPORTS_MAX), each
     /// under a name of its own. A module that comes with a request that has any is compiled so that it may import them.
     pub imports: Vec<ImportRequest>,
+    /// Interfaces whose functions the client serves, each as the interface crate writes it (`Interface::to_bytes`); at most
+    /// [`INTERFACES_MAX`](super::INTERFACES_MAX), with at most [`INTERFACES_BYTES_MAX`](super::INTERFACES_BYTES_MAX) together.
+    pub interfaces: Vec<Bytes>,
     /// Narrower limits than the policy's.
     pub limits: LimitsRequest,
     /// The trust domain; by default one per user.

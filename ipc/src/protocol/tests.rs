@@ -81,6 +81,7 @@ fn setup() -> SetupRequest {
                 deadline_ns: Some(7),
             }),
         }],
+        interfaces: vec![Bytes(vec![5, 6])],
         limits: LimitsRequest { memory: Some(1 << 20), wall_time_ns: None, fuel: Some(9) },
         tenant: None,
     }
@@ -91,7 +92,7 @@ fn run_request() -> Request {
     Request::Run(RunRequest { setup: setup(), entry })
 }
 
-/// A request of every kind that version 5 has added, with every import and operation.
+/// A request of every kind that versions 5 and 6 have added, with every import and operation.
 fn requests() -> Vec<Request> {
     let import = |item| ImportRequest { module: "m".into(), name: "n".into(), item };
     let items = vec![
@@ -119,9 +120,13 @@ fn requests() -> Vec<Request> {
         HostResult::Returned(Payload::Values(vec![Value::FuncRef(false), Value::ExternRef(Some(1))])),
         HostResult::Failed("why".into()),
         HostResult::Trapped("trap".into()),
+        HostResult::Error(3),
+        HostResult::Returned(Payload::Typed(typed_values())),
     ];
     let operation = |operation| Request::Session(SessionRequest { session: SessionId(3), operation });
-    let answer = |result| Request::HostReturn(HostReturn { call: CallId(1 << 40), result });
+    let handles = HandleChanges { closed: vec![7], opened: vec![OpenedHandle { handle: 1 << 16, kind: 2 }] };
+    let answer =
+        |result| Request::HostReturn(HostReturn { call: CallId(1 << 40), result, handles: handles.clone() });
     let load = LoadRequest {
         module: ModuleSource { file: Descriptor(0), format: ModuleFormat::Artifact },
         open_imports: true,
@@ -130,6 +135,36 @@ fn requests() -> Vec<Request> {
     requests.extend(operations.into_iter().map(operation));
     requests.extend(results.into_iter().map(answer));
     requests
+}
+
+/// A value of every kind of interfaces' types.
+fn typed_values() -> Vec<TypedValue> {
+    use TypedScalar as S;
+    let scalars = vec![
+        S::Bool(true),
+        S::S8(-1),
+        S::U8(255),
+        S::S16(-2),
+        S::U16(3),
+        S::S32(-4),
+        S::U32(5),
+        S::S64(-6),
+        S::U64(7),
+        S::F32(8.5),
+        S::F64(-9.5),
+        S::Enum(1),
+        S::Flags(1 << 63),
+        S::Handle(0x1_0000),
+    ];
+    let mut values: Vec<_> = scalars.iter().map(|scalar| TypedValue::Scalar(*scalar)).collect();
+    values.extend([
+        TypedValue::String("é".into()),
+        TypedValue::Bytes(Bytes(vec![0xff; 130])),
+        TypedValue::Record(scalars.clone()),
+        TypedValue::List(vec![S::U32(1), S::U32(2)]),
+        TypedValue::Records { fields: 7, values: scalars },
+    ]);
+    values
 }
 
 /// The same of responses.
@@ -154,10 +189,12 @@ fn responses() -> Vec<Response> {
         SessionReply::Usage(Usage { fuel: Some(1), ..Usage::default() }),
         SessionReply::Done,
     ];
-    let arguments = Payload::Values(vec![Value::V128(5)]);
+    let raw = Invocation::Values { import: 1, arguments: vec![Value::V128(5)] };
+    let typed = Invocation::Typed { interface: 1, function: 300, arguments: typed_values() };
     let mut responses = vec![
         Response::SessionOpened(SessionId(7)),
-        Response::HostCall(HostCall { call: CallId(2), import: 1, arguments }),
+        Response::HostCall(HostCall { call: CallId(2), invocation: raw }),
+        Response::HostCall(HostCall { call: CallId(3), invocation: typed }),
         Response::Status(Status { version: "v".into(), connections: 1, jobs: 2, sessions: 1 }),
         Response::Error(ErrorReply::new(ErrorKind::Session, "no")),
     ];
@@ -272,8 +309,26 @@ fn the_wire_form_of_this_version_is_fixed() {
     let usage = SessionRequest { session: SessionId(2), operation: SessionOperation::Usage };
     assert_eq!(encode(&Request::Session(usage)).expect("encode"), [3, 0, 0, 0, 9, 2, 8]);
     let result = HostResult::Returned(Payload::Values(vec![Value::I32(-1)]));
-    let answer = Request::HostReturn(HostReturn { call: CallId(3), result });
-    assert_eq!(encode(&answer).expect("encode"), [7, 0, 0, 0, 10, 3, 0, 0, 1, 0, 1]);
+    let answer =
+        Request::HostReturn(HostReturn { call: CallId(3), result, handles: HandleChanges::default() });
+    assert_eq!(encode(&answer).expect("encode"), [9, 0, 0, 0, 10, 3, 0, 0, 1, 0, 1, 0, 0]);
+    let handles = HandleChanges { closed: vec![], opened: vec![OpenedHandle { handle: 0x1_0000, kind: 2 }] };
+    let answer = Request::HostReturn(HostReturn { call: CallId(3), result: HostResult::Error(2), handles });
+    assert_eq!(encode(&answer).expect("encode"), [10, 0, 0, 0, 10, 3, 3, 2, 0, 1, 0x80, 0x80, 4, 2]);
+    let arguments = vec![
+        TypedValue::Scalar(TypedScalar::F32(1.0)),
+        TypedValue::String("x".into()),
+        TypedValue::Records { fields: 1, values: vec![TypedScalar::S8(-1)] },
+    ];
+    let invocation = Invocation::Typed { interface: 0, function: 1, arguments };
+    let call = Response::HostCall(HostCall { call: CallId(3), invocation });
+    let expected: &[u8] = &[
+        10, 3, 1, 0, 1, 3, // HostCall 3: Typed, interface 0, function 1, 3 arguments
+        0, 9, 0, 0, 0x80, 0x3f, // Scalar F32
+        1, 1, b'x', // String
+        5, 1, 1, 1, 0xff, // Records of 1 field, 1 value: S8
+    ];
+    assert_eq!(&encode(&call).expect("encode")[HEADER_BYTES..], expected);
     let wire = encode(&run_request()).expect("encode");
     let expected: &[u8] = &[
         0, // Run
@@ -285,6 +340,7 @@ fn the_wire_form_of_this_version_is_fixed() {
         1, 3, 1, b'/', 1, // preopens
         1, 4, // sockets
         1, 1, b'm', 1, b'f', 0, 1, 0, 0, 1, 7, // imports
+        1, 2, 5, 6, // interfaces
         1, 0x80, 0x80, 0x40, 0, 1, 9, // limits
         0, // tenant
         2, 3, b'a', b'd', b'd', 2, 1, b'1', 1, b'2', // Invoke

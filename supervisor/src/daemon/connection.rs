@@ -124,31 +124,21 @@ impl<'s> Connection<'s> {
             let (cancel, cancelled) = oneshot::channel();
             let response = match decode(&frame.payload)? {
                 Request::Run(RunRequest { setup, entry }) => {
-                    let mut prepared = request::prepare(setup, descriptors)?;
-                    match prepared.provide(&calls) {
-                        Ok(()) => {
-                            let work = self.run(prepared, entry, cancelled);
-                            match attend(channel, work, Some(cancel), &mut calls).await? {
-                                Some(report) => report.map(|r| Response::Report(Box::new(r))),
-                                None => return Ok(()),
-                            }
-                        }
-                        Err(reply) => Err(reply),
+                    let prepared = request::prepare(setup, descriptors, calls.provider())?;
+                    let work = self.run(prepared, entry, cancelled);
+                    match attend(channel, work, Some(cancel), &mut calls).await? {
+                        Some(report) => report.map(|r| Response::Report(Box::new(r))),
+                        None => return Ok(()),
                     }
                 }
                 Request::OpenSession(setup) => {
-                    let mut prepared = request::prepare(setup, descriptors)?;
-                    match prepared.provide(&calls) {
-                        Ok(()) => {
-                            let work = self.open_session(&sessions, prepared, cancelled);
-                            match attend(channel, work, Some(cancel), &mut calls).await? {
-                                Some(opened) => opened.map(|(session, places)| {
-                                    Response::SessionOpened(sessions.keep(session, places, self.shared))
-                                }),
-                                None => return Ok(()),
-                            }
-                        }
-                        Err(reply) => Err(reply),
+                    let prepared = request::prepare(setup, descriptors, calls.provider())?;
+                    let work = self.open_session(&sessions, prepared, cancelled);
+                    match attend(channel, work, Some(cancel), &mut calls).await? {
+                        Some(opened) => opened.map(|(session, places)| {
+                            Response::SessionOpened(sessions.keep(session, places, self.shared))
+                        }),
+                        None => return Ok(()),
                     }
                 }
                 Request::Session(request) => {
@@ -230,7 +220,7 @@ impl<'s> Connection<'s> {
     ) -> Result<(Session, Places<'s>), ErrorReply> {
         let place = sessions.place(self.shared);
         let (job, places) = self.begin(place, prepared, EntryRequest::Command, &mut cancelled).await?;
-        Ok((Sessions::start(job, self.shared).await?, places))
+        Ok((Sessions::start(job, self.here, self.shared).await?, places))
     }
 
     /// Gets a place, then the job. Waiting for the one and compiling for the other can take long, and can be cancelled.
@@ -354,7 +344,10 @@ async fn attend<T>(
                 // connection.
                 tokio::select! {
                     biased;
-                    sent = &mut sending => sent?,
+                    sent = &mut sending => match sent {
+                        Err(ChannelError::Protocol(ProtocolError::MessageTooLong(bytes))) => calls.not_sent(bytes),
+                        sent => sent?,
+                    },
                     result = &mut work => {
                         sending.await?;
                         break result;

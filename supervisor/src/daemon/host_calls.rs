@@ -3,19 +3,24 @@
 //! A guest has one thread and a connection does one thing at a time, so at most one call is open. What the client answers is
 //! hostile: an answer is compared with the open call, and its values with the function's type. An answer that comes too late for a
 //! call that was given up is no fault of the client's; every other one that nothing waits for ends the connection.
+//!
+//! A function of an interface is checked by the same code as one of a library's host app, whose place the client takes: arguments before
+//! it is called, its reply when it has answered. What the client says of handles must be possible, or the connection ends.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
+use interface::{DataError, Lowered, Reply, Value as TypedValue};
 use ipc::protocol::{
-    CallId, FunctionImport, HostCall, HostResult, HostReturn, IMPORTS_MAX, ImportItem, ImportRequest,
-    Payload, one_line,
+    Bytes, CallId, FRAME_MAX, FunctionImport, HandleChanges, HostCall, HostResult, HostReturn, IMPORTS_MAX,
+    INTERFACES_BYTES_MAX, INTERFACES_MAX, ImportItem, ImportRequest, Invocation, Payload, one_line,
 };
 use ipc::report::Value;
 use ipc::types::ValueType;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::module::type_of_wire;
+use crate::service::{CallContext, Service};
 use crate::{Extern, HostError, HostFunction, Imports, ValType};
 
 /// Calls that were given up of which an answer may still be under way. There is at most one for each job or operation, which
@@ -34,6 +39,14 @@ pub(super) enum ImportsError {
         ipc::imports::VALUES_MAX
     )]
     TooManyValues { module: String, name: String, count: usize },
+    #[error("{0} interfaces are served; a job or session may have {INTERFACES_MAX}")]
+    TooManyInterfaces(usize),
+    #[error("interfaces have {0} bytes together; a job or session may have {INTERFACES_BYTES_MAX}")]
+    InterfacesTooLong(usize),
+    #[error("interface {index} of the request: {source}")]
+    Interface { index: usize, source: DataError },
+    #[error("the interface {0:?} is served twice")]
+    InterfaceTwice(String),
 }
 
 /// An answer that no call waits for.
@@ -43,23 +56,79 @@ pub(super) enum ReturnError {
     Unknown(u64),
     #[error("call {0} is answered a second time, or long after its end")]
     Closed(u64),
+    #[error("the answer to call {0} tells of handles, and the function has none")]
+    NoHandles(u64),
+    #[error("the answer to call {call} cannot be: {why}")]
+    Handles { call: u64, why: String },
 }
 
 /// A call on its way to the client.
 #[derive(Debug)]
 pub(super) struct Call {
-    import: u32,
-    values: Vec<Value>,
-    results: Vec<ValueType>,
-    answer: oneshot::Sender<Result<Vec<Value>, HostError>>,
+    invocation: Invocation,
+    waiting: Waiting,
+}
+
+/// What waits for the answer to a call.
+#[derive(Debug)]
+enum Waiting {
+    Values {
+        /// What it returns.
+        results: Vec<ValueType>,
+        answer: oneshot::Sender<Result<Vec<Value>, HostError>>,
+    },
+    Typed {
+        context: CallContext,
+        /// How many values it returns.
+        results: usize,
+        answer: oneshot::Sender<Result<Reply, HostError>>,
+    },
+}
+
+impl Waiting {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Values { answer, .. } => answer.is_closed(),
+            Self::Typed { answer, .. } => answer.is_closed(),
+        }
+    }
+
+    fn fail(self, error: HostError) {
+        // Its deadline may have passed, here and below.
+        match self {
+            Self::Values { answer, .. } => drop(answer.send(Err(error))),
+            Self::Typed { answer, .. } => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn answer(self, result: HostResult) {
+        match self {
+            Self::Values { results, answer } => drop(answer.send(checked(result, &results))),
+            Self::Typed { results, answer, .. } => drop(answer.send(reply(result, results))),
+        }
+    }
+
+    /// Whose handles an answer tells of.
+    fn context(self) -> Option<CallContext> {
+        match self {
+            Self::Values { .. } => None,
+            Self::Typed { context, .. } => Some(context),
+        }
+    }
 }
 
 /// A call that the client has and has not answered.
 #[derive(Debug)]
 struct Open {
     id: u64,
-    results: Vec<ValueType>,
-    answer: oneshot::Sender<Result<Vec<Value>, HostError>>,
+    waiting: Waiting,
+}
+
+/// A call that ended without an answer.
+#[derive(Debug)]
+struct GivenUp {
+    id: u64,
+    context: Option<CallContext>,
 }
 
 /// The calls of one connection.
@@ -70,18 +139,54 @@ pub(super) struct HostCalls {
     /// Of the next call.
     next: u64,
     open: Option<Open>,
-    /// Calls that ended without an answer.
-    given_up: VecDeque<u64>,
+    given_up: VecDeque<GivenUp>,
 }
 
-impl HostCalls {
-    pub(super) fn new() -> Self {
-        let (sender, calls) = mpsc::unbounded_channel();
-        Self { sender, calls, next: 0, open: None, given_up: VecDeque::new() }
+/// Makes functions that are calls to the client.
+#[derive(Debug)]
+pub(super) struct Provider(mpsc::UnboundedSender<Call>);
+
+impl Provider {
+    /// What a request provides, with functions that the connection's client serves. An import stands for a function of an interface
+    /// with the same names.
+    pub(super) fn imports(
+        &self,
+        interfaces: Vec<Lowered>,
+        requests: Vec<ImportRequest>,
+    ) -> Result<Imports, ImportsError> {
+        let mut imports = Imports::default();
+        for (number, lowered) in (0..).zip(interfaces) {
+            let name = lowered.interface().name.clone();
+            if imports.interfaces().any(|served| served.interface().name == name) {
+                return Err(ImportsError::InterfaceTwice(name));
+            }
+            let service = self.service(number, lowered);
+            // Each of its functions is served.
+            let _ = imports.serve(&service);
+        }
+        self.add(&mut imports, requests)?;
+        Ok(imports)
     }
 
-    /// What a request provides, with functions that this connection's client serves.
-    pub(super) fn imports(&self, requests: Vec<ImportRequest>) -> Result<Imports, ImportsError> {
+    /// An interface that the client serves.
+    fn service(&self, interface: u32, lowered: Lowered) -> Service {
+        let sender = self.0.clone();
+        Service::elsewhere(lowered, move |function, context, values| {
+            let (answer, answered) = oneshot::channel();
+            let arguments = values.iter().map(TypedValue::to_wire).collect::<Option<_>>();
+            if let Some(arguments) = arguments {
+                let invocation = Invocation::Typed { interface, function: function as u32, arguments };
+                let declared = context.interface().interface().functions.get(function);
+                let results = declared.map_or(0, |function| function.results.len());
+                let waiting = Waiting::Typed { context, results, answer };
+                // Where it cannot be sent, the answer's sender is dropped with it.
+                let _ = sender.send(Call { invocation, waiting });
+            }
+            Box::pin(async move { answered.await.unwrap_or_else(|_| Err("the client has left".into())) })
+        })
+    }
+
+    fn add(&self, imports: &mut Imports, requests: Vec<ImportRequest>) -> Result<(), ImportsError> {
         if requests.len() > IMPORTS_MAX {
             return Err(ImportsError::TooMany(requests.len()));
         }
@@ -91,7 +196,6 @@ impl HostCalls {
             return Err(ImportsError::Twice { module, name });
         }
         drop(names);
-        let mut imports = Imports::default();
         for (number, ImportRequest { module, name, item }) in (0..).zip(requests) {
             let item = match item {
                 ImportItem::Function(function) => {
@@ -111,17 +215,18 @@ impl HostCalls {
             };
             imports.define(module, name, item);
         }
-        Ok(imports)
+        Ok(())
     }
 
     fn function(&self, import: u32, function: FunctionImport) -> HostFunction {
         let FunctionImport { params, results, deadline_ns } = function;
         let (params, result_types) = (types(&params), types(&results));
-        let sender = self.sender.clone();
-        let call = move |values| {
+        let sender = self.0.clone();
+        let call = move |arguments| {
             let (answer, answered) = oneshot::channel();
-            // Where it cannot be sent, the answer's sender is dropped with it.
-            let _ = sender.send(Call { import, values, results: results.clone(), answer });
+            let invocation = Invocation::Values { import, arguments };
+            let waiting = Waiting::Values { results: results.clone(), answer };
+            let _ = sender.send(Call { invocation, waiting });
             async move { answered.await.unwrap_or_else(|_| Err("the client has left".into())) }
         };
         let function = HostFunction::new(params, result_types, call);
@@ -130,23 +235,59 @@ impl HostCalls {
             None => function,
         }
     }
+}
+
+/// Reads and checks the interfaces of a request, which can take a while.
+pub(super) fn interfaces(all: &[Bytes]) -> Result<Vec<Lowered>, ImportsError> {
+    if all.len() > INTERFACES_MAX {
+        return Err(ImportsError::TooManyInterfaces(all.len()));
+    }
+    let bytes = all.iter().map(|Bytes(bytes)| bytes.len()).sum();
+    if bytes > INTERFACES_BYTES_MAX {
+        return Err(ImportsError::InterfacesTooLong(bytes));
+    }
+    let read = |(index, Bytes(bytes)): (usize, &Bytes)| {
+        Lowered::from_bytes(bytes).map_err(|source| ImportsError::Interface { index, source })
+    };
+    all.iter().enumerate().map(read).collect()
+}
+
+impl HostCalls {
+    pub(super) fn new() -> Self {
+        let (sender, calls) = mpsc::unbounded_channel();
+        Self { sender, calls, next: 0, open: None, given_up: VecDeque::new() }
+    }
+
+    /// Whoever makes the functions of a request.
+    pub(super) fn provider(&self) -> Provider {
+        Provider(self.sender.clone())
+    }
 
     /// The next call for the client, which is open from now on. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> HostCall {
         loop {
-            let Some(Call { import, values, results, answer }) = self.calls.recv().await else {
+            let Some(Call { invocation, waiting }) = self.calls.recv().await else {
                 // This side keeps a sender.
                 return std::future::pending().await;
             };
             // Nobody waits for one whose instance has been killed meanwhile.
-            if answer.is_closed() {
+            if waiting.is_closed() {
                 continue;
             }
             self.settle();
             let id = self.next;
             self.next += 1;
-            self.open = Some(Open { id, results, answer });
-            return HostCall { call: CallId(id), import, arguments: Payload::Values(values) };
+            self.open = Some(Open { id, waiting });
+            return HostCall { call: CallId(id), invocation };
+        }
+    }
+
+    /// Fails the open call, whose message would have this many bytes: it has not been sent.
+    pub(super) fn not_sent(&mut self, bytes: usize) {
+        if let Some(open) = self.open.take() {
+            let why =
+                format!("its arguments take {bytes} bytes; a message to a client has at most {FRAME_MAX}");
+            open.waiting.fail(HostError::Failed(why));
         }
     }
 
@@ -156,24 +297,61 @@ impl HostCalls {
         if self.given_up.len() >= GIVEN_UP_MAX {
             self.given_up.pop_front();
         }
-        self.given_up.push_back(open.id);
+        self.given_up.push_back(GivenUp { id: open.id, context: open.waiting.context() });
     }
 
     /// Hands an answer of the client to the call that waits for it. An error breaks the protocol.
     pub(super) fn answer(
         &mut self,
-        HostReturn { call: CallId(id), result }: HostReturn,
+        HostReturn { call: CallId(id), result, handles }: HostReturn,
     ) -> Result<(), ReturnError> {
         if let Some(open) = self.open.take_if(|open| open.id == id) {
-            // Its deadline may have passed.
-            let _ = open.answer.send(checked(result, &open.results));
+            let context = match &open.waiting {
+                Waiting::Values { .. } => None,
+                Waiting::Typed { context, .. } => Some(context),
+            };
+            // First: the result may have handles that are new.
+            follow(id, context, &handles)?;
+            open.waiting.answer(result);
             return Ok(());
         }
-        if let Some(at) = self.given_up.iter().position(|given_up| *given_up == id) {
-            self.given_up.remove(at);
-            return Ok(());
+        let late = self.given_up.iter().position(|given_up| given_up.id == id);
+        if let Some(GivenUp { context, .. }) = late.and_then(|at| self.given_up.remove(at)) {
+            return follow(id, context.as_ref(), &handles);
         }
         Err(if id >= self.next { ReturnError::Unknown(id) } else { ReturnError::Closed(id) })
+    }
+}
+
+/// Notes what an answer tells of handles.
+fn follow(call: u64, context: Option<&CallContext>, changes: &HandleChanges) -> Result<(), ReturnError> {
+    match context {
+        Some(context) => {
+            let interface = context.interface().interface();
+            let followed = context.handles().follow(interface, changes);
+            followed.map_err(|why| ReturnError::Handles { call, why })
+        }
+        None if changes.is_empty() => Ok(()),
+        None => Err(ReturnError::NoHandles(call)),
+    }
+}
+
+/// The reply of an answer, of which nothing but the number of its values is checked yet; its messages on one line.
+fn reply(result: HostResult, results: usize) -> Result<Reply, HostError> {
+    match result {
+        HostResult::Returned(Payload::Typed(values)) if values.len() != results => {
+            Err(format!("it returned {} values instead of {results}", values.len()).into())
+        }
+        HostResult::Returned(Payload::Typed(values)) => {
+            let values = values.into_iter().map(TypedValue::of_wire).collect::<Result<_, _>>();
+            values.map(Reply::Values).map_err(|why| format!("the client's answer has {why}").into())
+        }
+        HostResult::Returned(Payload::Values(_)) => {
+            Err("the client's answer has values of no interface".into())
+        }
+        HostResult::Error(case) => Ok(Reply::Error(case)),
+        HostResult::Failed(why) => Err(HostError::Failed(one_line(&why))),
+        HostResult::Trapped(message) => Err(HostError::Trap(one_line(&message))),
     }
 }
 
@@ -184,6 +362,9 @@ fn checked(result: HostResult, results: &[ValueType]) -> Result<Vec<Value>, Host
             None => Ok(values),
             Some(mismatch) => Err(HostError::Failed(format!("the client's answer has {mismatch}"))),
         },
+        HostResult::Returned(Payload::Typed(_)) | HostResult::Error(_) => {
+            Err("the client's answer is of an interface, which the function is not".into())
+        }
         HostResult::Failed(why) => Err(HostError::Failed(one_line(&why))),
         HostResult::Trapped(message) => Err(HostError::Trap(one_line(&message))),
     }
@@ -204,14 +385,16 @@ mod tests {
 
     fn call(calls: &HostCalls) -> oneshot::Receiver<Result<Vec<Value>, HostError>> {
         let (answer, answered) = oneshot::channel();
-        let call = Call { import: 0, values: Vec::new(), results: vec![ValueType::I32], answer };
-        calls.sender.send(call).expect("the receiver lives");
+        let invocation = Invocation::Values { import: 0, arguments: Vec::new() };
+        let waiting = Waiting::Values { results: vec![ValueType::I32], answer };
+        calls.sender.send(Call { invocation, waiting }).expect("the receiver lives");
         answered
     }
 
     fn returned(id: u64, value: i32) -> HostReturn {
         let values = Payload::Values(vec![Value::I32(value)]);
-        HostReturn { call: CallId(id), result: HostResult::Returned(values) }
+        let handles = HandleChanges::default();
+        HostReturn { call: CallId(id), result: HostResult::Returned(values), handles }
     }
 
     #[tokio::test]
@@ -257,6 +440,9 @@ mod tests {
             failed(values(&[Value::I64(0)]), &[ValueType::I32]),
             "the client's answer has an i64 instead of an i32 as value 0"
         );
+        let typed = HostResult::Returned(Payload::Typed(vec![]));
+        assert!(failed(typed, &[]).contains("of an interface"));
+        assert!(failed(HostResult::Error(1), &[]).contains("of an interface"));
         assert_eq!(failed(HostResult::Failed("a\nb".into()), &[]), "a b");
         let trap = checked(HostResult::Trapped("x".repeat(10_000)), &[]);
         assert!(matches!(trap, Err(HostError::Trap(message)) if message.len() == ipc::protocol::MESSAGE_MAX));
@@ -264,18 +450,19 @@ mod tests {
 
     #[test]
     fn imports_are_counted_and_named_once() {
-        let calls = HostCalls::new();
+        let provider = HostCalls::new().provider();
+        let provided = |requests| provider.imports(vec![], requests);
         let function = |count| {
             let params = vec![ValueType::I32; count];
             ImportItem::Function(FunctionImport { params, results: vec![], deadline_ns: None })
         };
         let import = |name: String, item| ImportRequest { module: "m".into(), name, item };
         let many = |count: usize| (0..count).map(|n| import(n.to_string(), function(0))).collect::<Vec<_>>();
-        assert_eq!(calls.imports(many(IMPORTS_MAX)).expect("fits").iter().count(), IMPORTS_MAX);
-        assert!(matches!(calls.imports(many(IMPORTS_MAX + 1)), Err(ImportsError::TooMany(_))));
+        assert_eq!(provided(many(IMPORTS_MAX)).expect("fits").iter().count(), IMPORTS_MAX);
+        assert!(matches!(provided(many(IMPORTS_MAX + 1)), Err(ImportsError::TooMany(_))));
         let twice = vec![import("f".into(), function(0)), import("f".into(), function(1))];
-        assert!(matches!(calls.imports(twice), Err(ImportsError::Twice { .. })));
+        assert!(matches!(provided(twice), Err(ImportsError::Twice { .. })));
         let wide = vec![import("f".into(), function(ipc::imports::VALUES_MAX + 1))];
-        assert!(matches!(calls.imports(wide), Err(ImportsError::TooManyValues { .. })));
+        assert!(matches!(provided(wide), Err(ImportsError::TooManyValues { .. })));
     }
 }

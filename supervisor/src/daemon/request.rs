@@ -15,7 +15,7 @@ use ipc::protocol::{
 use policies::Policy;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::host_calls::HostCalls;
+use super::host_calls::{self, ImportsError, Provider};
 use super::{Shared, module_error};
 use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
 
@@ -107,18 +107,18 @@ impl From<RequestError> for ErrorReply {
 /// A request whose descriptors have been sorted out: each is owned under its purpose.
 pub(super) struct Prepared {
     request: SetupRequest,
-    imports: Imports,
+    provider: Provider,
     module_file: Option<OwnedFd>,
     stdio: [Option<OwnedFd>; 3],
     directories: Vec<OwnedFd>,
     sockets: Vec<OwnedFd>,
 }
 
-/// Gives every descriptor to the part of the request that names it. An error breaks the protocol. Its imports are looked at
-/// elsewhere: [`Prepared::provide`].
+/// Gives every descriptor to the part of the request that names it. An error breaks the protocol.
 pub(super) fn prepare(
     request: SetupRequest,
     mut descriptors: Descriptors,
+    provider: Provider,
 ) -> Result<Prepared, ProtocolError> {
     let module_file = match request.module {
         ModuleRef::Given(source) => Some(descriptors.take(source.file)?),
@@ -131,17 +131,7 @@ pub(super) fn prepare(
         request.preopens.iter().map(|p| descriptors.take(p.directory)).collect::<Result<_, _>>()?;
     let sockets = request.sockets.iter().map(|s| descriptors.take(*s)).collect::<Result<_, _>>()?;
     descriptors.finish()?;
-    let imports = Imports::default();
-    Ok(Prepared { request, imports, module_file, stdio, directories, sockets })
-}
-
-impl Prepared {
-    /// Has the connection's client provide what the request says.
-    pub(super) fn provide(&mut self, calls: &HostCalls) -> Result<(), ErrorReply> {
-        let imports = calls.imports(std::mem::take(&mut self.request.imports));
-        self.imports = imports.map_err(|error| ErrorReply::new(ErrorKind::Job, error))?;
-        Ok(())
-    }
+    Ok(Prepared { request, provider, module_file, stdio, directories, sockets })
 }
 
 /// The job that a request asks for. Loads the module if it comes with the request.
@@ -152,7 +142,7 @@ pub(super) async fn job(
     modules: &HashMap<u32, Module>,
     shared: &Shared,
 ) -> Result<Job, ErrorReply> {
-    let Prepared { request, imports, module_file, stdio, directories, sockets } = prepared;
+    let Prepared { mut request, provider, module_file, stdio, directories, sockets } = prepared;
     let tenant = tenant(peer, request.tenant.as_deref())?;
     check_sockets(&sockets)?;
     let mut preopens = preopens(&request, directories)?;
@@ -165,6 +155,7 @@ pub(super) async fn job(
     if strings > STRINGS_BYTES {
         return Err(RequestError::StringsTooLong(strings).into());
     }
+    let imports = imports(&mut request, &provider, shared).await?;
     let policy = policy(&request.policy, shared)?;
     let limits = JobLimits {
         memory: request.limits.memory,
@@ -204,6 +195,23 @@ pub(super) async fn job(
         limits,
         tenant,
     })
+}
+
+/// What the connection's client provides.
+async fn imports(
+    request: &mut SetupRequest,
+    provider: &Provider,
+    shared: &Shared,
+) -> Result<Imports, ErrorReply> {
+    let wrong = |error: ImportsError| ErrorReply::new(ErrorKind::Job, error);
+    let interfaces = match std::mem::take(&mut request.interfaces) {
+        none if none.is_empty() => Vec::new(),
+        interfaces => {
+            let read = shared.on_blocking_thread(move || host_calls::interfaces(&interfaces));
+            read.await.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))?.map_err(wrong)?
+        }
+    };
+    provider.imports(interfaces, std::mem::take(&mut request.imports)).map_err(wrong)
 }
 
 /// How a module is compiled, whatever the daemon's own options are. Of what is false, they decide.
@@ -355,6 +363,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::daemon::host_calls::HostCalls;
 
     fn file(contents: &[u8]) -> File {
         let mut file = tempfile::tempfile().expect("temporary file");
@@ -411,21 +420,23 @@ mod tests {
             }],
             sockets: vec![],
             imports: vec![],
+            interfaces: vec![],
             limits: Default::default(),
             tenant: None,
+        };
+        let prepare = |request, descriptors| {
+            super::prepare(request, Descriptors::new(descriptors), HostCalls::new().provider())
         };
         let duplicate = |f: &File| f.as_fd().try_clone_to_owned().expect("dup");
         let (regular, root) = (file(b""), File::open("/").expect("open"));
         let prepared =
-            prepare(request.clone(), Descriptors::new(vec![duplicate(&regular), duplicate(&regular)]))
-                .expect("descriptors");
+            prepare(request.clone(), vec![duplicate(&regular), duplicate(&regular)]).expect("descriptors");
         let error = preopens(&prepared.request, prepared.directories).expect_err("not a directory");
         assert_eq!(error.to_string(), r#"the descriptor for "/d" is not a directory but a regular file"#);
         let prepared =
-            prepare(request.clone(), Descriptors::new(vec![duplicate(&regular), duplicate(&root)]))
-                .expect("descriptors");
+            prepare(request.clone(), vec![duplicate(&regular), duplicate(&root)]).expect("descriptors");
         assert_eq!(preopens(&prepared.request, prepared.directories).expect("preopens").len(), 1);
-        let missing = prepare(request, Descriptors::new(vec![duplicate(&regular)]));
+        let missing = prepare(request, vec![duplicate(&regular)]);
         assert!(matches!(missing, Err(ProtocolError::NoSuchDescriptor { index: 1, count: 1 })));
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{SemaphorePermit, oneshot};
 
 use super::connection::wished;
 use super::{Counted, Shared, module_error};
+use crate::shard::Here;
 use crate::{ExportType, Job, MemoryRef, Session};
 
 /// Bytes that exports in one answer may take, about half of a frame.
@@ -72,9 +73,10 @@ impl<'s> Sessions<'s> {
         Ok(Places { _session, _job })
     }
 
-    /// Starts the instance of a session.
-    pub(super) async fn start(job: Job, shared: &Shared) -> Result<Session, ErrorReply> {
-        shared.supervisor.session(job).await.map_err(|error| error_reply(&error))
+    /// Starts the instance of a session, where its connection is, if no other shard has less to do: there nobody else has to be woken for
+    /// its operations.
+    pub(super) async fn start(job: Job, here: &Here, shared: &Shared) -> Result<Session, ErrorReply> {
+        shared.supervisor.session_near(here, job).await.map_err(|error| error_reply(&error))
     }
 
     /// Keeps a session for its client.

@@ -45,7 +45,7 @@ use outcome::{Ending, Evidence};
 pub(crate) use prefault::Prefault;
 use prefault::Waiting;
 use provided::Provided;
-pub(crate) use provided::first_function;
+pub(crate) use provided::functions;
 use seat::{Gauge, Process, Seat};
 pub(crate) use seat::{Parked, has_ended, kill};
 pub(crate) use seats::Seats;

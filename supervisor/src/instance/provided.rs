@@ -356,10 +356,10 @@ fn kind_name(item: &ImportItem) -> &'static str {
     }
 }
 
-/// The first function that a module imports from the host side, as `module.name`.
-pub(crate) fn first_function(metadata: &Metadata) -> Option<String> {
-    let function = metadata.imports.iter().find(|i| matches!(i.item, ImportItem::Function { .. }))?;
-    Some(format!("{}.{}", function.module, function.name))
+/// The functions that a module imports from the host app, by module and name.
+pub(crate) fn functions(metadata: &Metadata) -> impl Iterator<Item = (&str, &str)> {
+    let functions = metadata.imports.iter().filter(|i| matches!(i.item, ImportItem::Function { .. }));
+    functions.map(|function| (function.module.as_str(), function.name.as_str()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `sandboxctl policy test`: what the kernel would do about a system call, and why.
+//! `sandboxctl policy test`: what the kernel would do about a system call, and why; whether a module may import a function.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ const AUDIT_ARCH_I386: u32 = 3 | 0x4000_0000;
 const X32_BIT: u32 = 0x4000_0000;
 
 /// Tell what the kernel would do about a system call of an instance, and which rule decides: the compiled filters are run.
-/// Exit status: 0 if it is allowed, 1 if it is refused.
+/// Or, with --import, whether a module may import a function of the host app. Exit status: 0 if it is allowed, 1 if it is refused.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
@@ -26,6 +26,9 @@ pub struct Options {
     /// The policy: a name, or a file.
     #[arg(long, value_name = "POLICY", default_value = "default")]
     policy: String,
+    /// Ask about a function that the host app provides instead.
+    #[arg(long, value_name = "INTERFACE.FUNCTION", conflicts_with_all = ["gate", "memories", "arch", "syscall"])]
+    import: Option<String>,
     /// The call comes from the call gate: from a fork server, or an instance that is still being set up.
     #[arg(long)]
     gate: bool,
@@ -39,7 +42,7 @@ pub struct Options {
     #[arg(long)]
     json: bool,
     /// The system call, by name or number.
-    #[arg(value_name = "SYSCALL")]
+    #[arg(value_name = "SYSCALL", required_unless_present = "import", default_value = "")]
     syscall: String,
     /// Its arguments: numbers, sizes, or the constants that conditions have. Those that are left out are 0.
     #[arg(value_name = "ARGS", num_args = 0..=6, allow_hyphen_values = true)]
@@ -47,6 +50,9 @@ pub struct Options {
 }
 
 pub fn test(options: &Options) -> Result<u8, Error> {
+    if let Some(import) = &options.import {
+        return test_import(options, import);
+    }
     let context = FilterContext { memories: options.memories };
     let mut args = [0; 6];
     for (index, text) in options.args.iter().enumerate() {
@@ -74,6 +80,35 @@ pub fn test(options: &Options) -> Result<u8, Error> {
         print(&told(options, &question, &answer))?;
     }
     Ok(if answer.is_allowed() { 0 } else { REFUSED })
+}
+
+/// Whether a module may import the function.
+fn test_import(options: &Options, import: &str) -> Result<u8, Error> {
+    let Some((interface, function)) = import.rsplit_once('.') else {
+        let problem = "it is not interface.function".to_owned();
+        return Err(Error::Argument { text: import.to_owned(), problem });
+    };
+    let policy = find(&options.known.set()?, &options.policy)?;
+    let imports = policy.imports();
+    let granted_by = imports.granted_by(interface, function);
+    let status = if granted_by.is_some() { 0 } else { REFUSED };
+    if options.json {
+        print_json(&json!({
+            "policy": options.policy,
+            "import": import,
+            "allowed": granted_by.is_some(),
+            "granted_by": granted_by,
+            "nearest": if granted_by.is_none() { imports.nearest(import) } else { None },
+        }))?;
+        return Ok(status);
+    }
+    let (may, why) = match (granted_by, imports.nearest(import)) {
+        (Some(element), _) => ("may", format!("by {element} in host_calls.imports")),
+        (None, Some(nearest)) => ("may not", format!("host_calls.imports has {nearest:?}")),
+        (None, None) => ("may not", "host_calls.imports does not list it".to_owned()),
+    };
+    print(&format!("{import} under {}: a module {may} import it\n  {why}\n", options.policy))?;
+    Ok(status)
 }
 
 /// An argument; a negative number is the one with the same 64 bits.
