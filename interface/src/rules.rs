@@ -108,6 +108,46 @@ const RESERVED: [&str; 96] = [
     "ok",
 ];
 
+/// Whether something of an interface can have this name.
+pub const fn is_name(name: &str) -> bool {
+    has_form(name) && !is_reserved(name)
+}
+
+const fn has_form(name: &str) -> bool {
+    let [first, rest @ ..] = name.as_bytes() else { return false };
+    let mut rest = rest;
+    while let [byte, others @ ..] = rest {
+        if !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_') {
+            return false;
+        }
+        rest = others;
+    }
+    first.is_ascii_lowercase() && name.len() <= limits::NAME
+}
+
+const fn is_reserved(name: &str) -> bool {
+    let mut rest: &[&str] = &RESERVED;
+    while let [word, others @ ..] = rest {
+        if is_same(word, name) {
+            return true;
+        }
+        rest = others;
+    }
+    false
+}
+
+/// `==` for the compiler's use.
+pub const fn is_same(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    while let ([a, one_rest @ ..], [b, other_rest @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (one_rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// The rules, applied to one interface.
 pub(crate) struct Rules<'i> {
     pub(crate) interface: &'i Interface,
@@ -198,12 +238,8 @@ impl Rules<'_> {
     }
 
     fn name(&self, place: Place, what: &str, name: &str) -> Result<(), ModelError> {
-        let mut bytes = name.bytes();
-        let is_name = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-            && name.len() <= limits::NAME;
         let shown: String = name.chars().take(limits::NAME).collect();
-        if !is_name {
+        if !has_form(name) {
             let mut error = self.error(place, format!("{shown:?} cannot be the name of {what}"));
             error.help = Some(format!(
                 "a name is a small letter, then small letters, digits and '_', at most {} in all",
@@ -211,7 +247,7 @@ impl Rules<'_> {
             ));
             return Err(error);
         }
-        if RESERVED.contains(&name) {
+        if is_reserved(name) {
             return Err(
                 self.error(place, format!("{name:?} cannot be the name of {what}: C or Rust uses it"))
             );

@@ -162,6 +162,9 @@ pub enum Error {
         /// All of them.
         mismatches: Vec<interface::Mismatch>,
     },
+    /// An interface that breaks a rule.
+    #[error(transparent)]
+    Interface(#[from] interface::ModelError),
     /// A function to serve that the interface does not have.
     #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
     NoSuchFunction {

@@ -44,11 +44,25 @@ impl CallContext {
 
     /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
     pub fn insert<T: Any + Send + Sync>(&self, kind: &str, thing: T) -> Result<Value, HostError> {
+        self.insert_shared(kind, Arc::new(thing))
+    }
+
+    /// The same for a thing that others have too.
+    pub(crate) fn insert_shared(
+        &self,
+        kind: &str,
+        thing: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Value, HostError> {
         let kind = self
             .interface
             .handle_kind(kind)
             .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
-        Ok(Value::Handle(self.handles.insert(kind, Arc::new(thing))?))
+        Ok(Value::Handle(self.handles.insert(kind, thing)?))
+    }
+
+    /// Whether handles mean the same here and there.
+    pub(crate) fn is_same_job(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handles, &other.handles)
     }
 
     /// The thing behind a handle. A handle among a function's arguments was open, and of its declared kind, when the call came.
