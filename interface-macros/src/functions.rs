@@ -150,8 +150,12 @@ impl Function {
         let count = results(&returns)?;
         if !options.results.is_empty() && options.results.len() != count {
             let named = options.results.len();
+            let span = match &signature.output {
+                ReturnType::Default => ident.span(),
+                ReturnType::Type(_, ty) => ty.span(),
+            };
             return Err(Error::new(
-                returns.span(),
+                span,
                 format!("{named} names of results, but the function has {count} results"),
             ));
         }

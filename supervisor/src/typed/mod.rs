@@ -8,6 +8,8 @@
 
 mod declaration;
 mod handle;
+#[cfg(doctest)]
+mod mistakes;
 mod returns;
 mod serving;
 
