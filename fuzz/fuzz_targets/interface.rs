@@ -1,8 +1,8 @@
-//! Text to the parser of interfaces, and words of a hostile instance to the decoder of typed calls of what it takes: no panic, errors
-//! of one line, and no copy of bytes that are not in the arena.
+//! Text to the parser of interfaces, words of a hostile instance to the decoder of typed calls of what it takes, and replies to the
+//! encoder: no panic, errors of one line, no copy of bytes that are not in the arena, and nothing written but where results go.
 #![no_main]
 
-use interface::{Arena, HandleCheck, Interface};
+use interface::{Arena, HandleCheck, Interface, Reply, Type, TypeKind, Value};
 use libfuzzer_sys::fuzz_target;
 
 const ARENA: usize = 4096;
@@ -31,6 +31,39 @@ impl HandleCheck for Some7 {
 /// An interface with every kind of type.
 const SOUND: &str = include_str!("interface.toml");
 
+/// A value of this type, most of the time.
+fn value(ty: &Type, interface: &Interface, bytes: &mut impl Iterator<Item = u8>) -> Value {
+    let mut byte = || bytes.next().unwrap_or_default();
+    match ty {
+        _ if byte() == 0xff => Value::U8(byte()),
+        Type::Bool => Value::Bool(byte() % 2 == 1),
+        Type::S8 => Value::S8(byte() as i8),
+        Type::U8 => Value::U8(byte()),
+        Type::S16 => Value::S16(i16::from(byte()) << 8),
+        Type::U16 => Value::U16(u16::from(byte()) << 8),
+        Type::S32 => Value::S32(i32::from(byte()) << 24),
+        Type::U32 => Value::U32(u32::from(byte()) << 24),
+        Type::S64 => Value::S64(i64::from(byte()) << 56),
+        Type::U64 => Value::U64(u64::from(byte()) << 56),
+        Type::F32 => Value::F32(f32::from(byte())),
+        Type::F64 => Value::F64(f64::from(byte())),
+        Type::String => Value::String("é".repeat(byte().into())),
+        Type::Bytes => Value::Bytes(vec![byte(); usize::from(byte()) << (byte() % 8)]),
+        Type::List(element) => {
+            let count = byte();
+            Value::List((0..count).map(|_| value(element, interface, bytes)).collect())
+        }
+        Type::Named(name) => match &interface.types.iter().find(|ty| ty.name == *name).expect("checked").kind {
+            TypeKind::Enum(_) | TypeKind::Error(_) => Value::Enum(byte().into()),
+            TypeKind::Flags(_) => Value::Flags(byte().into()),
+            TypeKind::Handle => Value::Handle(byte().into()),
+            TypeKind::Record(fields) => {
+                Value::Record(fields.iter().map(|field| value(&field.ty, interface, bytes)).collect())
+            }
+        },
+    }
+}
+
 // What comes before the first zero byte is an interface; what comes after it is words and an arena. Without text, the interface
 // is the one above.
 fuzz_target!(|data: &[u8]| {
@@ -53,6 +86,20 @@ fuzz_target!(|data: &[u8]| {
         assert!(function.args().count() <= words.len() && function.params().len() <= ipc::typed::PARAMS_MAX);
         if let Ok(call) = function.decode(&words, &Bytes(rest), &Some7) {
             assert_eq!(call.arguments.len(), function.declaration().params.len());
+            let mut bytes = rest.iter().copied().skip(size_of_val(&words));
+            let results = function.declaration().results.iter();
+            let values = results.map(|result| value(&result.ty, lowered.interface(), &mut bytes)).collect();
+            match function.encode(&call, Reply::Values(values), &Some7) {
+                Ok(encoded) => {
+                    let mut written = [false; ARENA];
+                    for (at, bytes) in &encoded.writes {
+                        let range = &mut written[*at..at + bytes.len()];
+                        assert!(!range.contains(&true), "written twice");
+                        range.fill(true);
+                    }
+                }
+                Err(why) => assert!(!why.contains('\n'), "{why}"),
+            }
         }
         let _ = function.decode_refusal(&words);
     }

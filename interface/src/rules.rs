@@ -420,10 +420,11 @@ impl Rules<'_> {
                 Shape::Scalar(scalar) => Some((1, Arg::OutFixed { ptr, bytes: scalar.size() })),
                 Shape::Record(layout) => Some((1, Arg::OutFixed { ptr, bytes: layout.size })),
                 Shape::String | Shape::Bytes => {
-                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2 }))
+                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2, stride: 1 }))
                 }
-                Shape::List(_) => {
-                    return Err(self.error(Place::Result(index, i), "a list cannot be a result"));
+                Shape::List(element) => {
+                    let stride = element.size();
+                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2, stride }))
                 }
             };
             if let Some((count, _)) = arg {
