@@ -162,6 +162,11 @@ pub enum Error {
         /// All of them.
         mismatches: Vec<interface::Mismatch>,
     },
+    /// A host function that waits for the session whose call waits for it.
+    #[error(
+        "the session is in a call that waits for this host function, so that it cannot be called back; answer first, or call another session"
+    )]
+    SessionCalledBack,
     /// An interface that breaks a rule.
     #[error(transparent)]
     Interface(#[from] interface::ModelError),

@@ -34,6 +34,7 @@
 
 pub mod arguments;
 mod cache;
+mod call_chain;
 mod cgroup;
 mod compile;
 mod config;
@@ -61,6 +62,7 @@ mod served;
 mod service;
 mod session;
 mod shard;
+mod shared_session;
 mod snapshot;
 mod spawner;
 mod supervisor;
@@ -89,6 +91,7 @@ pub use module::{Module, ModuleSource, View};
 pub use observed::{Observed, Steps};
 pub use service::{BLOCKING_THREADS, CallContext, Service};
 pub use session::{CallOutcome, MemoryRef, Session};
+pub use shared_session::SharedSession;
 pub use spawner::Spawner;
 pub use supervisor::Supervisor;
 pub use typed::{Handle, HostType};

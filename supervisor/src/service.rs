@@ -11,13 +11,14 @@ use std::thread;
 use interface::{Lowered, LoweredFunction, Reply, Value};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::call_chain::CallChain;
 use crate::error::Error;
 use crate::guarded::{self, CallFuture, PANICKED};
 use crate::handles::Handles;
 use crate::imports::HostError;
 use crate::processors;
 
-/// Calls of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
+/// CallChain of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
 pub const BLOCKING_THREADS: usize = 512;
 
 static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
@@ -209,7 +210,7 @@ impl TypedFunction {
         self.interface.functions().get(self.index)
     }
 
-    /// Calls it. A panic, or no answer within its deadline, is an error of this call.
+    /// CallChain it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
         let deadline = self.lowered().and_then(|function| function.declaration().deadline);
         guarded::call(|| (self.serve)(context, arguments), deadline).await
@@ -223,11 +224,12 @@ async fn on_own_thread(
 ) -> Result<Reply, HostError> {
     let permit = BLOCKING.acquire().await.map_err(|error| error.to_string())?;
     let (answer, answered) = oneshot::channel();
+    let chain = CallChain::served();
     // It would inherit the one processor of the shard that starts it.
     let everywhere = processors::for_helper();
     let run = move || {
         processors::allow(everywhere);
-        let reply = catch_unwind(AssertUnwindSafe(|| serve(&context, values)));
+        let reply = catch_unwind(AssertUnwindSafe(|| chain.serve_here(|| serve(&context, values))));
         // Nobody may wait any more.
         let _ = answer.send(reply.unwrap_or_else(|_| Err(PANICKED.into())));
         drop(permit);

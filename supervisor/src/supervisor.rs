@@ -9,6 +9,7 @@ use ipc::report::{Outcome, Report, Usage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
+use crate::call_chain::CallChain;
 use crate::cgroup::{Cgroups, Missing};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
@@ -245,6 +246,7 @@ impl Supervisor {
             cancel: cancelled,
             session: None,
             observed,
+            chain: CallChain::served(),
         })?;
         tokio::select! {
             biased;
@@ -296,6 +298,7 @@ impl SessionHost {
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
             observed: None,
+            chain: CallChain::default(),
         })?;
         let connection = Connection { requests, report: Some(reported), canceller: Some(canceller) };
         Ok((connection, is_ready))
