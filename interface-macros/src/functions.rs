@@ -147,18 +147,7 @@ impl Function {
             ReturnType::Default => parse_quote!(()),
             ReturnType::Type(_, ty) => (**ty).clone(),
         };
-        let count = results(&returns)?;
-        if !options.results.is_empty() && options.results.len() != count {
-            let named = options.results.len();
-            let span = match &signature.output {
-                ReturnType::Default => ident.span(),
-                ReturnType::Type(_, ty) => ty.span(),
-            };
-            return Err(Error::new(
-                span,
-                format!("{named} names of results, but the function has {count} results"),
-            ));
-        }
+        results(&returns)?;
         let this = Self {
             name: options.name_of(&ident),
             ident,
@@ -199,13 +188,20 @@ impl Function {
         let returns = &self.returns;
         let span = returns.span();
         checks.extend(quote_spanned!(span=> const _: fn() = ::supervisor::typed::is_return::<#returns>;));
-        let count = self.params.len() + results(returns).unwrap_or(0);
-        let fits = quote!(#count <= ::supervisor::interface::limits::ARGS);
+        let count = quote!(<#returns as ::supervisor::typed::HostReturn>::COUNT);
+        let params = self.params.len();
+        let fits = quote!(::supervisor::typed::are_few(#params, #count));
         let message = format!(
-            "a function has at most 10 parameters and results, `{}` has {count}: put some into a record",
+            "`{}` has more than 10 parameters and results together: put some into a record",
             self.ident
         );
         checks.extend(check(self.ident.span(), fits, &message));
+        if let Some(first) = self.options.results.first() {
+            let names = self.options.results.len();
+            let message =
+                format!("`{}` does not have {names} results, but {names} names of results", self.ident);
+            checks.extend(check(first.span(), quote!(#count == #names), &message));
+        }
         if let Some(case) = &self.options.overflow {
             let has_case = quote! {
                 ::supervisor::typed::has_case(<#returns as ::supervisor::typed::HostReturn>::CASES, #case)
@@ -345,23 +341,19 @@ fn plain(signature: &Signature) -> Result<()> {
     }
 }
 
-/// Results of a function by its type.
-fn results(ty: &Type) -> Result<usize> {
+/// What is often written as the return type and can never be one, as of a [`value`].
+fn results(ty: &Type) -> Result<()> {
     match ty {
-        Type::Tuple(tuple) => {
-            tuple.elems.iter().try_for_each(value)?;
-            Ok(tuple.elems.len())
-        }
+        Type::Tuple(tuple) => tuple.elems.iter().try_for_each(value),
         Type::Path(path) => match path.path.segments.last() {
-            Some(segment) if segment.ident == "Result" => match first_argument(&segment.arguments) {
-                Some(ty) => results(ty),
-                None => Err(Error::new(segment.span(), "a `Result` of what?")),
-            },
-            _ => value(ty).map(|()| 1),
+            Some(segment) if segment.ident == "Result" => {
+                first_argument(&segment.arguments).map_or(Ok(()), results)
+            }
+            _ => value(ty),
         },
         Type::Reference(_) => Err(Error::new(ty.span(), "a host function returns owned values")),
         Type::Paren(inner) => results(&inner.elem),
-        _ => value(ty).map(|()| 1),
+        _ => value(ty),
     }
 }
 
@@ -387,7 +379,8 @@ pub(crate) fn value(ty: &Type) -> Result<()> {
                 "Box" | "Arc" | "Rc" => "a pointer means nothing to a guest: use the value, or a `Handle`",
                 "Result" => "only a function's own result can be one",
                 "HashMap" | "BTreeMap" => "use a list of records",
-                _ => return first_argument(&segment.arguments).map_or(Ok(()), inner),
+                // A thing behind a handle can be anything that derives `HostType`.
+                _ => return first_argument(&segment.arguments).map_or(Ok(()), value),
             }
         }
         Type::Paren(inner) => return value(&inner.elem),
@@ -401,9 +394,4 @@ pub(crate) fn value(ty: &Type) -> Result<()> {
         _ => return Ok(()),
     };
     Err(Error::new(ty.span(), format!("this is no type of a host function: {why}")))
-}
-
-/// An argument of a type: a thing behind a handle can be anything.
-fn inner(ty: &Type) -> Result<()> {
-    value(ty)
 }

@@ -26,6 +26,9 @@
 //!
 //! Zygotes are children of this process, or of a [`Spawner`] that was forked before it confined itself ([`mod@confine`]).
 //!
+//! Functions that the host app offers to guests are bare ([`HostFunction`]) or typed: a [`Service`] of an interface, which can be a Rust trait
+//! ([`typed`]).
+//!
 //! Where the configuration says so and the host lets, the zygotes of a tenant are in a cgroup with limits ([`cgroup`]).
 //!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then

@@ -110,7 +110,7 @@ async fn a_function_that_calls_its_own_session_back_gets_an_error() {
         assert_trap(&called(&session, export).await, &called_back(function));
     }
     // Nothing of that stays.
-    assert_eq!(call(&mut *session.lock().await.unwrap(), "one", &[]).await, returned(1));
+    assert_eq!(call(&mut session.lock().await.unwrap(), "one", &[]).await, returned(1));
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn other_sessions_can_be_called_and_callers_take_turns() {
     assert_eq!(called(opened.get().unwrap(), "go").await, CallOutcome::Returned(Vec::new()));
     let turns = (0..8).map(|_| {
         let session = session.clone();
-        tokio::spawn(async move { call(&mut *session.lock().await.unwrap(), "one", &[]).await })
+        tokio::spawn(async move { call(&mut session.lock().await.unwrap(), "one", &[]).await })
     });
     for turn in turns.collect::<Vec<_>>() {
         assert_eq!(turn.await.unwrap(), returned(1));
@@ -214,5 +214,5 @@ async fn a_task_that_a_function_starts_waits_until_the_deadline() {
         "host function \"t.go_late\" failed: it did not answer within its deadline of 50ms",
     );
     // Once the call is over, the task gets its turn, and everybody else.
-    assert_eq!(call(&mut *session.lock().await.unwrap(), "one", &[]).await, returned(1));
+    assert_eq!(call(&mut session.lock().await.unwrap(), "one", &[]).await, returned(1));
 }

@@ -75,6 +75,8 @@ struct Open {
     number: u32,
 }
 
+type Odd = (Vec<i16>, Vec<Point>, Vec<Handle<Store>>);
+
 /// A store of keys and values,
 /// and more.
 #[host_functions(name = "kv")]
@@ -100,6 +102,8 @@ trait Kv {
     fn split(&self, data: &[u8]) -> (Vec<u8>, String);
     async fn last(&self, all: &[Point], one: Point) -> Point;
     fn mirror(&self, color: Color, opts: Opts) -> (Color, Opts);
+    #[host(overflow = "too_small", results("odd", "places", "stores"))]
+    fn odd(&self, all: &[i16], store: &Handle<Store>) -> Result<Odd, StoreError>;
     /// Opens a store.
     async fn open(&self, name: &str) -> Result<Handle<Store>, StoreError>;
     fn other(&self) -> Handle<Other>;
@@ -125,10 +129,13 @@ trait Kv {
     }
 }
 
+/// Keeps `hang` hanging while it is held.
+type Gate = tokio::sync::Mutex<()>;
+
 struct InMemory {
     dropped: mpsc::Sender<&'static str>,
     calls: AtomicUsize,
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
 }
 
 impl Kv for InMemory {
@@ -171,6 +178,14 @@ impl Kv for InMemory {
 
     fn mirror(&self, color: Color, opts: Opts) -> (Color, Opts) {
         (color, opts)
+    }
+
+    fn odd(&self, all: &[i16], store: &Handle<Store>) -> Result<Odd, StoreError> {
+        let odd: Vec<_> = all.iter().copied().filter(|number| number % 2 != 0).collect();
+        let opts = Opts { append: false, sync: true, truncate: false };
+        let place = |number: &i16| Point { tag: -1, x: (*number).into(), color: Color::Blue, opts };
+        let places = odd.iter().map(place).collect();
+        Ok((odd, places, vec![store.clone()]))
     }
 
     async fn open(&self, name: &str) -> Result<Handle<Store>, StoreError> {
@@ -217,7 +232,7 @@ impl Kv for InMemory {
     }
 
     fn hang(&self) {
-        drop(self.gate.lock());
+        drop(self.gate.blocking_lock());
     }
 
     async fn wait(&self) {
@@ -241,6 +256,7 @@ const GUEST: &str = r#"(module
   (import "kv" "split" (func $split (param i32 i32 i32 i32 i32 i32 i32 i32)))
   (import "kv" "last" (func $last (param i32 i32 i32 i32)))
   (import "kv" "mirror" (func $mirror (param i32 i32 i32 i32)))
+  (import "kv" "odd" (func $odd (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
   (import "kv" "open" (func $open (param i32 i32 i32) (result i32)))
   (import "kv" "other" (func $other (result i32)))
   (import "kv" "get" (func $get (param i32 i32 i32 i32 i32 i32) (result i32)))
@@ -255,7 +271,8 @@ const GUEST: &str = r#"(module
   (import "kv" "two" (func $two (result i32)))
   (memory (export "memory") 1)
   (export "numbers" (func $numbers)) (export "small" (func $small)) (export "text" (func $text))
-  (export "split" (func $split)) (export "last" (func $last)) (export "mirror" (func $mirror)) (export "open" (func $open))
+  (export "split" (func $split)) (export "last" (func $last)) (export "mirror" (func $mirror)) (export "odd" (func $odd))
+  (export "open" (func $open))
   (export "other" (func $other)) (export "get" (func $get)) (export "same" (func $same)) (export "close" (func $close))
   (export "fail" (func $fail)) (export "compute" (func $compute)) (export "hang" (func $hang)) (export "wait" (func $wait))
   (export "panic_later" (func $panic_later)) (export "panic_now" (func $panic_now)) (export "two" (func $two)))"#;
@@ -265,13 +282,13 @@ struct Host {
     supervisor: Supervisor,
     dropped: mpsc::Receiver<&'static str>,
     kv: Service,
-    gate: Arc<Mutex<()>>,
+    gate: Arc<Gate>,
 }
 
 impl Host {
     fn new() -> Self {
         let (sender, dropped) = mpsc::channel();
-        let gate: Arc<Mutex<()>> = Arc::default();
+        let gate: Arc<Gate> = Arc::default();
         let kv = InMemory { dropped: sender, calls: AtomicUsize::new(0), gate: Arc::clone(&gate) };
         let compile = Options { open_imports: true, ..Options::default() };
         let supervisor = Supervisor::start(Config { compile, shards: 1, ..Config::default() }).unwrap();
@@ -387,13 +404,24 @@ async fn every_rust_type_arrives_from_a_guest_and_goes_back() {
     assert_eq!(call(&mut session, "compute", &i32s(&[store, 0x800, 3, 0x810])).await, returned(0));
     let sum = session.read_memory("memory", 0x810, 8).await.unwrap();
     assert_eq!(u64::from_le_bytes(sum.try_into().unwrap()), 1 + 1 + 2 + u64::from(u32::MAX));
+    // Lists of each kind as results.
+    session.write_memory("memory", 0x820, &[3i16, 4, -5].map(i16::to_le_bytes).concat()).await.unwrap();
+    let odd = |places: u32| i32s(&[0x820, 3, store, 0x900, 8, 0xa00, 0x910, places, 0xa04, 0x980, 1, 0xa08]);
+    assert_eq!(call(&mut session, "odd", &odd(1)).await, returned(2), "too small");
+    assert_eq!(call(&mut session, "odd", &odd(2)).await, returned(0));
+    let lengths = session.read_memory("memory", 0xa00, 12).await.unwrap();
+    assert_eq!(lengths, [2u32, 2, 1].map(u32::to_le_bytes).concat());
+    assert_eq!(session.read_memory("memory", 0x900, 4).await.unwrap(), [3, 0, 0xfb, 0xff]);
+    let places = session.read_memory("memory", 0x910, 48).await.unwrap();
+    assert_eq!(places, [point(-1, 3.0, 2, 2), point(-1, -5.0, 2, 2)].concat());
+    assert_eq!(session.read_memory("memory", 0x980, 4).await.unwrap(), store.to_le_bytes());
     assert_eq!(call(&mut session, "two", &[]).await, returned(2));
 }
 
 #[tokio::test]
 async fn errors_overflows_panics_and_deadlines_of_a_trait_cost_the_call_and_nothing_else() {
     let host = Host::new();
-    let gate = host.gate.lock().unwrap();
+    let gate = host.gate.try_lock().unwrap();
     let mut session = host.session().await;
     let store = opened(&mut session).await;
     let get = |key: u32, room: u32| i32s(&[store, 11, key, 0x100, room, 0x200]);

@@ -111,6 +111,14 @@
 //! #[supervisor::host_functions]
 //! trait Kv { fn f(&self, a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8) -> u8; }
 //! ```
+//! As many names of results as there are not:
+//! ```compile_fail,E0080
+//! #[supervisor::host_functions]
+//! trait Kv {
+//!     #[host(results("a"))]
+//!     fn f(&self) -> (u8, u8);
+//! }
+//! ```
 //! A thread's thing, a thread's future:
 //! ```compile_fail,E0277
 //! use supervisor::HostType;

@@ -28,6 +28,9 @@ pub trait ErrorType: Send + 'static {
     note = "results are `()`, a type that is a `HostType`, or a tuple of such types"
 )]
 pub trait Results: Send {
+    /// How many there are.
+    const COUNT: usize;
+
     /// Their types.
     fn types(declaration: &mut Declaration) -> Vec<Type>;
 
@@ -36,6 +39,8 @@ pub trait Results: Send {
 }
 
 impl<T: HostType> Results for T {
+    const COUNT: usize = 1;
+
     fn types(declaration: &mut Declaration) -> Vec<Type> {
         vec![T::declare(declaration)]
     }
@@ -46,6 +51,8 @@ impl<T: HostType> Results for T {
 }
 
 impl Results for () {
+    const COUNT: usize = 0;
+
     fn types(_: &mut Declaration) -> Vec<Type> {
         Vec::new()
     }
@@ -58,6 +65,8 @@ impl Results for () {
 macro_rules! tuples {
     ($($name:ident)*) => {
         impl<$($name: HostType),*> Results for ($($name,)*) {
+            const COUNT: usize = [$(stringify!($name)),*].len();
+
             fn types(declaration: &mut Declaration) -> Vec<Type> {
                 vec![$($name::declare(declaration)),*]
             }
@@ -90,6 +99,8 @@ tuples!(A B C D E F G H I J);
 pub trait HostReturn: Send {
     /// The cases of its error, in order.
     const CASES: &'static [&'static str] = &[];
+    /// How many results there are.
+    const COUNT: usize;
 
     /// The types of its results.
     fn results(declaration: &mut Declaration) -> Vec<Type>;
@@ -102,6 +113,8 @@ pub trait HostReturn: Send {
 }
 
 impl<R: Results> HostReturn for R {
+    const COUNT: usize = R::COUNT;
+
     fn results(declaration: &mut Declaration) -> Vec<Type> {
         R::types(declaration)
     }
@@ -117,6 +130,7 @@ impl<R: Results> HostReturn for R {
 
 impl<R: Results, E: ErrorType> HostReturn for Result<R, E> {
     const CASES: &'static [&'static str] = E::CASES;
+    const COUNT: usize = R::COUNT;
 
     fn results(declaration: &mut Declaration) -> Vec<Type> {
         R::types(declaration)
@@ -136,6 +150,7 @@ impl<R: Results, E: ErrorType> HostReturn for Result<R, E> {
 
 impl<R: HostReturn> HostReturn for Result<R, HostError> {
     const CASES: &'static [&'static str] = R::CASES;
+    const COUNT: usize = R::COUNT;
 
     fn results(declaration: &mut Declaration) -> Vec<Type> {
         R::results(declaration)
@@ -152,6 +167,11 @@ impl<R: HostReturn> HostReturn for Result<R, HostError> {
 
 /// Compiles for what a function can return.
 pub fn is_return<R: HostReturn>() {}
+
+/// Whether a function can have as many parameters and results.
+pub const fn are_few(params: usize, results: usize) -> bool {
+    params + results <= interface::limits::ARGS
+}
 
 /// Whether an error has this case.
 pub const fn has_case(cases: &[&str], name: &str) -> bool {
