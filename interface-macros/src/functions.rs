@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{
     Error, FnArg, GenericArgument, Generics, Ident, ItemTrait, LitStr, Pat, PathArguments, Result,
-    ReturnType, Signature, TraitItem, TraitItemFn, Type, parse_quote,
+    ReturnType, Signature, TraitItem, TraitItemFn, Type, parse_quote, parse_quote_spanned,
 };
 
 use crate::options::{Options, check, check_name, documentation};
@@ -45,6 +45,9 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     }
     if let Some(errors) = errors {
         return Err(errors);
+    }
+    if item.items.is_empty() {
+        return Err(Error::new(item.ident.span(), "an interface has a function at least"));
     }
     let bounds: [syn::TypeParamBound; 3] =
         [parse_quote!(::core::marker::Send), parse_quote!(::core::marker::Sync), parse_quote!('static)];
@@ -118,11 +121,12 @@ impl Function {
     fn new(function: &mut TraitItemFn) -> Result<Self> {
         let options =
             Options::take(&mut function.attrs, &["name", "blocking", "deadline", "overflow", "results"])?;
+        if let Some(cfg) = function.attrs.iter().find(|attribute| attribute.path().is_ident("cfg")) {
+            return Err(Error::new(cfg.span(), "an interface has the same functions everywhere: no `cfg`"));
+        }
         let signature = &mut function.sig;
         let ident = signature.ident.clone();
-        if OWN.contains(&ident.to_string().as_str()) && options.name.is_none()
-            || OWN.iter().any(|own| ident == own)
-        {
+        if OWN.iter().any(|own| ident == own) {
             return Err(Error::new(
                 ident.span(),
                 format!(
@@ -204,7 +208,7 @@ impl Function {
         }
         if let Some(case) = &self.options.overflow {
             let has_case = quote! {
-                ::supervisor::typed::has_case(<#returns as ::supervisor::typed::HostReturn>::CASES, #case)
+                ::supervisor::interface::is_one_of(<#returns as ::supervisor::typed::HostReturn>::CASES, #case)
             };
             let message = format!("the error of `{}` has no case {:?}", self.ident, case.value());
             checks.extend(check(case.span(), has_case, &message));
@@ -311,9 +315,11 @@ fn owned(ty: &Type) -> Type {
     match ty {
         Type::Slice(slice) => {
             let element = &slice.elem;
-            parse_quote!(::std::vec::Vec<#element>)
+            parse_quote_spanned!(ty.span()=> ::std::vec::Vec<#element>)
         }
-        Type::Path(path) if path.path.is_ident("str") => parse_quote!(::std::string::String),
+        Type::Path(path) if path.path.is_ident("str") => {
+            parse_quote_spanned!(ty.span()=> ::std::string::String)
+        }
         other => other.clone(),
     }
 }

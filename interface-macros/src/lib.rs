@@ -63,7 +63,7 @@ use proc_macro::TokenStream;
 ///
 /// `#[host_functions(name = "kv")]` names the interface, which is called like the trait otherwise, in snake case.
 ///
-/// A function takes `&self`, because several guests call it at the same time, and owned or borrowed parameters. An `async fn` runs on the
+/// What implements it must be `Send + Sync + 'static`. A function takes `&self`, because several guests call it at the same time, and owned or borrowed parameters. An `async fn` runs on the
 /// thread of the guest's shard, as does one that is not asynchronous: neither may compute or block for long. `#[host(…)]` says more of a
 /// function:
 ///

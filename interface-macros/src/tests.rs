@@ -54,6 +54,8 @@ fn mistakes_in_functions_are_told_at_their_place() {
         ("extern \"C\" fn f(&self);", "extern \"C\"", "safe, ordinary function"),
         ("fn service(&self);", "service", "use another name"),
         ("fn interface(&self);", "interface", "use another name"),
+        ("#[cfg(unix)] fn f(&self);", "#[cfg(unix)]", "no `cfg`"),
+        ("", "Kv", "a function at least"),
         ("const N: u32;", "const N: u32;", "functions and nothing else"),
         ("type T;", "type T;", "functions and nothing else"),
         ("#[host(blocking)] async fn f(&self);", "blocking", "cannot be async"),

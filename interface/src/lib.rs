@@ -30,5 +30,5 @@ pub use check::{Imported, Mismatch};
 pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 pub use reply::Encoded;
-pub use rules::{is_name, is_same};
+pub use rules::{is_name, is_one_of};
 pub use value::{HandleCheck, Reply, Value};

@@ -110,7 +110,7 @@ const RESERVED: [&str; 96] = [
 
 /// Whether something of an interface can have this name.
 pub const fn is_name(name: &str) -> bool {
-    has_form(name) && !is_reserved(name)
+    has_form(name) && !is_one_of(&RESERVED, name)
 }
 
 const fn has_form(name: &str) -> bool {
@@ -125,10 +125,11 @@ const fn has_form(name: &str) -> bool {
     first.is_ascii_lowercase() && name.len() <= limits::NAME
 }
 
-const fn is_reserved(name: &str) -> bool {
-    let mut rest: &[&str] = &RESERVED;
-    while let [word, others @ ..] = rest {
-        if is_same(word, name) {
+/// Whether a name is among others.
+pub const fn is_one_of(names: &[&str], name: &str) -> bool {
+    let mut rest = names;
+    while let [one, others @ ..] = rest {
+        if is_same(one, name) {
             return true;
         }
         rest = others;
@@ -136,8 +137,8 @@ const fn is_reserved(name: &str) -> bool {
     false
 }
 
-/// `==` for the compiler's use.
-pub const fn is_same(one: &str, other: &str) -> bool {
+/// `==`, which is none of a `const fn`.
+const fn is_same(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
     while let ([a, one_rest @ ..], [b, other_rest @ ..]) = (one, other) {
         if *a != *b {
@@ -247,7 +248,7 @@ impl Rules<'_> {
             ));
             return Err(error);
         }
-        if is_reserved(name) {
+        if is_one_of(&RESERVED, name) {
             return Err(
                 self.error(place, format!("{name:?} cannot be the name of {what}: C or Rust uses it"))
             );

@@ -10,7 +10,8 @@ use compiler::Options;
 use interface::{Interface, Type, TypeKind};
 use ipc::report::Value;
 use supervisor::{
-    CallOutcome, Config, Error, Handle, HostError, HostType, Service, Session, Supervisor, host_functions,
+    CallContext, CallOutcome, Config, Error, Handle, HostError, HostType, Service, Session, Supervisor,
+    host_functions,
 };
 use whole_system_tests::sessions::{self, assert_trap, call, returned};
 
@@ -559,4 +560,100 @@ fn two_rust_types_of_one_name_are_no_interface() {
     let error = Palette.service().unwrap_err();
     assert!(matches!(error, Error::Interface(_)), "{error:?}");
     assert_eq!(error.to_string(), "interface \"colors\": there is another type \"color\"");
+}
+
+/// No interface of the trait's own gives rise to it. Whoever calls its functions by another one gets an error.
+#[tokio::test]
+async fn a_value_of_another_kind_is_an_error_of_every_type() {
+    use interface::{Reply, Value as V};
+
+    /// Which of the values are of the type `T`, by their position.
+    fn taken<T: HostType>(values: &[V], context: &CallContext) -> Vec<usize> {
+        let mut taken = Vec::new();
+        for (position, value) in values.iter().enumerate() {
+            match T::from_value(value.clone(), context) {
+                Ok(_) => taken.push(position),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+        taken
+    }
+
+    fn check(context: &CallContext) -> Result<(), HostError> {
+        let (dropped, _) = mpsc::channel();
+        let store = context.insert("store", Store { values: Mutex::default(), dropped })?;
+        let other = context.insert("other", Other)?;
+        let point = |color: V| V::Record(vec![V::S8(1), V::F64(1.0), color, V::Flags(7)]);
+        let values = [
+            V::Bool(true),
+            V::S8(1),
+            V::U8(1),
+            V::S16(1),
+            V::U16(1),
+            V::S32(1),
+            V::U32(1),
+            V::S64(1),
+            V::U64(1),
+            V::F32(1.0),
+            V::F64(1.0),
+            V::String("1".into()),
+            V::Bytes(vec![1]),
+            V::Enum(2),
+            V::Enum(3),
+            V::Flags(7),
+            V::Flags(8),
+            V::Handle(77),
+            V::List(vec![V::S16(1)]),
+            V::List(vec![V::S16(1), V::U16(1)]),
+            V::List(vec![point(V::Enum(0))]),
+            V::List(vec![point(V::Enum(3))]),
+            point(V::Enum(0)),
+            point(V::U32(0)),
+            V::Record(vec![V::S8(1), V::F64(1.0), V::Enum(0)]),
+            store.clone(),
+            other,
+            V::Record(vec![store.clone(), V::U32(1)]),
+            V::Record(vec![V::U32(1), store]),
+        ];
+        let taken = [
+            taken::<bool>(&values, context),
+            taken::<i8>(&values, context),
+            taken::<u8>(&values, context),
+            taken::<i16>(&values, context),
+            taken::<u16>(&values, context),
+            taken::<i32>(&values, context),
+            taken::<u32>(&values, context),
+            taken::<i64>(&values, context),
+            taken::<u64>(&values, context),
+            taken::<f32>(&values, context),
+            taken::<f64>(&values, context),
+            taken::<String>(&values, context),
+            taken::<Vec<u8>>(&values, context),
+            taken::<Color>(&values, context),
+            taken::<Opts>(&values, context),
+            taken::<Vec<i16>>(&values, context),
+            taken::<Vec<Point>>(&values, context),
+            taken::<Point>(&values, context),
+            taken::<Handle<Store>>(&values, context),
+            taken::<Handle<Other>>(&values, context),
+            taken::<Open>(&values, context),
+        ];
+        let expected = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 18, 20, 22, 25, 26, 27];
+        assert_eq!(taken, expected.map(|position| vec![position]));
+        let error = Point::from_value(point(V::U32(0)), context).unwrap_err();
+        assert_eq!(error.to_string(), "field color: it is of type u32, not color");
+        Ok(())
+    }
+
+    let text = "interface = \"t\"\n[[handle]]\nname = \"store\"\n[[handle]]\nname = \"other\"\n[[function]]\nname = \"check\"";
+    let mut service = Service::new(Interface::parse(text, "t.toml").unwrap());
+    let serve =
+        |context: CallContext, _| std::future::ready(check(&context).map(|()| Reply::Values(Vec::new())));
+    service.function("check", serve).unwrap();
+    let host = Host::new();
+    let guest = r#"(module (import "t" "check" (func $check)) (export "check" (func $check)))"#;
+    let mut job = sessions::job(&host.supervisor, guest).await;
+    job.imports.serve(&service).unwrap();
+    let mut session = sessions::started(&host.supervisor, job).await;
+    done(&mut session, "check", &[]).await;
 }

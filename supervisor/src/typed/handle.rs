@@ -40,7 +40,7 @@ impl<T: HandleType> Handle<T> {
     /// Closes the guest's handle: it is stale from then on, as are clones of this one.
     ///
     /// # Errors
-    /// It was closed before.
+    /// It was closed before, or its job has ended.
     pub fn close(self) -> Result<Arc<T>, HostError> {
         match &self.open {
             Some((context, number)) => context.remove(&Value::Handle(*number)),

@@ -17,7 +17,7 @@ use interface::{Type, Value};
 
 pub use declaration::{Declaration, enumeration, flags, record};
 pub use handle::{Handle, HandleType};
-pub use returns::{ErrorType, HostReturn, Results, are_few, has_case, is_return};
+pub use returns::{ErrorType, HostReturn, Results, are_few, is_return};
 pub use serving::{Arguments, Fields, ServiceOf};
 
 use crate::imports::HostError;

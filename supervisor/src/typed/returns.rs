@@ -172,15 +172,3 @@ pub fn is_return<R: HostReturn>() {}
 pub const fn are_few(params: usize, results: usize) -> bool {
     params + results <= interface::limits::ARGS
 }
-
-/// Whether an error has this case.
-pub const fn has_case(cases: &[&str], name: &str) -> bool {
-    let mut rest = cases;
-    while let [case, others @ ..] = rest {
-        if interface::is_same(case, name) {
-            return true;
-        }
-        rest = others;
-    }
-    false
-}

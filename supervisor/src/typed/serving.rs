@@ -28,7 +28,7 @@ impl Arguments {
     /// # Errors
     /// There is none, or it is none of this type: what calls the function goes by another declaration.
     pub fn next<T: HostType>(&mut self, name: &str) -> Result<T, HostError> {
-        next(&mut self.values, name, &self.context)
+        next(&mut self.values, &self.context).map_err(|why| format!("its argument {name}: {why}").into())
     }
 
     /// The reply to the call.
@@ -52,17 +52,12 @@ impl Fields {
 
     /// The next, as of [`Arguments`].
     pub fn next<T: HostType>(&mut self, name: &str, context: &CallContext) -> Result<T, HostError> {
-        next(&mut self.0, name, context)
+        next(&mut self.0, context).map_err(|why| format!("field {name}: {why}").into())
     }
 }
 
-fn next<T: HostType>(
-    values: &mut vec::IntoIter<Value>,
-    name: &str,
-    context: &CallContext,
-) -> Result<T, HostError> {
-    let value = values.next().ok_or_else(|| HostError::from(format!("its argument {name} is missing")))?;
-    T::from_value(value, context).map_err(|error| format!("its argument {name}: {error}").into())
+fn next<T: HostType>(values: &mut vec::IntoIter<Value>, context: &CallContext) -> Result<T, HostError> {
+    T::from_value(values.next().ok_or("it is missing")?, context)
 }
 
 /// A service of one implementation.
