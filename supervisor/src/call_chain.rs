@@ -1,7 +1,7 @@
 //! Whose calls the running code serves: a host function must not wait for a session whose own call waits for it.
 //!
-//! What serves a call runs in the scope of its [`CallChain`], wherever its future is polled, and so does a thread that serves it. They go on with
-//! whatever it calls: sessions, and jobs. They do not go on to tasks and threads that the host app starts.
+//! What serves a call runs in the scope of its [`CallChain`], wherever its future is polled, and so does a thread that serves it. Whatever it
+//! calls goes on with that chain: sessions and jobs. Tasks and threads that the host app starts do not.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -54,12 +54,12 @@ impl CallChain {
         false
     }
 
-    /// Serves them by a future.
+    /// Has a future serve them.
     pub(crate) async fn serve<T>(self, future: impl Future<Output = T>) -> T {
         SERVED.scope(self, future).await
     }
 
-    /// Serves them on this thread.
+    /// Serves them here, on this thread.
     pub(crate) fn serve_here<T>(self, serve: impl FnOnce() -> T) -> T {
         SERVED.sync_scope(self, serve)
     }
