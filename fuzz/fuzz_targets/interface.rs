@@ -2,7 +2,10 @@
 //! encoder: no panic, errors of one line, no copy of bytes that are not in the arena, and nothing written but where results go.
 #![no_main]
 
-use interface::{Arena, HandleCheck, Interface, Reply, Type, TypeKind, Value};
+use interface::{Arena, HandleCheck, Interface, LoweredFunction, Reply, Type, TypeKind, Value};
+use ipc::interface::ARGS_MAX;
+use ipc::ring::pack_range;
+use ipc::typed::{Arg, OUT_HEAD};
 use libfuzzer_sys::fuzz_target;
 
 const ARENA: usize = 4096;
@@ -53,14 +56,60 @@ fn value(ty: &Type, interface: &Interface, bytes: &mut impl Iterator<Item = u8>)
             let count = byte();
             Value::List((0..count).map(|_| value(element, interface, bytes)).collect())
         }
-        Type::Named(name) => match &interface.types.iter().find(|ty| ty.name == *name).expect("checked").kind {
+        Type::Named(name) => match &interface.types.iter().find(|ty| ty.name == *name).expect("checked").kind
+        {
             TypeKind::Enum(_) | TypeKind::Error(_) => Value::Enum(byte().into()),
             TypeKind::Flags(_) => Value::Flags(byte().into()),
-            TypeKind::Handle => Value::Handle(byte().into()),
+            TypeKind::Handle => Value::Handle(u32::from(byte()) ^ 7),
             TypeKind::Record(fields) => {
                 Value::Record(fields.iter().map(|field| value(&field.ty, interface, bytes)).collect())
             }
         },
+    }
+}
+
+/// The words of a call as a shim would send it: ranges side by side, as far as there is room.
+fn sound(function: &LoweredFunction, bytes: &mut impl Iterator<Item = u8>) -> [u64; ARGS_MAX] {
+    let (mut words, mut at) = ([0; ARGS_MAX], 0);
+    for (word, arg) in words.iter_mut().zip(function.args()) {
+        let byte = u32::from(bytes.next().unwrap_or_default());
+        let length = match arg {
+            Arg::Value { .. } => {
+                *word = byte.into();
+                continue;
+            }
+            Arg::In { stride, .. } => byte * stride,
+            Arg::Out { stride, .. } => OUT_HEAD as u32 + byte * stride,
+            Arg::InFixed { bytes, .. } | Arg::OutFixed { bytes, .. } => bytes,
+        };
+        *word = pack_range(at, length);
+        at += length;
+    }
+    words
+}
+
+/// Answers a call with these words.
+fn call(
+    function: &LoweredFunction,
+    words: &[u64; ARGS_MAX],
+    arena: &[u8],
+    interface: &Interface,
+    bytes: &mut impl Iterator<Item = u8>,
+) {
+    let Ok(call) = function.decode(words, &Bytes(arena), &Some7) else { return };
+    assert_eq!(call.arguments.len(), function.declaration().params.len());
+    let results = function.declaration().results.iter();
+    let values = results.map(|result| value(&result.ty, interface, bytes)).collect();
+    match function.encode(&call, Reply::Values(values), &Some7) {
+        Ok(encoded) => {
+            let mut written = [false; ARENA];
+            for (at, bytes) in &encoded.writes {
+                let range = &mut written[*at..at + bytes.len()];
+                assert!(!range.contains(&true), "written twice");
+                range.fill(true);
+            }
+        }
+        Err(why) => assert!(!why.contains('\n'), "{why}"),
     }
 }
 
@@ -78,29 +127,16 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
-    let mut words = [0; ipc::interface::ARGS_MAX];
+    let mut words = [0; ARGS_MAX];
     for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
     }
     for function in lowered.functions() {
         assert!(function.args().count() <= words.len() && function.params().len() <= ipc::typed::PARAMS_MAX);
-        if let Ok(call) = function.decode(&words, &Bytes(rest), &Some7) {
-            assert_eq!(call.arguments.len(), function.declaration().params.len());
-            let mut bytes = rest.iter().copied().skip(size_of_val(&words));
-            let results = function.declaration().results.iter();
-            let values = results.map(|result| value(&result.ty, lowered.interface(), &mut bytes)).collect();
-            match function.encode(&call, Reply::Values(values), &Some7) {
-                Ok(encoded) => {
-                    let mut written = [false; ARENA];
-                    for (at, bytes) in &encoded.writes {
-                        let range = &mut written[*at..at + bytes.len()];
-                        assert!(!range.contains(&true), "written twice");
-                        range.fill(true);
-                    }
-                }
-                Err(why) => assert!(!why.contains('\n'), "{why}"),
-            }
-        }
+        let mut bytes = rest.iter().copied().skip(size_of_val(&words));
+        call(function, &words, rest, lowered.interface(), &mut bytes);
+        let sound = sound(function, &mut bytes);
+        call(function, &sound, rest, lowered.interface(), &mut bytes);
         let _ = function.decode_refusal(&words);
     }
 });
