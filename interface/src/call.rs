@@ -4,8 +4,7 @@ use ipc::interface::ARGS_MAX;
 use ipc::ring::unpack_range;
 use ipc::typed::{Arg, OUT_HEAD, refused};
 
-use crate::lower::{Element, LoweredFunction, Shape, Slot};
-use crate::model::limits;
+use crate::lower::{LoweredFunction, Shape, Slot};
 use crate::value::{HandleCheck, Value};
 
 /// Memory that an instance shares and can change at any time.
@@ -85,7 +84,10 @@ impl LoweredFunction {
             Arg::Value { .. } => true,
             Arg::In { stride, .. } => stride > 0 && length.is_multiple_of(stride as usize),
             Arg::InFixed { bytes, .. } | Arg::OutFixed { bytes, .. } => length == bytes as usize,
-            Arg::Out { .. } => length >= OUT_HEAD,
+            Arg::Out { stride, .. } => {
+                let room = length.checked_sub(OUT_HEAD);
+                stride > 0 && room.is_some_and(|room| room.is_multiple_of(stride as usize))
+            }
         };
         match fits && is_right {
             true => Ok((offset, length)),
@@ -133,18 +135,13 @@ fn argument(
             .map(Value::String)
             .map_err(|error| format!("byte {} is not UTF-8", error.utf8_error().valid_up_to())),
         Shape::List(element) => {
-            let size = element.size().max(1) as usize;
-            let most = limits::LIST / element.values();
+            let (size, most) = (element.size().max(1) as usize, element.most());
             if length / size > most {
                 return Err(format!("a list of {} elements; {most} are possible", length / size));
             }
             let bytes = arena.copy(offset, length);
             let elements = bytes.chunks_exact(size).enumerate().map(|(index, bytes)| {
-                let value = match element {
-                    Element::Scalar(scalar) => scalar.of_bytes(bytes, handles),
-                    Element::Record(layout) => layout.of_bytes(bytes, handles),
-                };
-                value.map_err(|why| format!("element {index}: {why}"))
+                element.of_bytes(bytes, handles).map_err(|why| format!("element {index}: {why}"))
             });
             elements.collect::<Result<_, _>>().map(Value::List)
         }

@@ -6,7 +6,7 @@
 //! docs/host-functions.md is the reference.
 //!
 //! * `model`: what an interface says; `rules`: what it may say; `lower`, `scalar`: signatures and layouts.
-//! * `parse`: TOML with places.
+//! * `parse`: TOML with places; `toml`: the way back.
 //! * `value`: arguments and replies.
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
@@ -20,6 +20,7 @@ mod parse;
 mod reply;
 mod rules;
 mod scalar;
+mod toml;
 mod value;
 mod wire;
 
@@ -31,5 +32,6 @@ pub use check::{Imported, Mismatch};
 pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 pub use reply::Encoded;
+pub use rules::{is_name, is_one_of};
 pub use value::{HandleCheck, Reply, Value};
 pub use wire::DataError;

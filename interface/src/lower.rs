@@ -2,17 +2,18 @@
 //!
 //! Parameters first, in order: a value is one parameter; a string, bytes or a list is an address and a number of bytes or elements; a record is
 //! an address. A function without an error whose only result is a plain value returns that. Otherwise results are written by
-//! address, after the parameters: a value or a record is an address; a string or bytes is an address, the room there, and the address of
-//! a `u32` for the number of bytes written. A function with an error returns an `i32`: 0, or the error's number.
+//! address, after the parameters: a value or a record is an address; a string, bytes or a list is an address, the room there in bytes or
+//! elements, and the address of a `u32` for how many were written. A function with an error returns an `i32`: 0, or the error's number.
 
 use std::fmt;
 use std::sync::Arc;
 
 use ipc::typed::Arg;
 
-use crate::model::{Function, Interface, ModelError, TypeKind};
+use crate::model::{Function, Interface, ModelError, TypeKind, limits};
 use crate::rules::Rules;
 use crate::scalar::{Layout, Scalar};
+use crate::value::{HandleCheck, Value};
 
 /// A type of WebAssembly values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +63,27 @@ impl Element {
         }
     }
 
-    /// Values in one element; not 0.
-    pub(crate) fn values(&self) -> usize {
+    /// Elements of a list, at most.
+    pub(crate) fn most(&self) -> usize {
         match self {
-            Self::Scalar(_) => 1,
-            Self::Record(layout) => layout.fields.len().max(1),
+            Self::Scalar(_) => limits::LIST,
+            Self::Record(layout) => limits::LIST / layout.fields.len().max(1),
+        }
+    }
+
+    /// The value of the bytes of one.
+    pub(crate) fn of_bytes(&self, bytes: &[u8], handles: &dyn HandleCheck) -> Result<Value, String> {
+        match self {
+            Self::Scalar(scalar) => scalar.of_bytes(bytes, handles),
+            Self::Record(layout) => layout.of_bytes(bytes, handles),
+        }
+    }
+
+    /// The bytes of one.
+    pub(crate) fn to_bytes(&self, value: &Value, handles: &dyn HandleCheck) -> Result<Vec<u8>, String> {
+        match self {
+            Self::Scalar(scalar) => scalar.to_bytes(value, handles),
+            Self::Record(layout) => layout.to_bytes(value, handles),
         }
     }
 }

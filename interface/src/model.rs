@@ -96,7 +96,7 @@ pub enum Type {
     String,
     /// Any bytes.
     Bytes,
-    /// Elements of a type of fixed size. Parameters only.
+    /// Elements of a type of fixed size.
     List(Box<Type>),
     /// A type of the interface.
     Named(String),

@@ -36,73 +36,120 @@ impl LoweredFunction {
             return Err(format!("it returned {} values instead of {}", values.len(), self.results.len()));
         }
         let mut encoded = Encoded { deliver: deliver::LENGTHS | deliver::BYTES, ..Encoded::default() };
-        let mut overflows = None;
+        // How long results of any length are, and what is wrong with the first that is too long.
+        let (mut heads, mut overflows) = (Vec::new(), None);
         let mut outs = call.outs.iter().copied();
         for (slot, value) in self.results.iter().zip(values) {
             let wrong = |why: String| format!("result {}: {why}", slot.name);
-            let mut out = || outs.next().unwrap_or_default();
-            let type_error = |value: &Value, expected: &str| {
-                Err(wrong(format!("it is of type {}, not {expected}", value.kind())))
+            if slot.arg.is_none()
+                && let Shape::Scalar(scalar) = &slot.shape
+            {
+                encoded.value = scalar.to_word(&value, handles).map_err(wrong)?;
+                continue;
+            }
+            let out = outs.next().unwrap_or_default();
+            let variable = match slot.shape.written(value, handles).map_err(wrong)? {
+                Written::Fixed(bytes) => {
+                    encoded.writes.push((out.0, bytes));
+                    continue;
+                }
+                Written::Variable(variable) => variable,
             };
-            match (&slot.shape, value) {
-                (Shape::Scalar(scalar), value) => {
-                    let word = scalar.to_word(&value, handles).map_err(wrong)?;
-                    match slot.arg {
-                        None => encoded.value = word,
-                        Some(_) => {
-                            let (offset, length) = out();
-                            let bytes = word.to_le_bytes();
-                            encoded.writes.push((offset, bytes.into_iter().take(length).collect()));
-                        }
-                    }
-                }
-                (Shape::Record(layout), value) => {
-                    let (offset, _) = out();
-                    encoded.writes.push((offset, layout.to_bytes(&value, handles).map_err(wrong)?));
-                }
-                (Shape::String, Value::String(text)) => {
-                    overflows = overflows.or(variable(&mut encoded, out(), text.into_bytes(), &slot.name));
-                }
-                (Shape::Bytes, Value::Bytes(bytes)) => {
-                    overflows = overflows.or(variable(&mut encoded, out(), bytes, &slot.name));
-                }
-                (Shape::String, value) => return type_error(&value, "string"),
-                (Shape::Bytes, value) => return type_error(&value, "bytes"),
-                (Shape::List(_), value) => return type_error(&value, "a result"),
+            heads.push((out.0, variable.head()));
+            match variable.check_room(out.1) {
+                Ok(()) => encoded.writes.push((out.0 + OUT_HEAD, variable.bytes)),
+                Err(why) => overflows = overflows.or(Some(wrong(why))),
             }
         }
         match (overflows, self.overflow) {
-            (None, _) => Ok(encoded),
+            (None, _) => {
+                encoded.writes.append(&mut heads);
+                Ok(encoded)
+            }
             (Some(why), None) => Err(why),
+            // The lengths that there would have to be room for, and nothing else.
             (Some(_), Some(code)) => {
-                // The lengths that there would have to be room for, and nothing else.
-                encoded.writes.retain(|(at, bytes)| {
-                    bytes.len() == OUT_HEAD && call.outs.iter().any(|(offset, _)| offset == at)
-                });
-                Ok(Encoded { value: u64::from(code), deliver: deliver::LENGTHS, ..encoded })
+                Ok(Encoded { value: u64::from(code), deliver: deliver::LENGTHS, writes: heads })
             }
         }
     }
 }
 
-/// Adds a string or bytes with their length; what is wrong if they are longer than their range.
-fn variable(
-    encoded: &mut Encoded,
-    (offset, length): (usize, usize),
+/// A result that is written to the guest's memory.
+enum Written {
+    /// Of the size of its type.
+    Fixed(Vec<u8>),
+    Variable(Variable),
+}
+
+struct Variable {
+    count: usize,
+    /// Bytes in one element.
+    stride: usize,
+    unit: &'static str,
     bytes: Vec<u8>,
-    name: &str,
-) -> Option<String> {
-    let room = length.saturating_sub(OUT_HEAD);
-    let mut head = vec![0; OUT_HEAD];
-    let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    head.iter_mut().zip(count.to_le_bytes()).for_each(|(to, from)| *to = from);
-    encoded.writes.push((offset, head));
-    if bytes.len() > room {
-        return Some(format!(
-            "result {name}: it has {} bytes, but the guest has room for {room}",
-            bytes.len()
-        ));
+}
+
+impl Shape {
+    /// A value of this shape; an error says why it is none.
+    fn written(&self, value: Value, handles: &dyn HandleCheck) -> Result<Written, String> {
+        let in_bytes = |bytes: Vec<u8>| {
+            Written::Variable(Variable { count: bytes.len(), stride: 1, unit: "bytes", bytes })
+        };
+        match (self, value) {
+            (Self::Scalar(scalar), value) => scalar.to_bytes(&value, handles).map(Written::Fixed),
+            (Self::Record(layout), value) => layout.to_bytes(&value, handles).map(Written::Fixed),
+            (Self::String, Value::String(text)) => Ok(in_bytes(text.into_bytes())),
+            (Self::Bytes, Value::Bytes(bytes)) => Ok(in_bytes(bytes)),
+            (Self::List(element), Value::List(values)) => {
+                let (count, most) = (values.len(), element.most());
+                if count > most {
+                    return Err(format!("a list of {count} elements; {most} are possible"));
+                }
+                let mut bytes = Vec::with_capacity(count * element.size() as usize);
+                for (index, value) in values.iter().enumerate() {
+                    let element = element.to_bytes(value, handles);
+                    bytes.extend(element.map_err(|why| format!("element {index}: {why}"))?);
+                }
+                Ok(Written::Variable(Variable {
+                    count,
+                    stride: element.size() as usize,
+                    unit: "elements",
+                    bytes,
+                }))
+            }
+            (shape, value) => {
+                let expected = match shape {
+                    Self::String => "string",
+                    Self::Bytes => "bytes",
+                    _ => "a list",
+                };
+                Err(format!("it is of type {}, not {expected}", value.kind()))
+            }
+        }
     }
-    encoded.writes.push((offset + OUT_HEAD, bytes));
-    None
+}
+
+impl Variable {
+    /// What its range of the arena begins with.
+    fn head(&self) -> Vec<u8> {
+        let mut head = vec![0; OUT_HEAD];
+        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
+        head.iter_mut().zip(count.to_le_bytes()).for_each(|(to, from)| *to = from);
+        head
+    }
+
+    /// Whether it fits into a range of this length.
+    fn check_room(&self, range: usize) -> Result<(), String> {
+        let room = range.saturating_sub(OUT_HEAD);
+        match self.bytes.len() <= room {
+            true => Ok(()),
+            false => Err(format!(
+                "it has {} {unit}, but the guest has room for {}",
+                self.count,
+                room / self.stride.max(1),
+                unit = self.unit
+            )),
+        }
+    }
 }

@@ -110,6 +110,47 @@ const RESERVED: [&str; 96] = [
     "ok",
 ];
 
+/// Whether something of an interface can have this name.
+pub const fn is_name(name: &str) -> bool {
+    has_form(name) && !is_one_of(&RESERVED, name)
+}
+
+const fn has_form(name: &str) -> bool {
+    let [first, rest @ ..] = name.as_bytes() else { return false };
+    let mut rest = rest;
+    while let [byte, others @ ..] = rest {
+        if !(byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_') {
+            return false;
+        }
+        rest = others;
+    }
+    first.is_ascii_lowercase() && name.len() <= limits::NAME
+}
+
+/// Whether a name is among others.
+pub const fn is_one_of(names: &[&str], name: &str) -> bool {
+    let mut rest = names;
+    while let [one, others @ ..] = rest {
+        if is_same(one, name) {
+            return true;
+        }
+        rest = others;
+    }
+    false
+}
+
+/// `==`, which is none of a `const fn`.
+const fn is_same(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.as_bytes(), other.as_bytes());
+    while let ([a, one_rest @ ..], [b, other_rest @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (one_rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// The rules, applied to one interface.
 pub(crate) struct Rules<'i> {
     interface: &'i Interface,
@@ -209,12 +250,8 @@ impl<'i> Rules<'i> {
     }
 
     fn name(&self, place: Place, what: &str, name: &str) -> Result<(), ModelError> {
-        let mut bytes = name.bytes();
-        let is_name = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-            && name.len() <= limits::NAME;
         let shown: String = name.chars().take(limits::NAME).collect();
-        if !is_name {
+        if !has_form(name) {
             let mut error = self.error(place, format!("{shown:?} cannot be the name of {what}"));
             error.help = Some(format!(
                 "a name is a small letter, then small letters, digits and '_', at most {} in all",
@@ -222,7 +259,7 @@ impl<'i> Rules<'i> {
             ));
             return Err(error);
         }
-        if RESERVED.contains(&name) {
+        if is_one_of(&RESERVED, name) {
             return Err(
                 self.error(place, format!("{name:?} cannot be the name of {what}: C or Rust uses it"))
             );
@@ -401,10 +438,11 @@ impl<'i> Rules<'i> {
                 Shape::Scalar(scalar) => Some((1, Arg::OutFixed { ptr, bytes: scalar.size() })),
                 Shape::Record(layout) => Some((1, Arg::OutFixed { ptr, bytes: layout.size })),
                 Shape::String | Shape::Bytes => {
-                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2 }))
+                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2, stride: 1 }))
                 }
-                Shape::List(_) => {
-                    return Err(self.error(Place::Result(index, i), "a list cannot be a result"));
+                Shape::List(element) => {
+                    let stride = element.size();
+                    Some((3, Arg::Out { ptr, capacity: ptr + 1, written: ptr + 2, stride }))
                 }
             };
             if let Some((count, _)) = arg {

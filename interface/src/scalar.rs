@@ -162,6 +162,12 @@ impl Scalar {
         Ok(())
     }
 
+    /// The bytes of a value, as many as [`size`](Self::size) says.
+    pub(crate) fn to_bytes(&self, value: &Value, handles: &dyn HandleCheck) -> Result<Vec<u8>, String> {
+        let word = self.to_word(value, handles)?;
+        Ok(word.to_le_bytes().into_iter().take(self.size() as usize).collect())
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::Bool => "bool",

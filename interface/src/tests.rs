@@ -87,7 +87,7 @@ fn functions_are_lowered_as_the_reference_says() {
         Arg::In { ptr: 2, len: 3, stride: 24 },
         Arg::InFixed { ptr: 4, bytes: 24 },
         Arg::Value { index: 5 },
-        Arg::Out { ptr: 6, capacity: 7, written: 8 },
+        Arg::Out { ptr: 6, capacity: 7, written: 8, stride: 1 },
         Arg::OutFixed { ptr: 9, bytes: 2 },
         Arg::OutFixed { ptr: 10, bytes: 24 },
     ];
@@ -125,6 +125,45 @@ fn every_byte_is_copied_once() {
 }
 
 #[test]
+fn a_list_as_a_result_is_lowered_and_encoded_as_bytes_are() {
+    use WasmType::I32;
+    let text = SOUND.replace("name = \"out\", type = \"bytes\"", "name = \"out\", type = \"list<both>\"");
+    let lowered = Interface::parse(&text, "k.toml").unwrap();
+    let full = lowered.function("full").unwrap();
+    assert_eq!((full.params(), full.results()), (&[I32; 11][..], &[I32][..]));
+    let out = full.args().find(|arg| matches!(arg, Arg::Out { .. }));
+    assert_eq!(out, Some(Arg::Out { ptr: 6, capacity: 7, written: 8, stride: 24 }));
+    let call = |room: u32| {
+        let ranges = [(0, 2), (8, 24), (32, 24)].map(|(offset, length)| pack_range(offset, length));
+        let outs = [(64, 8 + room), (160, 2), (176, 24)].map(|(offset, length)| pack_range(offset, length));
+        let arena = Changing { bytes: RefCell::new(vec![0x61; 200]), copies: RefCell::default() };
+        full.decode(&words(&[&ranges[..], &[7], &outs[..]].concat()), &arena, &Open)
+    };
+    let both = |a| Value::Record(vec![Value::U8(a), Value::U64(2), Value::U16(3)]);
+    let reply =
+        |count: u8| Reply::Values(vec![Value::List((0..count).map(both).collect()), Value::U16(9), both(1)]);
+    let whole = full.encode(&call(72).unwrap(), reply(3), &Open).unwrap();
+    let (_, elements) = whole.writes.iter().find(|(at, _)| *at == 72).unwrap();
+    assert_eq!((elements.len(), elements[0], elements[24], elements[64]), (72, 0, 1, 3));
+    assert!(whole.writes.contains(&(64, vec![3, 0, 0, 0, 0, 0, 0, 0])));
+    let short = full.encode(&call(48).unwrap(), reply(3), &Open).unwrap();
+    assert_eq!((short.value, short.writes), (2, vec![(64, vec![3, 0, 0, 0, 0, 0, 0, 0])]));
+    // Of a range that is not of whole elements there is no shim.
+    for room in [1, 23, 25, 71] {
+        assert!(matches!(call(room), Err(Refusal::Broken(_))), "{room}");
+    }
+}
+
+#[test]
+fn an_interface_is_the_same_once_written_and_read() {
+    let text = SOUND.replace("Grass.", "\\\"Grass\\\",\\n\\\\ é");
+    let lowered = Interface::parse(&text, "k.toml").unwrap();
+    let written = lowered.interface().to_toml();
+    assert_eq!(Interface::parse(&written, "k.toml").unwrap().interface(), lowered.interface(), "{written}");
+    assert!(written.contains("deadline = \"1s\"\nblocking = true"), "{written}");
+}
+
+#[test]
 fn hostile_words_are_refused_before_anything_is_copied() {
     let lowered = Interface::parse(SOUND, "k.toml").unwrap();
     let full = lowered.function("full").unwrap();
@@ -144,7 +183,8 @@ fn mistakes_have_their_place_and_help() {
     for (text, line, part) in [
         (function("params = [{ name = \"a\", type = \"strin\" }]"), 4, "did you mean \"string\"?"),
         (function("param = []"), 4, "did you mean \"params\"?"),
-        (function("results = [{ name = \"a\", type = \"list<u32>\" }]"), 4, "a list cannot be a result"),
+        (function("results = [{ name = \"a\", type = \"list<u8>\" }]"), 4, "a list of u8 is bytes"),
+        (function("results = [{ name = \"a\", type = \"list<string>\" }]"), 4, "size is not fixed"),
         (function("params = [{ name = \"a\", type = \"list<string>\" }]"), 4, "size is not fixed"),
         (function("params = [{ name = \"a\", type = \"list<list<u32>>\" }]"), 4, "there is no type"),
         (function("params = [{ name = \"int\", type = \"u8\" }]"), 4, "C or Rust uses it"),

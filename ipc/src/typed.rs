@@ -39,14 +39,17 @@ pub enum Arg {
         /// How many.
         bytes: u32,
     },
-    /// Guest memory that the host writes: at most `capacity` bytes at `ptr`. How many it wrote goes to the `u32` at `written`.
+    /// Guest memory that the host writes: at most `capacity` elements of `stride` bytes at `ptr`. How many it wrote goes to the `u32` at
+    /// `written`.
     Out {
         /// Parameter with the address.
         ptr: u8,
-        /// Parameter with the number of bytes that there is room for.
+        /// Parameter with the number of elements that there is room for.
         capacity: u8,
-        /// Parameter with the address of the number of bytes written.
+        /// Parameter with the address of the number of elements written.
         written: u8,
+        /// Bytes in one element; not 0.
+        stride: u32,
     },
     /// Exactly `bytes` bytes at `ptr` that the host writes.
     OutFixed {
@@ -78,7 +81,7 @@ impl Arg {
             Self::Value { index } => pack(kind::VALUE, [index, 0, 0], 0),
             Self::In { ptr, len, stride } => pack(kind::IN, [ptr, len, 0], stride),
             Self::InFixed { ptr, bytes } => pack(kind::IN_FIXED, [ptr, 0, 0], bytes),
-            Self::Out { ptr, capacity, written } => pack(kind::OUT, [ptr, capacity, written], 0),
+            Self::Out { ptr, capacity, written, stride } => pack(kind::OUT, [ptr, capacity, written], stride),
             Self::OutFixed { ptr, bytes } => pack(kind::OUT_FIXED, [ptr, 0, 0], bytes),
         }
     }
@@ -91,7 +94,7 @@ impl Arg {
             kind::VALUE => Some(Self::Value { index: first }),
             kind::IN => Some(Self::In { ptr: first, len: second, stride: number }),
             kind::IN_FIXED => Some(Self::InFixed { ptr: first, bytes: number }),
-            kind::OUT => Some(Self::Out { ptr: first, capacity: second, written: third }),
+            kind::OUT => Some(Self::Out { ptr: first, capacity: second, written: third, stride: number }),
             kind::OUT_FIXED => Some(Self::OutFixed { ptr: first, bytes: number }),
             _ => None,
         }
@@ -104,7 +107,7 @@ pub const TABLE_WORDS: usize = TABLE_BYTES / size_of::<u64>();
 /// Parameters of a typed function at most: three for each of its [`Arg`]s.
 pub const PARAMS_MAX: usize = 3 * ARGS_MAX;
 
-/// Bytes before those of an [`Arg::Out`] in its range of the arena; the first four are the number of bytes written.
+/// Bytes before those of an [`Arg::Out`] in its range of the arena; the first four are the number of elements written.
 pub const OUT_HEAD: usize = 8;
 
 /// [`crate::ring::Submission::flags`] of a call that the instance did not marshal: its first word is the index of the [`Arg`] on which that
@@ -123,9 +126,9 @@ pub mod refused {
 
 /// Bits of [`crate::ring::Completion::written`]: what the instance copies to the guest.
 pub mod deliver {
-    /// The number of bytes of each [`super::Arg::Out`].
+    /// The number of elements of each [`super::Arg::Out`].
     pub const LENGTHS: u64 = 1;
-    /// The bytes of each [`super::Arg::Out`], as many as its number says, and of each [`super::Arg::OutFixed`].
+    /// The elements of each [`super::Arg::Out`], as many as its number says, and of each [`super::Arg::OutFixed`].
     pub const BYTES: u64 = 2;
 }
 
@@ -159,7 +162,7 @@ mod tests {
             Arg::Value { index: 7 },
             Arg::In { ptr: 1, len: 2, stride: u32::MAX },
             Arg::InFixed { ptr: 255, bytes: 1 },
-            Arg::Out { ptr: 3, capacity: 4, written: 5 },
+            Arg::Out { ptr: 3, capacity: 4, written: 5, stride: 24 },
             Arg::OutFixed { ptr: 9, bytes: 64 },
         ] {
             assert_eq!(Arg::unpack(arg.pack()), Some(arg));

@@ -171,8 +171,7 @@ fn prepare(
             None => 0,
             Some(Arg::Value { index }) => parameters.get(index),
             Some(Arg::In { ptr, len, stride }) => {
-                let bytes = u64::from(parameters.get32(len)) * u64::from(stride);
-                let (at, start, bytes) = copied(ptr, bytes)?;
+                let (at, start, bytes) = copied(ptr, elements(parameters, len, stride))?;
                 // SAFETY: the range was just taken from the arena of the mapped ring.
                 unsafe { memory.read(at, address(start), bytes).map_err(outside)? };
                 pack_range(start, bytes as u32)
@@ -190,11 +189,11 @@ fn prepare(
                 }
                 pack_range(start, bytes as u32)
             }
-            Some(Arg::Out { ptr, capacity, written }) => {
-                let (at, capacity) = (parameters.get32(ptr), u64::from(parameters.get32(capacity)));
-                memory.check(at, capacity).map_err(outside)?;
+            Some(Arg::Out { ptr, capacity, written, stride }) => {
+                let (at, bytes) = (parameters.get32(ptr), elements(parameters, capacity, stride));
+                memory.check(at, bytes).map_err(outside)?;
                 memory.check(parameters.get32(written), 4).map_err(outside)?;
-                if !outs.add(at, capacity) || !outs.add(parameters.get32(written), 4) {
+                if !outs.add(at, bytes) || !outs.add(parameters.get32(written), 4) {
                     return Err(Refused(index, refused::OVERLAP));
                 }
                 open += 1;
@@ -203,18 +202,24 @@ fn prepare(
         };
     }
     for (index, arg) in args() {
-        let Some(Arg::Out { capacity, .. }) = arg else { continue };
+        let Some(Arg::Out { capacity, stride, .. }) = arg else { continue };
         let room = u64::from((CALLS_BYTES as u32).saturating_sub(low)) / open;
         open -= 1;
         let head = (OUT_HEAD as u64) + u64::from(ALIGNMENT);
-        let capacity = room.checked_sub(head).map(|room| room.min(u64::from(parameters.get32(capacity))));
-        let range = capacity.and_then(|capacity| {
-            let bytes = OUT_HEAD as u64 + capacity;
+        let bytes = room.checked_sub(head).map(|room| room.min(elements(parameters, capacity, stride)));
+        let range = bytes.and_then(|bytes| {
+            // Whole elements.
+            let bytes = OUT_HEAD as u64 + bytes - bytes.checked_rem(stride.into())?;
             Some(pack_range(take(&mut low, bytes)?, bytes as u32))
         });
         words[index] = range.ok_or(Refused(index, refused::TOO_LARGE))?;
     }
     Ok(())
+}
+
+/// Bytes of as many elements as a parameter says.
+fn elements(parameters: Parameters, count: u8, stride: u32) -> u64 {
+    u64::from(parameters.get32(count)) * u64::from(stride)
 }
 
 fn deliver(
@@ -228,22 +233,17 @@ fn deliver(
     for (arg, range) in function.args.iter().take(function.count).zip(words) {
         let (start, reserved) = unpack_range(*range);
         match Arg::unpack(*arg) {
-            Some(Arg::Out { ptr, written, .. }) => {
+            Some(Arg::Out { ptr, written, stride, .. }) => {
                 // SAFETY: `prepare` reserved OUT_HEAD bytes there at least, at a multiple of ALIGNMENT.
-                let length = unsafe { address(start).cast::<u32>().read() };
-                let bytes = length.min(reserved.saturating_sub(OUT_HEAD as u32));
+                let count = unsafe { address(start).cast::<u32>().read() };
+                let room = u64::from(reserved.saturating_sub(OUT_HEAD as u32));
+                let bytes = (u64::from(count) * u64::from(stride)).min(room);
                 if delivers(deliver::BYTES) {
                     // SAFETY: at most what was reserved behind the head.
-                    unsafe {
-                        memory.write(
-                            parameters.get32(ptr),
-                            address(start + OUT_HEAD as u32),
-                            u64::from(bytes),
-                        )?
-                    };
+                    unsafe { memory.write(parameters.get32(ptr), address(start + OUT_HEAD as u32), bytes)? };
                 }
                 if delivers(deliver::LENGTHS) {
-                    memory.write_u32(parameters.get32(written), length)?;
+                    memory.write_u32(parameters.get32(written), count)?;
                 }
             }
             Some(Arg::OutFixed { ptr, bytes }) if delivers(deliver::BYTES) => {

@@ -165,6 +165,14 @@ pub enum Error {
     /// An interface that cannot be sent to a daemon.
     #[error(transparent)]
     InterfaceData(interface::DataError),
+    /// A host function that waits for the session whose call waits for it.
+    #[error(
+        "the session is in a call that waits for this host function, so that it cannot be called back; answer first, or call another session"
+    )]
+    SessionCalledBack,
+    /// An interface that breaks a rule.
+    #[error(transparent)]
+    Interface(#[from] interface::ModelError),
     /// A function to serve that the interface does not have.
     #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
     NoSuchFunction {

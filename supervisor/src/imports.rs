@@ -141,8 +141,8 @@ type Call = dyn Fn(Vec<Value>) -> HostFuture + Send + Sync;
 
 /// A function of the host app that guests can call.
 ///
-/// One that calls a [`Session`](crate::Session), shared in an asynchronous mutex, links two instances; `Err(trap.into())` passes a
-/// trap on. A session whose own call waits for this one stays locked: it cannot be called back.
+/// One that calls a [`SharedSession`](crate::SharedSession) links two instances; `Err(trap.into())` passes a trap on. A session whose own
+/// call waits for this one cannot be called back: locking it is an error.
 ///
 /// It runs on the thread of the guest's shard: one that computes or blocks for long holds up the jobs of that shard. Waiting
 /// asynchronously does not.

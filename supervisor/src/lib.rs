@@ -26,6 +26,9 @@
 //!
 //! Zygotes are children of this process, or of a [`Spawner`] that was forked before it confined itself ([`mod@confine`]).
 //!
+//! Functions that the host app offers to guests are bare ([`HostFunction`]) or typed: a [`Service`] of an interface, which can be a Rust trait
+//! ([`typed`]).
+//!
 //! Where the configuration says so and the host lets, the zygotes of a tenant are in a cgroup with limits ([`cgroup`]).
 //!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
@@ -34,6 +37,7 @@
 
 pub mod arguments;
 mod cache;
+mod call_chain;
 mod cgroup;
 mod compile;
 mod config;
@@ -61,10 +65,12 @@ mod served;
 mod service;
 mod session;
 mod shard;
+mod shared_session;
 mod snapshot;
 mod spawner;
 mod supervisor;
 pub mod terminal;
+pub mod typed;
 mod wasi;
 mod zygote;
 
@@ -79,6 +85,7 @@ pub use handles::HANDLES_MAX;
 pub use host::HostReport;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};
 pub use interface;
+pub use interface_macros::{HostType, host_functions};
 pub use ipc::report::{Outcome, Report, Trap, Usage, Value};
 pub use ipc::types::{Export, ExportType, ValueType};
 pub use job::{Entry, Job, JobLimits, Preopen};
@@ -88,5 +95,7 @@ pub use observed::{Observed, Steps};
 pub use served::{Requests, Served, Serving};
 pub use service::{BLOCKING_THREADS, CallContext, Service};
 pub use session::{CallOutcome, MemoryRef, Session};
+pub use shared_session::SharedSession;
 pub use spawner::Spawner;
 pub use supervisor::Supervisor;
+pub use typed::{Handle, HostType};

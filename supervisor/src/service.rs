@@ -11,13 +11,14 @@ use std::thread;
 use interface::{Lowered, LoweredFunction, Reply, Value};
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::call_chain::CallChain;
 use crate::error::Error;
 use crate::guarded::{self, CallFuture, PANICKED};
 use crate::handles::Handles;
 use crate::imports::HostError;
 use crate::processors;
 
-/// Calls of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
+/// CallChain of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
 pub const BLOCKING_THREADS: usize = 512;
 
 static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
@@ -56,11 +57,25 @@ impl CallContext {
 
     /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
     pub fn insert<T: Any + Send + Sync>(&self, kind: &str, thing: T) -> Result<Value, HostError> {
+        self.insert_shared(kind, Arc::new(thing))
+    }
+
+    /// The same for a thing that others have too.
+    pub(crate) fn insert_shared(
+        &self,
+        kind: &str,
+        thing: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Value, HostError> {
         let kind = self
             .interface
             .handle_kind(kind)
             .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
-        Ok(Value::Handle(self.handles.insert(kind, Arc::new(thing))?))
+        Ok(Value::Handle(self.handles.insert(kind, thing)?))
+    }
+
+    /// Whether handles mean the same here and there.
+    pub(crate) fn is_same_job(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handles, &other.handles)
     }
 
     /// The thing behind a handle. A handle among a function's arguments was open, and of its declared kind, when the call came.
@@ -227,7 +242,7 @@ impl TypedFunction {
         self.interface.functions().get(self.index)
     }
 
-    /// Calls it. A panic, or no answer within its deadline, is an error of this call.
+    /// CallChain it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
         let deadline = self.lowered().and_then(|function| function.declaration().deadline);
         guarded::call(|| (self.serve)(context, arguments), deadline).await
@@ -241,11 +256,12 @@ async fn on_own_thread(
 ) -> Result<Reply, HostError> {
     let permit = BLOCKING.acquire().await.map_err(|error| error.to_string())?;
     let (answer, answered) = oneshot::channel();
+    let chain = CallChain::served();
     // It would inherit the one processor of the shard that starts it.
     let everywhere = processors::for_helper();
     let run = move || {
         processors::allow(everywhere);
-        let reply = catch_unwind(AssertUnwindSafe(|| serve(&context, values)));
+        let reply = catch_unwind(AssertUnwindSafe(|| chain.serve_here(|| serve(&context, values))));
         // Nobody may wait any more.
         let _ = answer.send(reply.unwrap_or_else(|_| Err(PANICKED.into())));
         drop(permit);

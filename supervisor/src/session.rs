@@ -11,6 +11,7 @@ use ipc::report::{Outcome, Report, Trap, Usage, Value};
 use ipc::types::Export;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::call_chain::{CallChain, SessionId};
 use crate::error::Error;
 use crate::instance::{Answer, Operation, Request};
 use crate::job::{Entry, Job};
@@ -54,6 +55,7 @@ impl From<u32> for MemoryRef<'_> {
 /// code cannot be stopped half-way and go on; [`end`](Self::end) then reports a cancelled session.
 #[derive(Debug)]
 pub struct Session {
+    id: SessionId,
     /// What every instance of the session is made from.
     job: Job,
     host: SessionHost,
@@ -109,7 +111,8 @@ impl Session {
         let (connection, ready) = host.instance(&job)?;
         let (module, memory_limit) = (job.module.clone(), job.memory_limit());
         let (ended, state, before) = (None, State::New, None);
-        let mut session = Self { job, host, module, memory_limit, connection, ended, state, before };
+        let id = SessionId::next();
+        let mut session = Self { id, job, host, module, memory_limit, connection, ended, state, before };
         session.wait_for(ready).await?;
         Ok(session)
     }
@@ -203,12 +206,12 @@ impl Session {
         Ok(outcome)
     }
 
-    /// Calls an exported function.
+    /// CallChain an exported function.
     pub async fn call(&mut self, name: &str, args: &[Value]) -> Result<CallOutcome, Error> {
         self.call_within(name, args, None).await
     }
 
-    /// Calls an exported function, which may take `timeout`. If it takes longer, the session ends with the wall time as the limit
+    /// CallChain an exported function, which may take `timeout`. If it takes longer, the session ends with the wall time as the limit
     /// that was reached.
     pub async fn call_within(
         &mut self,
@@ -228,7 +231,7 @@ impl Session {
         Err(Error::SessionState { what })
     }
 
-    /// Calls what a job calls before the export `name` and then that, which has neither parameters nor results.
+    /// CallChain what a job calls before the export `name` and then that, which has neither parameters nor results.
     pub(crate) async fn initialise(&mut self, name: &str) -> Result<CallOutcome, Error> {
         let point = self.module.initialisation(name)?;
         let mut outcome = CallOutcome::Returned(Vec::new());
@@ -249,6 +252,10 @@ impl Session {
         }
     }
 
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
     pub(crate) fn module(&self) -> &Module {
         &self.module
     }
@@ -260,7 +267,8 @@ impl Session {
         results: &[ValueKind],
         timeout: Option<Duration>,
     ) -> Result<CallOutcome, Error> {
-        let operation = Operation::Call { entry, values, results: results.len() };
+        let chain = CallChain::served().and(self.id);
+        let operation = Operation::Call { entry, values, results: results.len(), chain };
         Ok(match self.ask(operation, timeout).await {
             Some(Answer::Returned(raw)) => {
                 CallOutcome::Returned(results.iter().zip(raw).map(|(kind, raw)| kind.value(raw)).collect())

@@ -18,6 +18,7 @@ use policies::{FileData, FilterContext, Policy};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::call_chain::CallChain;
 use crate::cgroup::{Cgroups, Missing};
 use crate::config::Config;
 use crate::error::{Error, system};
@@ -41,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) session: Option<SessionEnd>,
     /// Where it goes what the job was seen to do, before its report.
     pub(crate) observed: Option<oneshot::Sender<Observed>>,
+    /// What waits for the job. Each call of a session has its own.
+    pub(crate) chain: CallChain,
 }
 
 /// What runs on a shard's thread beside its jobs, such as the connections of a daemon.
@@ -204,7 +207,7 @@ impl Drop for Shard {
 }
 
 async fn serve(state: &Rc<State>, request: Request) {
-    let Request { job, mut report, cancel, session, observed } = request;
+    let Request { job, mut report, cancel, session, observed, chain } = request;
     // The host app cancels by word, or by no longer waiting for the report.
     let cancelled = async {
         tokio::select! {
@@ -215,7 +218,7 @@ async fn serve(state: &Rc<State>, request: Request) {
     let mut remains = Remains::default();
     let mut seen = Observed::default();
     let watched = observed.is_some().then_some(&mut seen);
-    let result = state.run(*job, cancelled, session, &mut remains, watched).await;
+    let result = chain.serve(state.run(*job, cancelled, session, &mut remains, watched)).await;
     if let Some(observed) = observed {
         let _ = observed.send(seen);
     }

@@ -10,6 +10,7 @@ use policies::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
+use crate::call_chain::CallChain;
 use crate::cgroup::{Cgroups, Missing};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
@@ -259,6 +260,7 @@ impl Supervisor {
             cancel: cancelled,
             session: None,
             observed,
+            chain: CallChain::served(),
         })?;
         tokio::select! {
             biased;
@@ -322,6 +324,7 @@ impl SessionHost {
             cancel,
             session: Some(SessionEnd { requests: receiver, ready }),
             observed: None,
+            chain: CallChain::default(),
         })?;
         let connection = Connection { requests, report: Some(reported), canceller: Some(canceller) };
         Ok((connection, is_ready))

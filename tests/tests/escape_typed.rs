@@ -29,6 +29,9 @@ params = [
 ]
 results = [{ name = "one", type = "bytes" }, { name = "two", type = "string" }, { name = "three", type = "pair" }]
 [[function]]
+name = "list"
+results = [{ name = "pairs", type = "list<pair>" }]
+[[function]]
 name = "g"
 params = [{ name = "thing", type = "thing" }]
 "#;
@@ -50,10 +53,20 @@ async fn attacker(seen: &Seen, calls: &Arc<AtomicUsize>) -> Attacker {
         })
         .unwrap()
         .function("g", |_, _| std::future::ready(Ok(Reply::Values(Vec::new()))))
+        .unwrap()
+        .function("list", |_, _| {
+            let pair = V::Record(vec![V::U32(1), V::U32(2)]);
+            std::future::ready(Ok(Reply::Values(vec![V::List(vec![pair; 2])])))
+        })
         .unwrap();
     let mut imports = Imports::default();
     imports.serve(&service).unwrap();
-    Attacker::importing(&[("t", "f", vec![ValType::I32; 12]), ("t", "g", vec![ValType::I32])], imports).await
+    let functions = [
+        ("t", "f", vec![ValType::I32; 12]),
+        ("t", "g", vec![ValType::I32]),
+        ("t", "list", vec![ValType::I32; 3]),
+    ];
+    Attacker::importing(&functions, imports).await
 }
 
 /// The words of a sound call of `f`.
@@ -135,6 +148,16 @@ async fn forged_typed_submissions_are_violations_that_say_what_was_wrong() {
         let rule = rule(&attacker, 0, words, 0).await;
         assert_eq!(rule, format!("t.f: {parameter}: its range of the arena overlaps another result's"));
     }
+    for (offset, length) in [(0, 7), (0, 9), (0, 15), (arena - 15, 16), (8, u32::MAX), (u32::MAX, 24)] {
+        let mut words = [0; ARGS_MAX];
+        words[0] = pack_range(offset, length);
+        let rule = rule(&attacker, 2, words, 0).await;
+        let expected = format!("t.list: pairs: bytes {offset}+{length} are not a valid range");
+        assert!(rule.starts_with(&expected), "{rule}");
+    }
+    let mut words = [0; ARGS_MAX];
+    words[0] = pack_range(arena - 24, 24);
+    assert_eq!(answer(submit(&mut session, 2, words, 0).await), 0, "the last bytes there are");
     for flags in [1, 2, REFUSED << 1, REFUSED | 1, u64::MAX] {
         let rule = rule(&attacker, 0, sound(), flags).await;
         assert!(rule.contains("unknown flags"), "{rule}");

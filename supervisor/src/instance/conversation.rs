@@ -16,13 +16,14 @@ use tokio::time::Sleep;
 
 use super::outcome::Ending;
 use super::shared_memory::{RawValue, SharedMemory};
+use crate::call_chain::CallChain;
 use crate::wasi::WasiContext;
 
 /// What a host app wants of its session. Addresses and lengths are checked: they come from the artifact's metadata.
 #[derive(Debug)]
 pub(crate) enum Operation {
-    /// Call a function with these parameters.
-    Call { entry: Entry, values: Vec<RawValue>, results: usize },
+    /// Call a function with these parameters. Host functions that it calls serve this chain of calls.
+    Call { entry: Entry, values: Vec<RawValue>, results: usize, chain: CallChain },
     /// Copy bytes out of the instance, at most [`ARENA_BYTES`].
     Read { address: u64, length: usize },
     /// Copy bytes into the instance, at most [`ARENA_BYTES`].
@@ -63,6 +64,7 @@ pub(crate) struct Request {
 #[derive(Debug)]
 struct Running {
     expected: Expected,
+    chain: CallChain,
     answer: oneshot::Sender<Answer>,
     timeout: Option<(Duration, Pin<Box<Sleep>>)>,
 }
@@ -86,6 +88,11 @@ enum Expected {
 pub(crate) struct UnderWay(RefCell<Option<Running>>);
 
 impl UnderWay {
+    /// The calls that its host functions serve.
+    pub(crate) fn chain(&self) -> CallChain {
+        self.0.borrow().as_ref().map(|running| running.chain.clone()).unwrap_or_default()
+    }
+
     /// Ready when the operation must not go on: nobody waits for it any more, or its time is up. There is no way to stop
     /// guest code half-way and go on, so this ends the session.
     ///
@@ -176,8 +183,10 @@ impl Conversation<'_> {
         let Request { operation, timeout, answer } = request;
         let timeout = timeout.map(|limit| (limit, Box::pin(tokio::time::sleep(limit))));
         let command = Command { sequence, ..Command::default() };
+        let mut served = CallChain::default();
         let (command, expected) = match operation {
-            Operation::Call { entry, values, results } => {
+            Operation::Call { entry, values, results, chain } => {
+                served = chain;
                 shared.write_values(&values);
                 let Entry { code, trampoline, .. } = entry;
                 let command = Command { kind: command::CALL, code, trampoline, ..command };
@@ -204,7 +213,7 @@ impl Conversation<'_> {
             // The answer to this is the instance's end.
             Operation::End => (Command { kind: command::END, ..command }, Expected::Nothing),
         };
-        *self.under_way.0.borrow_mut() = Some(Running { expected, answer, timeout });
+        *self.under_way.0.borrow_mut() = Some(Running { expected, chain: served, answer, timeout });
         Some(command)
     }
 }

@@ -340,7 +340,12 @@ async fn converse(requests: &mpsc::UnboundedSender<Request>, random: &mut Random
     loop {
         let length = random.one_of(&[0, 1, 4096, ARENA_BYTES]);
         let operation = match random.below(5) {
-            0 => Operation::Call { entry, values: vec![[1, 2]; 3], results: 3 },
+            0 => Operation::Call {
+                entry,
+                values: vec![[1, 2]; 3],
+                results: 3,
+                chain: crate::call_chain::CallChain::default(),
+            },
             1 => Operation::Read { address: random.next(), length },
             2 => Operation::Write { address: random.next(), bytes: vec![7; length] },
             3 => Operation::Descriptors,

@@ -16,6 +16,7 @@ use super::provided::Provided;
 use super::shared_memory::SharedMemory;
 use super::typed::Returned;
 use super::watch::Watch;
+use crate::call_chain::CallChain;
 use crate::hostcall::{Answer, HostCall};
 use crate::observed::Calls;
 use crate::wasi::{Known, WasiContext};
@@ -163,7 +164,8 @@ impl Server<'_> {
                 continue;
             }
             if Provided::number(&submission).is_some() {
-                let completion = match self.import_call(&submission).await {
+                let chain = session.as_ref().map(|session| session.under_way.chain());
+                let completion = match self.import_call(&submission, chain).await {
                     Ok(completion) => completion,
                     Err(ended) => return ended,
                 };
@@ -271,14 +273,21 @@ impl Server<'_> {
         }
     }
 
-    /// Serves a call of a function that the host app provides.
-    async fn import_call(&self, submission: &Submission) -> Result<Completion, Ended> {
+    /// Serves a call of a function that the host app provides, for this chain of calls; without one, for that in which the job runs.
+    async fn import_call(
+        &self,
+        submission: &Submission,
+        chain: Option<CallChain>,
+    ) -> Result<Completion, Ended> {
         let call = self.provided.check(submission, self.shared.arena()).map_err(Ended::Violation)?;
         if let Some(limit) = self.count() {
             return Err(Ended::Limit(limit));
         }
         self.seen.imports.set(self.seen.imports.get().saturating_add(1));
-        let result = call.serve().await;
+        let result = match chain {
+            Some(chain) => chain.serve(call.serve()).await,
+            None => call.serve().await,
+        };
         let (returned, failure) = match result {
             Ok(returned) => (Some(returned), None),
             Err(message) => (None, Some(message)),
