@@ -1,5 +1,5 @@
 //! Text to the parser of interfaces, and words of a hostile instance to the decoder of typed calls of what it takes: no panic, errors
-//! of one line, and no copy of bytes that are not in the arena.
+//! of one line, no copy of bytes that are not in the arena, and no text that is generated from it with its descriptions outside of comments.
 #![no_main]
 
 use interface::{Arena, HandleCheck, Interface};
@@ -45,6 +45,14 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
+    let _ = lowered.warnings();
+    if let Ok(header) = lowered.c_header() {
+        assert_eq!(header.matches("/*").count(), header.matches("*/").count());
+    }
+    if let Ok(module) = lowered.rust_module() {
+        assert!(!module.contains('\r') && lowered.rust_module() == Ok(module));
+    }
+    assert!(lowered.reference().starts_with("# Interface `"));
     let mut words = [0; ipc::interface::ARGS_MAX];
     for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));

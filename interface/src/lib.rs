@@ -10,9 +10,12 @@
 //! * `value`: arguments and replies.
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
+//! * `warnings`: what is allowed, and hardly meant.
+//! * `generate`: what authors of guests get: headers, modules, references.
 
 mod call;
 mod check;
+mod generate;
 mod lower;
 mod model;
 mod parse;
@@ -20,12 +23,14 @@ mod reply;
 mod rules;
 mod scalar;
 mod value;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
 
 pub use call::{Arena, Call, Refusal};
 pub use check::{Imported, Mismatch};
+pub use generate::NameTaken;
 pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 pub use reply::Encoded;

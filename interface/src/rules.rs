@@ -8,35 +8,57 @@ use crate::lower::{Element, ErrorCases, LoweredFunction, Shape, Slot, WasmType};
 use crate::model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 use crate::scalar::{Layout, Scalar};
 
-/// Names that C or Rust keeps for itself, or that generated code uses.
-const RESERVED: [&str; 96] = [
+/// Names that C, C++ or Rust keeps for itself, or that generated code uses.
+const RESERVED: &[&str] = &[
     "abstract",
     "alignas",
     "alignof",
+    "alloca",
+    "and",
+    "and_eq",
     "as",
     "asm",
     "async",
     "auto",
     "await",
     "become",
+    "bitand",
+    "bitor",
     "bool",
     "box",
     "break",
     "case",
     "catch",
     "char",
+    "char16_t",
+    "char32_t",
+    "char8_t",
     "class",
+    "co_await",
+    "co_return",
+    "co_yield",
+    "compl",
+    "complex",
+    "concept",
     "const",
+    "const_cast",
+    "consteval",
     "constexpr",
+    "constinit",
     "continue",
     "crate",
+    "decltype",
     "default",
     "delete",
     "do",
     "double",
     "dyn",
+    "dynamic_cast",
     "else",
     "enum",
+    "errno",
+    "explicit",
+    "export",
     "extern",
     "false",
     "final",
@@ -60,10 +82,18 @@ const RESERVED: [&str; 96] = [
     "mod",
     "move",
     "mut",
+    "mutable",
     "namespace",
     "new",
+    "noexcept",
+    "noreturn",
+    "not",
+    "not_eq",
     "nullptr",
+    "ok",
     "operator",
+    "or",
+    "or_eq",
     "override",
     "priv",
     "private",
@@ -72,6 +102,8 @@ const RESERVED: [&str; 96] = [
     "public",
     "ref",
     "register",
+    "reinterpret_cast",
+    "requires",
     "restrict",
     "return",
     "self",
@@ -79,19 +111,24 @@ const RESERVED: [&str; 96] = [
     "signed",
     "sizeof",
     "static",
+    "static_assert",
+    "static_cast",
     "struct",
     "super",
     "switch",
     "template",
     "this",
+    "thread_local",
     "throw",
     "trait",
     "true",
     "try",
     "type",
     "typedef",
+    "typeid",
     "typename",
     "typeof",
+    "typeof_unqual",
     "union",
     "unsafe",
     "unsigned",
@@ -101,11 +138,12 @@ const RESERVED: [&str; 96] = [
     "virtual",
     "void",
     "volatile",
+    "wchar_t",
     "where",
     "while",
     "xor",
+    "xor_eq",
     "yield",
-    "ok",
 ];
 
 /// The rules, applied to one interface.
@@ -277,7 +315,7 @@ impl Rules<'_> {
         }))
     }
 
-    fn layout(&self, index: usize, fields: &[Field]) -> Result<Layout, ModelError> {
+    pub(crate) fn layout(&self, index: usize, fields: &[Field]) -> Result<Layout, ModelError> {
         let scalars = fields.iter().enumerate().map(|(member, field)| {
             let place = Place::Member(index, member);
             let scalar = self.scalar(place, &field.ty)?;
@@ -312,7 +350,7 @@ impl Rules<'_> {
         })
     }
 
-    fn shape(&self, place: Place, ty: &Type) -> Result<Shape, ModelError> {
+    pub(crate) fn shape(&self, place: Place, ty: &Type) -> Result<Shape, ModelError> {
         Ok(match ty {
             Type::String => Shape::String,
             Type::Bytes => Shape::Bytes,
