@@ -244,6 +244,12 @@ pub(crate) fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     codegen::validate_bodies(wasm, &bodies, &options.caps, options.threads)
 }
 
+/// What a module imports, see [`crate::imports`].
+pub(crate) fn imports(wasm: &[u8], options: &Options) -> Result<Vec<metadata::Import>, Error> {
+    let module = Module::parse(wasm, &options.caps, true)?;
+    Ok(module.open.iter().filter_map(|open| import(open, &module)).collect())
+}
+
 /// Writes down every function of a module, one after the other; for people, not for speed.
 pub(crate) fn list(
     wasm: &[u8],

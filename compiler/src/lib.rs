@@ -86,6 +86,12 @@ pub fn validate(wasm: &[u8], options: &Options) -> Result<(), Error> {
     build::validate(wasm, options)
 }
 
+/// What a module imports beyond the functions of the interface table, whatever [`Options::open_imports`] says. Function bodies are
+/// not looked at.
+pub fn imports(wasm: &[u8], options: &Options) -> Result<Vec<metadata::Import>, Error> {
+    build::imports(wasm, options)
+}
+
 /// Writes down every function of a module as Cranelift IR or machine code, for people to read; tells `report` from time to
 /// time how far it is.
 pub fn list(wasm: &[u8], options: &Options, listing: Listing, report: Report<'_>) -> Result<String, Error> {

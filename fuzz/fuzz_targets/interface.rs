@@ -1,6 +1,6 @@
 //! Text to the parser of interfaces, bytes to the reader of those that clients send, words of a hostile instance to the decoder of typed
-//! calls of what it takes, and replies to the encoder: no panic, errors of one line, no copy of bytes that are not in the arena, and nothing
-//! written but where results go.
+//! calls of what it takes, and replies to the encoder: no panic, errors of one line, no copy of bytes that are not in the arena, nothing
+//! written but where results go, and no text that is generated from it with its descriptions outside of comments.
 #![no_main]
 
 use interface::{Arena, HandleCheck, Interface, Lowered, LoweredFunction, Reply, Type, TypeKind, Value};
@@ -143,6 +143,14 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
+    let _ = lowered.warnings();
+    if let Ok(header) = lowered.c_header() {
+        assert_eq!(header.matches("/*").count(), header.matches("*/").count());
+    }
+    if let Ok(module) = lowered.rust_module() {
+        assert!(!module.contains('\r') && lowered.rust_module() == Ok(module));
+    }
+    assert!(lowered.reference().starts_with("# Interface `"));
     let mut words = [0; ARGS_MAX];
     for (word, bytes) in words.iter_mut().zip(rest.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().expect("8 bytes"));

@@ -11,9 +11,12 @@
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
 //! * `wire`: interfaces and values between a host app and the daemon.
+//! * `warnings`: what is allowed, and hardly meant.
+//! * `generate`: what authors of guests get: headers, modules, references.
 
 mod call;
 mod check;
+mod generate;
 mod lower;
 mod model;
 mod parse;
@@ -22,6 +25,7 @@ mod rules;
 mod scalar;
 mod toml;
 mod value;
+mod warnings;
 mod wire;
 
 #[cfg(test)]
@@ -29,6 +33,7 @@ mod tests;
 
 pub use call::{Arena, Call, Refusal};
 pub use check::{Imported, Mismatch};
+pub use generate::NameTaken;
 pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 pub use reply::Encoded;

@@ -146,7 +146,7 @@ impl LoweredFunction {
 #[derive(Clone, Debug)]
 pub struct Lowered {
     interface: Interface,
-    functions: Vec<LoweredFunction>,
+    pub(crate) functions: Vec<LoweredFunction>,
 }
 
 impl Lowered {

@@ -10,35 +10,57 @@ use crate::lower::{Element, ErrorCases, LoweredFunction, Shape, Slot, WasmType};
 use crate::model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};
 use crate::scalar::{Layout, Scalar};
 
-/// Names that C or Rust keeps for itself, or that generated code uses.
-const RESERVED: [&str; 96] = [
+/// Names that C, C++ or Rust keeps for itself, or that generated code uses.
+const RESERVED: &[&str] = &[
     "abstract",
     "alignas",
     "alignof",
+    "alloca",
+    "and",
+    "and_eq",
     "as",
     "asm",
     "async",
     "auto",
     "await",
     "become",
+    "bitand",
+    "bitor",
     "bool",
     "box",
     "break",
     "case",
     "catch",
     "char",
+    "char16_t",
+    "char32_t",
+    "char8_t",
     "class",
+    "co_await",
+    "co_return",
+    "co_yield",
+    "compl",
+    "complex",
+    "concept",
     "const",
+    "const_cast",
+    "consteval",
     "constexpr",
+    "constinit",
     "continue",
     "crate",
+    "decltype",
     "default",
     "delete",
     "do",
     "double",
     "dyn",
+    "dynamic_cast",
     "else",
     "enum",
+    "errno",
+    "explicit",
+    "export",
     "extern",
     "false",
     "final",
@@ -62,10 +84,18 @@ const RESERVED: [&str; 96] = [
     "mod",
     "move",
     "mut",
+    "mutable",
     "namespace",
     "new",
+    "noexcept",
+    "noreturn",
+    "not",
+    "not_eq",
     "nullptr",
+    "ok",
     "operator",
+    "or",
+    "or_eq",
     "override",
     "priv",
     "private",
@@ -74,6 +104,8 @@ const RESERVED: [&str; 96] = [
     "public",
     "ref",
     "register",
+    "reinterpret_cast",
+    "requires",
     "restrict",
     "return",
     "self",
@@ -81,19 +113,24 @@ const RESERVED: [&str; 96] = [
     "signed",
     "sizeof",
     "static",
+    "static_assert",
+    "static_cast",
     "struct",
     "super",
     "switch",
     "template",
     "this",
+    "thread_local",
     "throw",
     "trait",
     "true",
     "try",
     "type",
     "typedef",
+    "typeid",
     "typename",
     "typeof",
+    "typeof_unqual",
     "union",
     "unsafe",
     "unsigned",
@@ -103,16 +140,17 @@ const RESERVED: [&str; 96] = [
     "virtual",
     "void",
     "volatile",
+    "wchar_t",
     "where",
     "while",
     "xor",
+    "xor_eq",
     "yield",
-    "ok",
 ];
 
 /// Whether something of an interface can have this name.
 pub const fn is_name(name: &str) -> bool {
-    has_form(name) && !is_one_of(&RESERVED, name)
+    has_form(name) && !is_one_of(RESERVED, name)
 }
 
 const fn has_form(name: &str) -> bool {
@@ -259,7 +297,7 @@ impl<'i> Rules<'i> {
             ));
             return Err(error);
         }
-        if is_one_of(&RESERVED, name) {
+        if is_one_of(RESERVED, name) {
             return Err(
                 self.error(place, format!("{name:?} cannot be the name of {what}: C or Rust uses it"))
             );
@@ -326,7 +364,7 @@ impl<'i> Rules<'i> {
         }))
     }
 
-    fn layout(&self, index: usize, fields: &[Field]) -> Result<Arc<Layout>, ModelError> {
+    pub(crate) fn layout(&self, index: usize, fields: &[Field]) -> Result<Arc<Layout>, ModelError> {
         if let Some(known) = self.layouts.borrow().get(&index) {
             return Ok(Arc::clone(known));
         }
@@ -366,7 +404,7 @@ impl<'i> Rules<'i> {
         })
     }
 
-    fn shape(&self, place: Place, ty: &Type) -> Result<Shape, ModelError> {
+    pub(crate) fn shape(&self, place: Place, ty: &Type) -> Result<Shape, ModelError> {
         Ok(match ty {
             Type::String => Shape::String,
             Type::Bytes => Shape::Bytes,

@@ -219,3 +219,26 @@ fn mistakes_have_their_place_and_help() {
         assert!(part == "did you mean \"full\"?" || at.line == line, "{error}: line {}", at.line);
     }
 }
+
+#[test]
+fn what_is_hardly_meant_is_told() {
+    assert_eq!(
+        Interface::parse(SOUND, "k.toml").unwrap().warnings(),
+        ["type color: no function uses it"],
+        "the record that a list has is used"
+    );
+    let text = SOUND
+        .replace("overflow = \"full\"\ndeadline = \"1s\"", "")
+        .replace("\"c\", type = \"u16\"", "\"c\", type = \"color\"");
+    let warnings = Interface::parse(&text, "k.toml").unwrap().warnings();
+    assert!(warnings[0].contains("function full: a guest traps whose room for out"), "{warnings:?}");
+    assert_eq!(warnings[1..], ["function full: it is blocking and has no deadline"]);
+    let text = format!(
+        "{SOUND}[[handle]]\nname = \"k_thing\"\n[[function]]\nname = \"f\"\nparams = [{{ name = \"a\", type = \"k_thing\" }}]\n"
+    );
+    let warnings = Interface::parse(&text, "k.toml").unwrap().warnings();
+    assert!(
+        warnings[1].contains("in C, type k_thing would have the name `k_thing_t` of type thing"),
+        "{warnings:?}"
+    );
+}

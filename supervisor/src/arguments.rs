@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use compiler::{OptLevel, Options, TargetCpu};
+use interface::{Interface, Lowered};
 
 use crate::Configuration;
 
@@ -43,6 +44,22 @@ impl CodeArguments {
         options.nan_canonicalization |= self.nan_canonicalization;
         options.spectre_guards |= self.spectre_guards;
         options.threads = self.threads.unwrap_or(options.threads);
+    }
+}
+
+/// What a module may import.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct InterfaceArguments {
+    /// An interface of typed host functions (docs/host-functions.md) that the module may import from, besides WASI. Every import
+    /// that is not as one of them says is an error. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    interface: Vec<PathBuf>,
+}
+
+impl InterfaceArguments {
+    /// Reads them.
+    pub fn read(&self) -> Result<Vec<Lowered>, policies::Error> {
+        self.interface.iter().map(|path| Interface::read(path)).collect()
     }
 }
 

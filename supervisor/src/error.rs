@@ -173,6 +173,31 @@ pub enum Error {
     /// An interface that breaks a rule.
     #[error(transparent)]
     Interface(#[from] interface::ModelError),
+    /// Imports that none of the interfaces has which the module is compiled for.
+    #[error(
+        "the module imports what the interfaces ({interfaces}) do not have: {}",
+        mismatches.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    ImportsRefused {
+        /// Names of the interfaces.
+        interfaces: String,
+        /// All of them.
+        mismatches: Vec<interface::Mismatch>,
+    },
+    /// Two interfaces with the same name, of which an import could mean either.
+    #[error("two interfaces have the name \"{name}\"; leave one of them out, or rename it")]
+    SameInterface {
+        /// The name.
+        name: String,
+    },
+    /// A module whose imports are too many to look at.
+    #[error("the module's imports take {bytes} bytes to list; at most {max} are looked at")]
+    ImportsTooLong {
+        /// Bytes of the list.
+        bytes: usize,
+        /// Most bytes.
+        max: usize,
+    },
     /// A function to serve that the interface does not have.
     #[error("the interface \"{interface}\" has no function {name:?}; {hint}")]
     NoSuchFunction {

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use compiler::metadata::{Entry as CompiledEntry, ExportItem, ImportItem, Metadata, Snapshot};
+use compiler::metadata::{Entry as CompiledEntry, ExportItem, Import, ImportItem, Metadata, Snapshot};
 use compiler::{Artifact, ValType};
 use interface::{Imported, Lowered, Mismatch};
 use ipc::interface::FunctionId;
@@ -36,20 +36,23 @@ pub enum ModuleSource {
 
 /// Every import of an interface that does not fit it.
 pub(crate) fn mismatches(metadata: &Metadata, interface: &Lowered) -> Vec<Mismatch> {
-    let names = |types: &[ValType]| types.iter().map(ToString::to_string).collect();
-    let imported = metadata.imports.iter().filter(|import| import.module == interface.interface().name);
-    let imported: Vec<Imported> = imported
-        .filter_map(|import| match &import.item {
-            ImportItem::Function { params, results } => Some(Imported {
-                module: import.module.clone(),
-                name: import.name.clone(),
-                params: names(params),
-                results: names(results),
-            }),
-            _ => None,
-        })
-        .collect();
+    let own = metadata.imports.iter().filter(|import| import.module == interface.interface().name);
+    let imported: Vec<Imported> = own.filter_map(imported).collect();
     interface.check(&imported)
+}
+
+/// An import as interfaces know it, if it is a function.
+pub(crate) fn imported(import: &Import) -> Option<Imported> {
+    let names = |types: &[ValType]| types.iter().map(ToString::to_string).collect();
+    match &import.item {
+        ImportItem::Function { params, results } => Some(Imported {
+            module: import.module.clone(),
+            name: import.name.clone(),
+            params: names(params),
+            results: names(results),
+        }),
+        _ => None,
+    }
 }
 
 /// A loaded module. Cheap to clone; all clones are the same module.

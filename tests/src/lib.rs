@@ -1,6 +1,6 @@
 //! Helpers for the tests of the whole system: they run the real programs in real processes.
 //!
-//! * [`sandboxctl`], [`sandboxd`], [`sandboxc`]: the programs, built on first use by the profile of the test itself. Set `SANDBOXD_BIN_DIR`
+//! * [`sandboxctl`], [`sandboxd`], [`sandboxc`], [`key_value`] (an example): the programs, built on first use by the profile of the test itself. Set `SANDBOXD_BIN_DIR`
 //!   to a directory that holds them to test those instead (needed where there is no cargo).
 //! * [`Scratch`]: a directory of a test's own, with a module in it.
 //! * [`run`]: a program from start to end, with a watchdog; [`Output`]: what it did.
@@ -34,5 +34,5 @@ pub mod typed_guest;
 
 pub use daemon::Daemon;
 pub use process::{Output, PATIENCE, Process, assert_no_orphans, run, run_with_input, spawn};
-pub use programs::{sandboxc, sandboxctl, sandboxd};
+pub use programs::{key_value, sandboxc, sandboxctl, sandboxd};
 pub use scratch::Scratch;

@@ -22,6 +22,12 @@ pub fn sandboxc() -> &'static Path {
     PATH.get_or_init(|| directory().join("sandboxc"))
 }
 
+/// The host app of examples/host-functions.
+pub fn key_value() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| directory().join("examples/key_value"))
+}
+
 /// The directory of the programs. Cargo builds programs for the tests of their own package only, so the first test
 /// that asks builds them, with its own profile and into its own target directory.
 fn directory() -> &'static Path {
@@ -40,6 +46,7 @@ fn directory() -> &'static Path {
         };
         let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--quiet", "--bins", "-p", "sandboxd-client", "-p", "sandboxd-supervisor"])
+            .args(["--example", "key_value"])
             .args(["--profile", profile, "--target-dir"])
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"))

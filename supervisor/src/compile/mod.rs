@@ -7,10 +7,12 @@
 //! * [`zygote`]: the process that workers are forked from; [`start`] starts it with the first compilation, and anew when it died.
 //! * [`worker`]: what one compilation runs in.
 //! * [`attempt`]: one worker, seen from here: what it is asked for, and what its end means.
+//! * [`imports`]: what a module imports, and whether interfaces have it.
 //! * [`progress`]: how far a worker says it is.
 //! * [`wire`]: what they say to each other.
 
 mod attempt;
+mod imports;
 mod progress;
 mod start;
 mod wire;
@@ -25,6 +27,7 @@ use crate::config::{CompileLimits, Config};
 use crate::error::Error;
 use crate::module::{Image, View};
 use attempt::{Failure, Work};
+pub use imports::mismatches;
 pub use progress::CompileProgress;
 pub(crate) use start::{PATIENCE, confined};
 use start::{Zygote, died};

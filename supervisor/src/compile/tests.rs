@@ -285,6 +285,16 @@ fn what_a_worker_writes_is_bounded_and_checked() {
     *compiler.hook.lock().unwrap() = Some(Hook::Garbage(64 << 20));
     let image = compiler.image(MODULE, &options, &CompileProgress::default()).expect("an image");
     assert_eq!(image.view().expect("a view").as_ref().len(), 1 << 20);
+
+    // Neither nonsense nor too much is a list of imports.
+    options.caps.image_bytes = 64 << 20;
+    for (bytes, message) in
+        [(4096, "no list of imports that makes sense"), (32 << 20, "at most 8388608 are looked at")]
+    {
+        *compiler.hook.lock().unwrap() = Some(Hook::Garbage(bytes));
+        let error = compiler.imports(MODULE, &options).expect_err("refused").to_string();
+        assert!(error.contains(message), "{error}");
+    }
     *compiler.hook.lock().unwrap() = None;
     works(&compiler);
 }

@@ -26,6 +26,8 @@ pub(super) const PROGRESS_BYTES: usize = 16;
 pub(super) enum Make {
     /// Nothing: the module is checked.
     Nothing,
+    /// The list of what the host side provides, a `Vec` of [`compiler::metadata::Import`].
+    Imports,
     /// An artifact.
     Artifact,
     /// A listing, as text.

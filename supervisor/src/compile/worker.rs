@@ -168,6 +168,11 @@ fn make(request: &Request) -> Result<Vec<u8>, Answered> {
     let options = &request.options;
     match request.make {
         Make::Nothing => compiler::validate(wasm, options).map(|()| Vec::new()),
+        Make::Imports => match compiler::imports(wasm, options) {
+            // What cannot be encoded is no list, which is told by whoever reads it.
+            Ok(imports) => Ok(postcard::to_stdvec(&imports).unwrap_or_default()),
+            Err(error) => Err(error),
+        },
         Make::Artifact => compiler::compile_with_progress(wasm, options, &tell),
         Make::Listing(listing) => compiler::list(wasm, options, listing, &tell).map(String::into_bytes),
     }

@@ -20,6 +20,8 @@ pub fn concerns_module(error: &Error) -> bool {
             | Error::CompilerCrashed { .. }
             | Error::CompileLimit { .. }
             | Error::CompilerOutput { .. }
+            | Error::ImportsRefused { .. }
+            | Error::ImportsTooLong { .. }
             | Error::Artifact(_)
             | Error::CpuFeatures { .. }
             | Error::NoSuchExport { .. }

@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use supervisor::arguments::{CodeArguments, ConfigurationArguments};
+use compiler::Artifact;
+use supervisor::arguments::{CodeArguments, ConfigurationArguments, InterfaceArguments};
+use supervisor::interface::Lowered;
 use supervisor::terminal::Bar;
-use supervisor::{CompileProgress, Compiler};
+use supervisor::{CompileProgress, Compiler, Config, View};
 
 use crate::embedded::{check_form, read_module};
 use crate::error::Error;
@@ -23,12 +25,15 @@ pub struct Options {
     #[command(flatten)]
     code: CodeArguments,
     #[command(flatten)]
+    interfaces: InterfaceArguments,
+    #[command(flatten)]
     configuration: ConfigurationArguments,
 }
 
 pub fn compile(options: Options) -> Result<u8, Error> {
     let mut config = options.configuration.configuration()?.config();
     options.code.apply(&mut config.compile);
+    let interfaces = options.interfaces.read()?;
     let path = options.module;
     let module = client::ModuleFile::open(&path)?;
     if module.format == client::ModuleFormat::Artifact {
@@ -36,15 +41,26 @@ pub fn compile(options: Options) -> Result<u8, Error> {
     }
     let bytes = read_module(module.file.into(), &path)?;
     check_form(&bytes, &path)?;
-    let progress = CompileProgress::default();
-    let bar = Bar::start(&progress);
-    let artifact = Compiler::new(&config)
-        .compile(&bytes, &config.compile, &progress)
-        .map_err(|e| Error::Module { path, message: e.to_string() })?;
-    drop(bar);
+    let failed = |error: supervisor::Error| Error::Module { path, message: error.to_string() };
+    let artifact = artifact(&config, &bytes, &interfaces).map_err(failed)?;
     write_whole(&options.output, artifact.bytes())
         .map_err(|source| Error::Write { path: options.output, source })?;
     Ok(0)
+}
+
+fn artifact(
+    config: &Config,
+    module: &[u8],
+    interfaces: &[Lowered],
+) -> Result<Artifact<View>, supervisor::Error> {
+    let compiler = Compiler::new(config);
+    let options = match interfaces.is_empty() {
+        true => config.compile,
+        false => compiler.options_for(interfaces, module, &config.compile)?,
+    };
+    let progress = CompileProgress::default();
+    let _bar = Bar::start(&progress);
+    compiler.compile(module, &options, &progress)
 }
 
 /// Writes a file so that it is either complete or not there. A device or a pipe is written to, never replaced; of a symbolic

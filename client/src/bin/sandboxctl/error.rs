@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use supervisor::interface::NameTaken;
+
 use crate::OWN_ERROR;
 
 /// An error of `sandboxctl`.
@@ -54,6 +56,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Text cannot be generated from an interface.
+    #[error(transparent)]
+    Generate(#[from] NameTaken),
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {

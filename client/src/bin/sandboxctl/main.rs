@@ -12,6 +12,7 @@ mod daemon;
 mod doctor;
 mod embedded;
 mod error;
+mod interface;
 mod outcome;
 mod policy;
 mod run;
@@ -37,6 +38,7 @@ enum Command {
     Snapshot(Box<snapshot::Options>),
     Session(Box<session::Options>),
     Policy(policy::Options),
+    Interface(interface::Options),
     Doctor(doctor::Options),
     Bench(bench::Options),
     Version(version::Options),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Snapshot(options) => snapshot::snapshot(*options),
         Command::Session(options) => session::session(*options),
         Command::Policy(options) => policy::policy(options),
+        Command::Interface(options) => interface::interface(options),
         Command::Doctor(options) => doctor::doctor(options),
         Command::Bench(options) => bench::bench(options),
         Command::Version(options) => version::version(options),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use supervisor::arguments::{CodeArguments, ConfigurationArguments};
+use supervisor::arguments::{CodeArguments, ConfigurationArguments, InterfaceArguments};
 
 /// Compiles WebAssembly modules to native artifacts for sandboxd.
 #[derive(Parser)]
@@ -37,6 +37,8 @@ pub struct Compile {
     pub output: Option<PathBuf>,
     #[command(flatten)]
     pub code: CodeArguments,
+    #[command(flatten)]
+    pub interfaces: InterfaceArguments,
     #[command(flatten)]
     pub configuration: ConfigurationArguments,
     /// What to write.

@@ -43,6 +43,10 @@ impl Problem {
         Self::other(path, "configuration", error.to_string())
     }
 
+    pub fn interface(path: &Path, error: &policies::Error) -> Self {
+        Self::other(path, "interface", error.to_string())
+    }
+
     pub fn refused(path: &Path, diagnostic: &Diagnostic) -> Self {
         let Diagnostic { kind, ref message, offset, function } = *diagnostic;
         let message = format!("{}: {message}", path.display());
@@ -54,7 +58,8 @@ impl Problem {
         let kind = match error {
             Error::Refused(diagnostic) => return Self::refused(path, diagnostic),
             Error::CompilerCrashed { .. } | Error::CompilerOutput { .. } => "crash",
-            Error::CompileLimit { .. } => "limit",
+            Error::CompileLimit { .. } | Error::ImportsTooLong { .. } => "limit",
+            Error::ImportsRefused { .. } | Error::SameInterface { .. } => "interface",
             // The worker could not be confined, or is gone: the module has nothing to do with it.
             _ => "worker",
         };

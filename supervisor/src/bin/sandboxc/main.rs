@@ -43,6 +43,7 @@ fn compile(arguments: &Compile) -> Result<(), Problem> {
     let path = arguments.module.as_deref().unwrap_or(Path::new(""));
     let configuration =
         arguments.configuration.configuration().map_err(|e| Problem::configuration(path, &e))?;
+    let interfaces = arguments.interfaces.read().map_err(|e| Problem::interface(path, &e))?;
     let mut config = configuration.config();
     arguments.code.apply(&mut config.compile);
     let module = read(path)?;
@@ -52,7 +53,10 @@ fn compile(arguments: &Compile) -> Result<(), Problem> {
     }
     let failed = |error: Error| Problem::of_compilation(path, &error);
     let compiler = Compiler::new(&config);
-    let options = config.compile;
+    let mut options = config.compile;
+    if !interfaces.is_empty() {
+        options = compiler.options_for(&interfaces, &module, &options).map_err(failed)?;
+    }
     if arguments.validate {
         compiler.validate(&module, &options).map_err(failed)?;
     }

@@ -89,8 +89,8 @@ pub fn policy(options: Options) -> Result<u8, Error> {
     Ok(OWN_ERROR)
 }
 
-/// Shows mistakes in policies on stderr, each with the piece of text that it is in.
-fn show(errors: &[policies::Error]) {
+/// Shows mistakes in policies, or in other documents, on stderr, each with the piece of text that it is in.
+pub fn show(errors: &[policies::Error]) {
     let mut text = String::new();
     for error in errors {
         text.push_str(&rendered(error, std::io::stderr().is_terminal()));
@@ -113,7 +113,7 @@ fn rendered(error: &policies::Error, terminal: bool) -> String {
 }
 
 /// A mistake for programs.
-fn error_json(error: &policies::Error) -> Json {
+pub fn error_json(error: &policies::Error) -> Json {
     let at = error.position();
     json!({
         "message": error.headline(),
@@ -126,13 +126,13 @@ fn error_json(error: &policies::Error) -> Json {
 }
 
 /// Writes to stdout.
-fn print(text: &str) -> Result<(), Error> {
+pub fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::Stdout)
 }
 
 /// Writes a JSON value to stdout.
-fn print_json(value: &Json) -> Result<(), Error> {
+pub fn print_json(value: &Json) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::Stdout(error.into()))?;
     print(&format!("{text}\n"))
 }
