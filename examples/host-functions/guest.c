@@ -26,10 +26,26 @@ static void get(kv_store_t store, const char *key, size_t room) {
     }
 }
 
+static void list(kv_store_t store, kv_order_t sorted, size_t room) {
+    kv_entry_t entries[4];
+    size_t count;
+    kv_error_t error = kv_entries(store, sorted, entries, room, &count);
+    if (error == KV_ERROR_TOO_SMALL) {
+        printf("entries: %s, needs room for %zu\n", kv_error_name(error), count);
+        return;
+    }
+    printf("entries: %s, %zu\n", kv_error_name(error), count);
+    for (size_t i = 0; i < count; i++) {
+        const char *content = entries[i].content == KV_CONTENT_NUMBER ? "a number" : "something else";
+        printf("  %" PRIu32 " bytes, %s%s\n", entries[i].value_bytes, content, entries[i].read_only ? ", read-only" : "");
+    }
+}
+
 int main(void) {
     kv_store_t store = kv_open("fruit", strlen("fruit"), 3);
+    list(store, KV_ORDER_ASCENDING, 0);
     put(store, "cherry", "35", KV_PUT_FLAGS_READ_ONLY);
-    put(store, "apple", "7", 0);
+    put(store, "apple", "red", 0);
     put(store, "banana", "21", KV_PUT_FLAGS_CREATE_NEW);
     put(store, "banana", "22", KV_PUT_FLAGS_CREATE_NEW);
     put(store, "cherry", "36", 0);
@@ -50,6 +66,10 @@ int main(void) {
         }
         printf("%" PRIu32 ": %.*s, %" PRIu32 " bytes\n", position, (int)length, key, value_bytes);
     }
+
+    list(store, KV_ORDER_ASCENDING, 2);
+    list(store, KV_ORDER_ASCENDING, 3);
+    list(store, KV_ORDER_DESCENDING, 4);
 
     int64_t weights[] = {1, -10, 1000000000000};
     printf("sum: %" PRId64 "\n", kv_sum(store, weights, 3));

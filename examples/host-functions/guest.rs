@@ -2,7 +2,7 @@
 
 mod kv;
 
-use kv::{GetFailure, KvError, Order, PutFlags, Store};
+use kv::{Content, EntriesFailure, Entry, GetFailure, KvError, Order, PutFlags, Store};
 
 fn put(store: Store, key: &str, value: &str, how: PutFlags) {
     match kv::put(store, key, value.as_bytes(), how) {
@@ -21,10 +21,27 @@ fn get(store: Store, key: &str, room: usize) {
     }
 }
 
+fn list(store: Store, sorted: Order, room: usize) {
+    match kv::entries(store, sorted, &mut [Entry::default(); 4][..room]) {
+        Ok(entries) => {
+            println!("entries: ok, {}", entries.len());
+            for Entry { value_bytes, read_only, content } in entries {
+                let content = if *content == Content::Number { "a number" } else { "something else" };
+                println!("  {value_bytes} bytes, {content}{}", if *read_only { ", read-only" } else { "" });
+            }
+        }
+        Err(EntriesFailure { error: error @ KvError::TooSmall, entries_length }) => {
+            println!("entries: {error}, needs room for {entries_length}");
+        }
+        Err(failure) => println!("entries: {failure}"),
+    }
+}
+
 fn main() {
     let store = kv::open("fruit", 3);
+    list(store, Order::Ascending, 0);
     put(store, "cherry", "35", PutFlags::READ_ONLY);
-    put(store, "apple", "7", PutFlags::empty());
+    put(store, "apple", "red", PutFlags::empty());
     put(store, "banana", "21", PutFlags::CREATE_NEW);
     put(store, "banana", "22", PutFlags::CREATE_NEW);
     put(store, "cherry", "36", PutFlags::empty());
@@ -42,6 +59,10 @@ fn main() {
             }
         }
     }
+
+    list(store, Order::Ascending, 2);
+    list(store, Order::Ascending, 3);
+    list(store, Order::Descending, 4);
 
     println!("sum: {}", kv::sum(store, &[1, -10, 1_000_000_000_000]));
     let usage = kv::usage_of(store);

@@ -1,6 +1,8 @@
 //! A host app that offers the interface kv to a guest:
 //!
 //!     cargo run -p sandboxd-supervisor --example key_value -- examples/host-functions/guest_c.wasm
+//!
+//! With `--interface` it prints its interface, which is that of kv.toml.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -9,159 +11,230 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::Options;
 use policies::Policy;
-use supervisor::interface::{Interface, Reply, Value};
-use supervisor::{CallContext, Config, HostError, Job, ModuleSource, Outcome, Service, Supervisor};
+use supervisor::{
+    Config, Handle, HostError, HostType, Job, ModuleSource, Outcome, Supervisor, host_functions,
+};
 
-/// Numbers of `kv_error`.
-const NOT_FOUND: u32 = 1;
-const EXISTS: u32 = 2;
-const FULL: u32 = 3;
-/// Number of a case of `order`.
-const DESCENDING: u32 = 1;
-/// Bits of `put_flags`.
-const CREATE_NEW: u64 = 1;
-const READ_ONLY: u64 = 2;
+/// In which order keys are listed.
+#[derive(HostType)]
+enum Order {
+    /// Byte by byte.
+    Ascending,
+    /// The other way round.
+    Descending,
+}
 
-#[derive(Debug)]
+/// What a value is.
+#[derive(HostType)]
+enum Content {
+    /// Decimal text, which `sum` adds up.
+    Number,
+    /// Anything else.
+    Other,
+}
+
+/// Why a store does not do what it is asked for.
+#[derive(HostType)]
+#[host(error)]
+enum KvError {
+    /// There is no such key.
+    NotFound,
+    /// There is such a key, and `put_flags` says that there must not be.
+    Exists,
+    /// The store has as many keys as it can have.
+    Full,
+    /// The result is longer than the guest's room for it.
+    TooSmall,
+}
+
+/// What `put` minds.
+#[derive(HostType)]
+#[host(flags)]
+struct PutFlags {
+    /// The key must be new.
+    create_new: bool,
+    /// The value cannot be replaced later.
+    read_only: bool,
+}
+
+/// What a store has for a key.
+#[derive(HostType)]
 struct Entry {
+    /// Bytes of the value.
+    value_bytes: u32,
+    /// Whether the value cannot be replaced.
+    read_only: bool,
+    /// What the value is.
+    content: Content,
+}
+
+/// What is in a store.
+#[derive(HostType)]
+struct Usage {
+    /// Number of keys.
+    keys: u32,
+    /// Bytes of all keys and values.
+    bytes_used: u64,
+    /// Whether another key would be refused.
+    is_full: bool,
+}
+
+/// Stores of keys and values, which live as long as the guest's job.
+#[host_functions]
+trait Kv {
+    /// Opens the store of this name, which is made if there is none.
+    #[host(results("opened"))]
+    fn open(
+        &self,
+        name: String,
+        /// Keys that it can have.
+        keys_max: u32,
+    ) -> Handle<Store>;
+    /// Stores a value.
+    fn put(&self, to: &Handle<Store>, key: String, value: Vec<u8>, how: PutFlags) -> Result<(), KvError>;
+    /// Reads a value.
+    #[host(results("value"), overflow = "too_small", deadline = "1s")]
+    fn get(&self, from: &Handle<Store>, key: &str) -> Result<Vec<u8>, KvError>;
+    /// Tells which key is at a position, and how long its value is.
+    #[host(results("key", "value_bytes"), overflow = "too_small")]
+    fn nth(
+        &self,
+        from: &Handle<Store>,
+        sorted: Order,
+        /// From 0.
+        position: u32,
+    ) -> Result<(String, u32), KvError>;
+    /// Lists what there is for each key.
+    #[host(results("entries"), overflow = "too_small")]
+    fn entries(
+        &self,
+        from: &Handle<Store>,
+        /// Of the keys.
+        sorted: Order,
+    ) -> Result<Vec<Entry>, KvError>;
+    /// Adds up numbers that are stored as decimal text, as far as they are there.
+    #[host(results("total"))]
+    fn sum(
+        &self,
+        from: &Handle<Store>,
+        /// Of the keys, in ascending order.
+        weights: &[i64],
+    ) -> i64;
+    /// Tells what is in a store.
+    #[host(results("found"))]
+    fn usage_of(&self, of: &Handle<Store>) -> Usage;
+    /// Closes a store. What is in it stays until the job ends.
+    fn close(&self, closed: Handle<Store>) -> Result<(), HostError>;
+}
+
+struct Stored {
     value: Vec<u8>,
     read_only: bool,
 }
 
-#[derive(Debug)]
+impl Stored {
+    fn number(&self) -> Option<i64> {
+        str::from_utf8(&self.value).ok()?.parse().ok()
+    }
+}
+
+/// An open store.
+#[derive(HostType)]
+#[host(handle)]
 struct Store {
     keys_max: usize,
-    entries: Mutex<BTreeMap<String, Entry>>,
+    values: Mutex<BTreeMap<String, Stored>>,
 }
 
 impl Store {
-    /// Does something with the entries. No function leaves them half changed, so a lock that is poisoned is none.
-    fn with<T>(&self, run: impl FnOnce(&mut BTreeMap<String, Entry>) -> T) -> T {
-        run(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Does something with the values. No function leaves them half changed, so a lock that is poisoned is none.
+    fn with<T>(&self, run: impl FnOnce(&mut BTreeMap<String, Stored>) -> T) -> T {
+        run(&mut self.values.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put(&self, key: String, value: Vec<u8>, flags: u64) -> Reply {
-        self.with(|entries| {
-            let old = entries.get(&key);
-            if old.is_some_and(|old| old.read_only || flags & CREATE_NEW != 0) {
-                return Reply::Error(EXISTS);
-            }
-            if old.is_none() && entries.len() >= self.keys_max {
-                return Reply::Error(FULL);
-            }
-            entries.insert(key, Entry { value, read_only: flags & READ_ONLY != 0 });
-            Reply::Values(Vec::new())
+    /// The same with keys and values in this order.
+    fn in_order<T>(
+        &self,
+        sorted: Order,
+        run: impl FnOnce(&mut dyn Iterator<Item = (&String, &Stored)>) -> T,
+    ) -> T {
+        self.with(|values| match sorted {
+            Order::Ascending => run(&mut values.iter()),
+            Order::Descending => run(&mut values.iter().rev()),
         })
     }
+}
 
-    fn get(&self, key: &str) -> Reply {
-        // One that is longer than the guest's room becomes `too_small` by itself.
-        self.with(|entries| match entries.get(key) {
-            Some(entry) => vec![Value::Bytes(entry.value.clone())].into(),
-            None => Reply::Error(NOT_FOUND),
-        })
+/// All stores, by name.
+#[derive(Default)]
+struct Stores(Mutex<HashMap<String, Handle<Store>>>);
+
+// Results beyond the guest's room become `too_small` by themselves.
+impl Kv for Stores {
+    fn open(&self, name: String, keys_max: u32) -> Handle<Store> {
+        let new = || Handle::new(Store { keys_max: keys_max as usize, values: Mutex::default() });
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert_with(new).clone()
     }
 
-    fn nth(&self, order: u32, position: usize) -> Reply {
-        self.with(|entries| {
-            let found = match order {
-                DESCENDING => entries.iter().rev().nth(position),
-                _ => entries.iter().nth(position),
-            };
-            match found {
-                Some((key, entry)) => {
-                    vec![Value::String(key.clone()), Value::U32(entry.value.len() as u32)].into()
-                }
-                None => Reply::Error(NOT_FOUND),
+    fn put(&self, to: &Handle<Store>, key: String, value: Vec<u8>, how: PutFlags) -> Result<(), KvError> {
+        to.with(|values| match values.get(&key) {
+            Some(old) if old.read_only || how.create_new => Err(KvError::Exists),
+            None if values.len() >= to.keys_max => Err(KvError::Full),
+            _ => {
+                values.insert(key, Stored { value, read_only: how.read_only });
+                Ok(())
             }
         })
     }
 
-    fn sum(&self, weights: &[Value]) -> Reply {
-        let weight = |weight: &Value| if let Value::S64(weight) = weight { *weight } else { 0 };
-        let number = |entry: &Entry| str::from_utf8(&entry.value).ok()?.parse::<i64>().ok();
-        let total = self.with(|entries| {
-            entries.values().zip(weights).fold(0i64, |total, (entry, by)| {
-                total.wrapping_add(number(entry).unwrap_or(0).wrapping_mul(weight(by)))
-            })
+    fn get(&self, from: &Handle<Store>, key: &str) -> Result<Vec<u8>, KvError> {
+        from.with(|values| values.get(key).map(|stored| stored.value.clone()).ok_or(KvError::NotFound))
+    }
+
+    fn nth(&self, from: &Handle<Store>, sorted: Order, position: u32) -> Result<(String, u32), KvError> {
+        let found = from.in_order(sorted, |all| {
+            all.nth(position as usize).map(|(key, stored)| (key.clone(), stored.value.len() as u32))
         });
-        vec![Value::S64(total)].into()
+        found.ok_or(KvError::NotFound)
     }
 
-    fn usage(&self) -> Reply {
-        self.with(|entries| {
-            let bytes: usize = entries.iter().map(|(key, entry)| key.len() + entry.value.len()).sum();
-            let is_full = entries.len() >= self.keys_max;
-            let fields = [Value::U32(entries.len() as u32), Value::U64(bytes as u64), Value::Bool(is_full)];
-            vec![Value::Record(fields.into())].into()
+    fn entries(&self, from: &Handle<Store>, sorted: Order) -> Result<Vec<Entry>, KvError> {
+        let entry = |stored: &Stored| Entry {
+            value_bytes: stored.value.len() as u32,
+            read_only: stored.read_only,
+            content: if stored.number().is_some() { Content::Number } else { Content::Other },
+        };
+        Ok(from.in_order(sorted, |all| all.map(|(_, stored)| entry(stored)).collect()))
+    }
+
+    fn sum(&self, from: &Handle<Store>, weights: &[i64]) -> i64 {
+        from.with(|values| {
+            values.values().zip(weights).fold(0i64, |total, (stored, by)| {
+                total.wrapping_add(stored.number().unwrap_or(0).wrapping_mul(*by))
+            })
         })
     }
-}
 
-/// Serves a function: `serve` gets the store that its first argument is a handle of, and the other arguments.
-fn on_store(
-    service: &mut Service,
-    name: &str,
-    serve: impl Fn(&Store, &[Value]) -> Option<Reply> + Send + Sync + 'static,
-) -> Result<(), Box<dyn Error>> {
-    let serve = move |context: CallContext, arguments: Vec<Value>| {
-        let reply = match arguments.split_first() {
-            Some((handle, rest)) => context.get::<Arc<Store>>(handle).map(|store| serve(&store, rest)),
-            None => Ok(None),
-        };
-        // The supervisor has checked number and types of the arguments.
-        std::future::ready(reply.and_then(|reply| reply.ok_or_else(|| HostError::from("other arguments"))))
-    };
-    service.function(name, serve)?;
-    Ok(())
-}
+    fn usage_of(&self, of: &Handle<Store>) -> Usage {
+        of.with(|values| Usage {
+            keys: values.len() as u32,
+            bytes_used: values.iter().map(|(key, stored)| (key.len() + stored.value.len()) as u64).sum(),
+            is_full: values.len() >= of.keys_max,
+        })
+    }
 
-/// All functions of the interface, on stores that are there as long as the service is.
-fn service() -> Result<Service, Box<dyn Error>> {
-    let mut service = Service::new(Interface::parse(include_str!("kv.toml"), "kv.toml")?);
-    let stores: Mutex<HashMap<String, Arc<Store>>> = Mutex::default();
-    service.function("open", move |context, arguments| {
-        let opened = match arguments.as_slice() {
-            [Value::String(name), Value::U32(keys_max)] => {
-                let new = || Store { keys_max: *keys_max as usize, entries: Mutex::default() };
-                let mut stores = stores.lock().unwrap_or_else(PoisonError::into_inner);
-                let store = stores.entry(name.clone()).or_insert_with(|| Arc::new(new()));
-                context.insert("store", Arc::clone(store))
-            }
-            _ => Err("other arguments".into()),
-        };
-        std::future::ready(opened.map(|opened| Reply::Values(vec![opened])))
-    })?;
-    on_store(&mut service, "put", |store, arguments| match arguments {
-        [Value::String(key), Value::Bytes(value), Value::Flags(flags)] => {
-            Some(store.put(key.clone(), value.clone(), *flags))
-        }
-        _ => None,
-    })?;
-    on_store(&mut service, "get", |store, arguments| match arguments {
-        [Value::String(key)] => Some(store.get(key)),
-        _ => None,
-    })?;
-    on_store(&mut service, "nth", |store, arguments| match arguments {
-        [Value::Enum(order), Value::U32(position)] => Some(store.nth(*order, *position as usize)),
-        _ => None,
-    })?;
-    on_store(&mut service, "sum", |store, arguments| match arguments {
-        [Value::List(weights)] => Some(store.sum(weights)),
-        _ => None,
-    })?;
-    on_store(&mut service, "usage_of", |store, _| Some(store.usage()))?;
-    service.function("close", |context, arguments| {
-        let closed = arguments.first().map(|handle| context.remove::<Arc<Store>>(handle));
-        let closed = closed.unwrap_or_else(|| Err("other arguments".into()));
-        std::future::ready(closed.map(|_| Reply::Values(Vec::new())))
-    })?;
-    Ok(service)
+    fn close(&self, closed: Handle<Store>) -> Result<(), HostError> {
+        closed.close().map(|_| ())
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args_os().nth(1).ok_or("usage: key_value MODULE")?;
-    let wasm = std::fs::read(path)?;
+    let argument = std::env::args_os().nth(1).ok_or("usage: key_value MODULE | --interface")?;
+    if argument == "--interface" {
+        print!("{}", Stores::interface()?.interface().to_toml());
+        return Ok(());
+    }
+    let wasm = std::fs::read(argument)?;
     let compile = Options { open_imports: true, ..Options::default() };
     let supervisor = Supervisor::start(Config { compile, shards: 1, ..Config::default() })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -170,7 +243,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut job = Job::command(module, Arc::new(Policy::builtin("default")?));
         job.stdio[1] = Some(std::io::stdout().as_fd().try_clone_to_owned()?);
         job.stdio[2] = Some(std::io::stderr().as_fd().try_clone_to_owned()?);
-        job.imports.serve(&service()?)?;
+        job.imports.serve(&Stores::default().service()?)?;
         Ok::<_, Box<dyn Error>>(supervisor.run(job).await?)
     })?;
     match report.outcome {

@@ -25,6 +25,11 @@ typedef uint32_t kv_order_t;
 #define KV_ORDER_ASCENDING ((kv_order_t)0) /* Byte by byte. */
 #define KV_ORDER_DESCENDING ((kv_order_t)1) /* The other way round. */
 
+/* What a value is. */
+typedef uint32_t kv_content_t;
+#define KV_CONTENT_NUMBER ((kv_content_t)0) /* Decimal text, which `sum` adds up. */
+#define KV_CONTENT_OTHER ((kv_content_t)1) /* Anything else. */
+
 /* Why a store does not do what it is asked for. */
 typedef uint32_t kv_error_t;
 #define KV_ERROR_OK ((kv_error_t)0) /* Success. */
@@ -55,6 +60,17 @@ typedef uint32_t kv_put_flags_t;
 typedef struct kv_store_t {
     uint32_t number; /* never 0 */
 } kv_store_t;
+
+/* What a store has for a key. */
+typedef struct kv_entry_t {
+    uint32_t value_bytes; /* Bytes of the value. */
+    bool read_only; /* Whether the value cannot be replaced. */
+    kv_content_t content; /* What the value is. */
+} kv_entry_t;
+KV_STATIC_ASSERT(sizeof(kv_entry_t) == 12, "size of kv_entry_t");
+KV_STATIC_ASSERT(offsetof(kv_entry_t, value_bytes) == 0, "offset of value_bytes in kv_entry_t");
+KV_STATIC_ASSERT(offsetof(kv_entry_t, read_only) == 4, "offset of read_only in kv_entry_t");
+KV_STATIC_ASSERT(offsetof(kv_entry_t, content) == 8, "offset of content in kv_entry_t");
 
 /* What is in a store. */
 typedef struct kv_usage_t {
@@ -95,6 +111,14 @@ kv_error_t kv_get(kv_store_t from, const char *key, size_t key_length, void *val
  */
 __attribute__((import_module("kv"), import_name("nth")))
 kv_error_t kv_nth(kv_store_t from, kv_order_t sorted, uint32_t position, char *key, size_t key_room, size_t *key_length, uint32_t *value_bytes);
+
+/* Lists what there is for each key.
+ *   sorted: Of the keys.
+ *   entries: result, at most `entries_room` elements; their number is written to `entries_count`.
+ *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths are those that there must be room for.
+ */
+__attribute__((import_module("kv"), import_name("entries")))
+kv_error_t kv_entries(kv_store_t from, kv_order_t sorted, kv_entry_t *entries, size_t entries_room, size_t *entries_count);
 
 /* Adds up numbers that are stored as decimal text, as far as they are there.
  *   weights: Of the keys, in ascending order.

@@ -31,6 +31,31 @@ impl ::core::convert::TryFrom<u32> for Order {
     }
 }
 
+/// What a value is.
+#[allow(dead_code)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Content {
+    /// Decimal text, which `sum` adds up.
+    #[default]
+    Number = 0,
+    /// Anything else.
+    Other = 1,
+}
+
+impl ::core::convert::TryFrom<u32> for Content {
+    /// The number, which no case has.
+    type Error = u32;
+
+    fn try_from(number: u32) -> ::core::result::Result<Self, u32> {
+        ::core::result::Result::Ok(match number {
+            0 => Self::Number,
+            1 => Self::Other,
+            _ => return ::core::result::Result::Err(number),
+        })
+    }
+}
+
 /// Why a store does not do what it is asked for.
 #[allow(dead_code)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,6 +168,26 @@ impl Store {
         self.0
     }
 }
+
+/// What a store has for a key.
+#[allow(dead_code)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Entry {
+    /// Bytes of the value.
+    pub value_bytes: u32,
+    /// Whether the value cannot be replaced.
+    pub read_only: bool,
+    /// What the value is.
+    pub content: Content,
+}
+
+const _: () = {
+    ::core::assert!(::core::mem::size_of::<Entry>() == 12);
+    ::core::assert!(::core::mem::offset_of!(Entry, value_bytes) == 0);
+    ::core::assert!(::core::mem::offset_of!(Entry, read_only) == 4);
+    ::core::assert!(::core::mem::offset_of!(Entry, content) == 8);
+};
 
 /// What is in a store.
 #[allow(dead_code)]
@@ -294,6 +339,61 @@ pub fn nth<'o>(from: Store, sorted: Order, position: u32, key: &'o mut [u8]) -> 
     ::core::result::Result::Ok(NthResults { key: checks::text(checks::written(key, _length0, "nth: key"), "nth: key"), value_bytes: _out1 })
 }
 
+/// Why [`entries`] failed.
+#[allow(dead_code)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntriesFailure {
+    /// The error.
+    pub error: KvError,
+    /// With [`KvError::TooSmall`], the length that there must be room for in `entries`; else 0.
+    pub entries_length: usize,
+}
+
+impl ::core::convert::From<EntriesFailure> for KvError {
+    fn from(failure: EntriesFailure) -> Self {
+        failure.error
+    }
+}
+
+impl ::core::fmt::Display for EntriesFailure {
+    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl ::core::error::Error for EntriesFailure {}
+
+/// Lists what there is for each key.
+///
+/// * `sorted`: Of the keys.
+/// * `entries`: Room for the result.
+///
+/// # Errors
+/// As [`EntriesFailure`] says.
+#[allow(dead_code)]
+#[allow(clippy::let_and_return, clippy::needless_lifetimes)]
+pub fn entries<'o>(from: Store, sorted: Order, entries: &'o mut [Entry]) -> ::core::result::Result<&'o [Entry], EntriesFailure> {
+    let mut _length0: usize = 0;
+    // SAFETY: each address is that of as many values as are said, and what is written there belongs to this call.
+    let _returned = unsafe { raw::entries(from.0, sorted as u32, entries.as_mut_ptr().cast(), entries.len(), &raw mut _length0) };
+    if _returned != 0 {
+        return ::core::result::Result::Err(EntriesFailure {
+            error: checks::case(<KvError as ::core::convert::TryFrom<u32>>::try_from(_returned), "entries: error"),
+            entries_length: _length0,
+        });
+    }
+    for _index in 0.._length0.min(entries.len()) {
+        // SAFETY: the element lies in the slice, and all bits are a value of this type.
+        let _element = unsafe { entries.as_ptr().cast::<raw::Entry>().add(_index).read() };
+        if !(_element.read_only <= 1 && <Content as ::core::convert::TryFrom<u32>>::try_from(_element.content).is_ok()) {
+            // SAFETY: the slice is there, and zeros are a value of its type.
+            unsafe { entries.as_mut_ptr().write_bytes(0, entries.len()) };
+            checks::broken("entries: entries");
+        }
+    }
+    ::core::result::Result::Ok(checks::written(entries, _length0, "entries: entries"))
+}
+
 /// Adds up numbers that are stored as decimal text, as far as they are there.
 ///
 /// * `weights`: Of the keys, in ascending order.
@@ -326,6 +426,14 @@ pub fn close(closed: Store) {
 mod raw {
     #[derive(Clone, Copy, Default)]
     #[repr(C)]
+    pub struct Entry {
+        pub value_bytes: u32,
+        pub read_only: u8,
+        pub content: u32,
+    }
+
+    #[derive(Clone, Copy, Default)]
+    #[repr(C)]
     pub struct Usage {
         pub keys: u32,
         pub bytes_used: u64,
@@ -343,6 +451,8 @@ mod raw {
         pub fn get(p0: u32, p1: *const u8, p2: usize, p3: *mut u8, p4: usize, p5: *mut usize) -> u32;
         #[link_name = "nth"]
         pub fn nth(p0: u32, p1: u32, p2: u32, p3: *mut u8, p4: usize, p5: *mut usize, p6: *mut u32) -> u32;
+        #[link_name = "entries"]
+        pub fn entries(p0: u32, p1: u32, p2: *mut Entry, p3: usize, p4: *mut usize) -> u32;
         #[link_name = "sum"]
         pub fn sum(p0: u32, p1: *const i64, p2: usize) -> i64;
         #[link_name = "usage_of"]

@@ -264,7 +264,11 @@ impl NamedType {
         // 0 is success.
         let (numbers, idents): (Vec<u32>, Vec<_>) = (1..).zip(cases.iter().map(|case| &case.ident)).unzip();
         let checks = checks("a case", "CASES", cases);
+        let count = cases.len();
         quote! {
+            // No case is dead code: it is the supervisor that answers with the one of `overflow`.
+            const _: fn() -> [#ident; #count] = || [#(#ident::#idents),*];
+
             impl ::supervisor::typed::ErrorType for #ident {
                 const CASES: &'static [&'static str] = &[#(#names),*];
 

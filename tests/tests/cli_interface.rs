@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use interface::Interface;
 use serde_json::Value as Json;
 use whole_system_tests::{Output, Scratch, guests, key_value, run, sandboxc};
 
@@ -210,6 +211,7 @@ fn sandboxc_compiles_for_interfaces_too() {
 
 /// What both guests of the example print.
 const EXAMPLE: &str = "\
+entries: ok, 0
 put cherry: ok
 put apple: ok
 put banana: ok
@@ -221,10 +223,19 @@ get banana: 21
 get date: not_found
 0: cherry, 2 bytes
 1: banana, 2 bytes
-2: apple, 1 bytes
+2: apple, 3 bytes
 3: not_found
-sum: 34999999999797
-3 keys, 22 bytes, full
+entries: too_small, needs room for 3
+entries: ok, 3
+  3 bytes, something else
+  2 bytes, a number
+  2 bytes, a number, read-only
+entries: ok, 3
+  2 bytes, a number, read-only
+  2 bytes, a number
+  3 bytes, something else
+sum: 34999999999790
+3 keys, 24 bytes, full
 ";
 
 #[test]
@@ -243,6 +254,15 @@ fn guests_made_of_generated_text_do_the_same() {
     }
     let output = run(Command::new(key_value()).current_dir(scratch.path()).arg("no-such-file"));
     assert_ne!(output.status, Some(0));
+}
+
+#[test]
+fn the_host_app_of_the_example_serves_what_its_guests_are_made_of() {
+    let output = run(Command::new(key_value()).arg("--interface"));
+    let served = Interface::parse(output.expect_status(0).text(), "served").expect("a sound interface");
+    let kv = include_str!("../../examples/host-functions/kv.toml");
+    let guests = Interface::parse(kv, "kv.toml").expect("a sound interface");
+    assert_eq!(served.interface(), guests.interface());
 }
 
 #[test]
