@@ -6,6 +6,7 @@ everything that it waited for and, as the instance is not the command's own chil
 """
 import fnmatch
 import json
+import math
 import os
 import resource
 import statistics
@@ -111,8 +112,10 @@ def ratio(figures, peer, kind):
 
 
 def means(figures):
-    """Geometric means of the four ratios."""
+    """Geometric means of the four ratios; of no figures, which `--skip` can leave, there are none."""
     pairs = [(peer, kind) for kind in ("wall", "cpu") for peer in (PEER, PEER_EPOCHS)]
+    if not figures:
+        return [math.nan] * len(pairs)
     return [statistics.geometric_mean(ratio(f, *pair) for f in figures) for pair in pairs]
 
 
