@@ -404,13 +404,6 @@ impl State {
         instance::run(job, &confined, zygote, cancelled, session, remains, observed).await
     }
 
-    /// Starts the root zygote that jobs of this policy need. What fails here fails again for the first of them, which says so.
-    pub(crate) async fn prepare(&self, policy: &Arc<Policy>) {
-        if let Ok(confined) = self.confined(policy).await {
-            let _ = self.root_zygote(confined.layers & !OF_MODULE).await;
-        }
-    }
-
     /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].
     pub(crate) fn after_job(&self, remains: Remains) {
         /// More than this is not put off.

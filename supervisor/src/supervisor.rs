@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ipc::report::{Outcome, Report, Usage};
-use policies::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
@@ -202,19 +201,6 @@ impl Supervisor {
                 .await?
             }
         }
-    }
-
-    /// Starts on every shard what the first job under this policy would have to wait for, while the host app does something else, such as
-    /// loading a module. Returns at once.
-    ///
-    /// # Errors
-    /// A shard has stopped. What cannot be started is an error of the first job.
-    pub fn prepare(&self, policy: &Arc<Policy>) -> Result<(), Error> {
-        for shard in &self.0.shards {
-            let policy = Arc::clone(policy);
-            shard.spawn(Box::new(move |here| Box::pin(async move { here.state.prepare(&policy).await })))?;
-        }
-        Ok(())
     }
 
     /// Runs a job and reports. Dropping the future cancels the job: its instance is killed.

@@ -83,10 +83,10 @@ fn blame(error: supervisor::Error, module_path: &Path) -> Error {
 
 /// Starts a supervisor and loads the job's module.
 pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) -> Result<Prepared, Error> {
-    let policy = Arc::new(match &plan.policy {
+    let policy = match &plan.policy {
         PolicyRequest::Named(name) => Policy::builtin(name)?,
         PolicyRequest::Text { name, toml } => Policy::parse(toml, name)?,
-    });
+    };
     let file = File::from(plan.module.file);
     let source = match plan.module.format {
         ModuleFormat::Wasm => {
@@ -99,7 +99,6 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
     // There will be no second job, and no other tenant.
     let config = Config { pool: PoolLimits { min: 0, max: 0 }, cgroup: None, ..config };
     let supervisor = Supervisor::start(config)?;
-    supervisor.prepare(&policy)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
@@ -130,7 +129,7 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
     let job = Job {
         module,
         entry,
-        policy,
+        policy: Arc::new(policy),
         args: plan.args,
         env: plan.env,
         stdio: plan.stdio,
