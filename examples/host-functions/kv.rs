@@ -423,6 +423,7 @@ pub fn close(closed: Store) {
     unsafe { raw::close(closed.0) };
 }
 
+#[allow(dead_code)]
 mod raw {
     #[derive(Clone, Copy, Default)]
     #[repr(C)]
@@ -441,7 +442,6 @@ mod raw {
     }
 
     #[link(wasm_import_module = "kv")]
-    #[allow(dead_code)]
     unsafe extern "C" {
         #[link_name = "open"]
         pub fn open(p0: *const u8, p1: usize, p2: u32) -> u32;

@@ -355,6 +355,13 @@ fn results(ty: &Type) -> Result<()> {
             Some(segment) if segment.ident == "Result" => {
                 first_argument(&segment.arguments).map_or(Ok(()), results)
             }
+            Some(segment) if segment.ident != "Vec" && segment.ident != "Option" => {
+                match first_argument(&segment.arguments) {
+                    // An alias of `Result` can have any name.
+                    Some(tuple @ Type::Tuple(_)) => results(tuple),
+                    _ => value(ty),
+                }
+            }
             _ => value(ty),
         },
         Type::Reference(_) => Err(Error::new(ty.span(), "a host function returns owned values")),

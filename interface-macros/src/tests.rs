@@ -42,6 +42,8 @@ fn mistakes_in_functions_are_told_at_their_place() {
         ("fn f(&self, a: &&str);", "&str", "around a parameter only"),
         ("fn f(&self, (a, b): u8);", "(a, b)", "not a pattern"),
         ("fn f(&self) -> &str;", "&str", "owned values"),
+        ("fn f(&self) -> Vec<(u8, u8)>;", "(u8, u8)", "use a record"),
+        ("fn f(&self) -> KvResult<(u8, Option<u8>)>;", "Option<u8>", "no optional values"),
         ("fn f(&self) -> (u8, &str);", "&str", "around a parameter only"),
         ("fn f(&mut self);", "&mut self", "takes `&self`"),
         ("fn f(self);", "self", "takes `&self`"),
@@ -119,6 +121,8 @@ fn what_is_sound_is_taken() {
             async fn f(&self, a: &str, b: &[u32], c: &Point, r#final: Vec<u8>) -> Result<(u8, String), E>;
             #[host(name = "service", blocking, deadline = "2m", overflow = "x", results("a", "b"))]
             fn g(&self, #[doc = "Which."] _a: u8) -> Result<Result<(u8, u8), E>, HostError>;
+            fn h(&self) -> KvResult<()>;
+            fn i(&self) -> KvResult<(u8, Vec<u8>)>;
         }
     "#;
     let tokens = functions::expand("name = \"kv\"".parse().unwrap(), sound.parse().unwrap()).unwrap();

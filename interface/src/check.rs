@@ -17,6 +17,9 @@ pub struct Imported {
     pub results: Vec<String>,
 }
 
+/// Mismatches that are told at most. A module of a stranger's can have a million of them, and each is compared with all that there is.
+pub const MISMATCHES_MAX: usize = 32;
+
 /// An import that the interface does not have, or not with this signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
@@ -41,7 +44,7 @@ fn signature<T: fmt::Display>(params: &[T], results: &[T]) -> String {
 }
 
 impl Lowered {
-    /// Every import of this interface that does not fit it. Imports of other modules are not looked at.
+    /// The imports of this interface that do not fit it, the first [`MISMATCHES_MAX`] of them. Imports of other modules are not looked at.
     pub fn check<'m>(&self, imports: impl IntoIterator<Item = &'m Imported>) -> Vec<Mismatch> {
         let own = imports.into_iter().filter(|import| import.module == self.interface().name);
         own.filter_map(|import| {
@@ -62,6 +65,25 @@ impl Lowered {
                 found: signature(&import.params, &import.results),
             })
         })
+        .take(MISMATCHES_MAX)
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Interface;
+
+    #[test]
+    fn a_module_with_many_wrong_imports_costs_no_more_than_some() {
+        let text = "interface = \"i\"\n[[function]]\nname = \"f\"\n";
+        let lowered = Interface::parse(text, "i.toml").expect("sound");
+        let import = |name: String| Imported { module: "i".into(), name, params: vec![], results: vec![] };
+        let imports: Vec<_> = (0..=MISMATCHES_MAX).map(|n| import(format!("wrong{n}"))).collect();
+        assert_eq!(lowered.check(&imports).len(), MISMATCHES_MAX);
+        // Those that fit do not count.
+        let imports: Vec<_> = vec![import("f".into()); MISMATCHES_MAX];
+        assert_eq!(lowered.check(imports.iter().chain([&import("g".into())])).len(), 1);
     }
 }

@@ -32,7 +32,7 @@ mod wire;
 mod tests;
 
 pub use call::{Arena, Call, Refusal};
-pub use check::{Imported, Mismatch};
+pub use check::{Imported, MISMATCHES_MAX, Mismatch};
 pub use generate::NameTaken;
 pub use lower::{Lowered, LoweredFunction, WasmType};
 pub use model::{Field, Function, Interface, ModelError, Named, Place, Type, TypeDef, TypeKind, limits};

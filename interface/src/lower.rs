@@ -49,6 +49,13 @@ pub(crate) enum Shape {
     List(Element),
 }
 
+impl Shape {
+    /// Whether the length of a value is not known before the call.
+    pub(crate) fn has_length(&self) -> bool {
+        matches!(self, Self::String | Self::Bytes | Self::List(_))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Element {
     Scalar(Scalar),

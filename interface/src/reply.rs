@@ -25,6 +25,13 @@ impl LoweredFunction {
             Reply::Error(code) => {
                 return match &self.error {
                     None => Err(format!("it failed with error {code}, but declares none")),
+                    // A guest that gets this case looks at lengths.
+                    Some(_) if self.overflow == Some(code) => {
+                        let lengths = self.results.iter().filter(|slot| slot.arg.is_some()).zip(&call.outs);
+                        let lengths = lengths.filter(|(slot, _)| slot.shape.has_length());
+                        let writes = lengths.map(|(_, (at, _))| (*at, head(0))).collect();
+                        Ok(Encoded { value: u64::from(code), deliver: deliver::LENGTHS, writes })
+                    }
                     Some((_, cases)) if (1..=*cases).contains(&code) => {
                         Ok(Encoded { value: u64::from(code), ..Encoded::default() })
                     }
@@ -55,7 +62,7 @@ impl LoweredFunction {
                 }
                 Written::Variable(variable) => variable,
             };
-            heads.push((out.0, variable.head()));
+            heads.push((out.0, head(variable.count)));
             match variable.check_room(out.1) {
                 Ok(()) => encoded.writes.push((out.0 + OUT_HEAD, variable.bytes)),
                 Err(why) => overflows = overflows.or(Some(wrong(why))),
@@ -130,15 +137,15 @@ impl Shape {
     }
 }
 
-impl Variable {
-    /// What its range of the arena begins with.
-    fn head(&self) -> Vec<u8> {
-        let mut head = vec![0; OUT_HEAD];
-        let count = u32::try_from(self.count).unwrap_or(u32::MAX);
-        head.iter_mut().zip(count.to_le_bytes()).for_each(|(to, from)| *to = from);
-        head
-    }
+/// What the range of a result of any length begins with.
+fn head(count: usize) -> Vec<u8> {
+    let mut head = vec![0; OUT_HEAD];
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    head.iter_mut().zip(count.to_le_bytes()).for_each(|(to, from)| *to = from);
+    head
+}
 
+impl Variable {
     /// Whether it fits into a range of this length.
     fn check_room(&self, range: usize) -> Result<(), String> {
         let room = range.saturating_sub(OUT_HEAD);

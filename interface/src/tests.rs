@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use ipc::interface::ARGS_MAX;
 use ipc::ring::pack_range;
-use ipc::typed::Arg;
+use ipc::typed::{Arg, deliver};
 
 use crate::{Arena, HandleCheck, Interface, Refusal, Reply, Value, WasmType};
 
@@ -118,6 +118,11 @@ fn every_byte_is_copied_once() {
     };
     let short = full.encode(&call, reply(9), &Open).unwrap();
     assert_eq!((short.value, short.writes.len()), (2, 1));
+    // The case from the function itself comes with lengths too, which the guest reads; another does not.
+    let own = full.encode(&call, Reply::Error(2), &Open).unwrap();
+    assert_eq!((own.value, own.deliver, own.writes), (2, deliver::LENGTHS, vec![(64, vec![0; 8])]));
+    let other = full.encode(&call, Reply::Error(1), &Open).unwrap();
+    assert_eq!((other.value, other.deliver, other.writes), (1, 0, vec![]));
     let whole = full.encode(&call, reply(8), &Open).unwrap();
     assert_eq!((whole.value, whole.writes.len()), (0, 4));
     // Nothing is written outside of what the call reserved for results.

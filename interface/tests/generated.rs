@@ -51,6 +51,7 @@ fn everything(doc: &str) -> Lowered {
         ty("few", TypeKind::Flags(flags(32))),
         ty("many", TypeKind::Flags(flags(64))),
         ty("thing", TypeKind::Handle),
+        ty("odd_record", TypeKind::Record(vec![field("odd__field", Type::U8, doc)])),
         ty("result", TypeKind::Record(vec![field("string", Type::U8, doc), field("option", Type::U64, doc)])),
     ];
     let function = |name: &str, params: Vec<Field>, results: Vec<Field>, error: Option<&str>| Function {
@@ -68,12 +69,18 @@ fn everything(doc: &str) -> Lowered {
     for (index, ty) in values.iter().enumerate() {
         let list = Type::List(Box::new(ty.clone()));
         let list = if *ty == Type::U8 { Type::Bytes } else { list };
-        let params = vec![field("value", ty.clone(), doc), field("all", list, doc)];
+        let params = vec![field("value", ty.clone(), doc), field("all", list.clone(), doc)];
         let out = || field("out", ty.clone(), doc);
         functions.push(function(&format!("only{index}"), params, vec![out()], None));
         functions.push(function(&format!("one{index}"), Vec::new(), vec![out()], Some("fault")));
         let two = vec![out(), field("text", Type::String, doc)];
         functions.push(function(&format!("two{index}"), Vec::new(), two, None));
+        functions.push(function(
+            &format!("list{index}"),
+            Vec::new(),
+            vec![field("out", list, doc)],
+            Some("fault"),
+        ));
     }
     let buffers = || vec![field("text", Type::String, doc), field("data", Type::Bytes, doc)];
     let outs = || vec![field("text_out", Type::String, doc), field("data_out", Type::Bytes, doc)];
@@ -90,6 +97,9 @@ fn everything(doc: &str) -> Lowered {
     let hiding =
         hiding.map(|name| field(name, if name == "text" { Type::String } else { own("color") }, doc));
     functions.push(function("hiding", hiding.to_vec(), Vec::new(), None));
+    // Names that Rust's compiler would call unusual.
+    let odd = vec![field("odd__out_", Type::String, doc), field("more", own("odd_record"), doc)];
+    functions.push(function("odd__name_", vec![field("odd__param", Type::Bool, doc)], odd, Some("fault")));
     let many = (0..9).map(|index| field(&format!("p{index}"), Type::U32, doc)).collect();
     functions.push(function("lengthy", many, Vec::new(), None));
     let interface = Interface { name: "t".to_owned(), doc: doc.to_owned(), types, functions };
@@ -116,7 +126,7 @@ const HOSTILE: &[&str] = &[
     ">     panic!()",
     "<script>alert(1)</script>",
     "[x](javascript:alert) ![y](z) [z]: q\n\n[z]",
-    "<https://example.org> &lt;script&gt;",
+    "<https://example.org> &lt;script&gt; &rlm;&ZeroWidthSpace; &#x202e; a & b",
     "# heading\n## heading\n\na\n===\nb\n---\n- # heading",
     "| a | b |\n| --- | --- |\n| c | d |",
     "\u{202e}evil\u{2066}\u{200b}\u{2028}#define x\u{feff}",
@@ -329,7 +339,13 @@ fn descriptions_are_words_in_markdown() {
         for what in [&is_heading as &dyn Fn(&Event<'_>) -> bool, &is_cell] {
             assert_eq!(count(&hostile, what), count(&plain, what), "{doc:?}");
         }
-        assert!(!hostile.reference().contains(['\u{202e}', '\u{200b}', '\u{2028}']), "{doc:?}");
+        let text = hostile.reference();
+        let shown = Parser::new_ext(&text, Options::all()).filter_map(|event| match event {
+            Event::Text(shown) => Some(shown),
+            _ => None,
+        });
+        let is_invisible = |c: char| matches!(c, '\u{202e}' | '\u{200b}' | '\u{200f}' | '\u{2028}');
+        assert!(shown.chain([text.as_str().into()]).all(|text| !text.contains(is_invisible)), "{doc:?}");
     }
 }
 
@@ -366,6 +382,8 @@ fn names_that_become_one_are_refused() {
     assert!(c(interface("k", vec![ty("a", TypeKind::Handle)], &["a_t"])).contains("`k_a_t`"));
     assert!(c(interface("thread", vec![], &["local"])).contains("`thread_local` of the language itself"));
     assert!(c(interface("uint32", vec![], &["t"])).contains("`uint32_t`"));
+    let fields = |name: &str| TypeKind::Record(vec![field(name, Type::U8, "")]);
+    assert!(c(interface("k", vec![ty("r", fields("stdin"))], &["f"])).contains("`stdin`"));
     assert!(c(interface("uint", vec![ty("least8", cases(&["max"]))], &["f"])).contains("`uint_least8_t`"));
     let own_macro = ty("static", cases(&["x"]));
     assert!(

@@ -159,7 +159,7 @@ pub enum Error {
     InterfaceMismatch {
         /// The interface.
         interface: String,
-        /// All of them.
+        /// The first of them.
         mismatches: Vec<interface::Mismatch>,
     },
     /// An interface that cannot be sent to a daemon.
@@ -181,7 +181,7 @@ pub enum Error {
     ImportsRefused {
         /// Names of the interfaces.
         interfaces: String,
-        /// All of them.
+        /// The first of them.
         mismatches: Vec<interface::Mismatch>,
     },
     /// Two interfaces with the same name, of which an import could mean either.

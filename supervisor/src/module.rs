@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::metadata::{Entry as CompiledEntry, ExportItem, Import, ImportItem, Metadata, Snapshot};
 use compiler::{Artifact, ValType};
-use interface::{Imported, Lowered, Mismatch};
+use interface::{Imported, Lowered, MISMATCHES_MAX, Mismatch};
 use ipc::interface::FunctionId;
 use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Value;
@@ -34,11 +34,11 @@ pub enum ModuleSource {
     ArtifactFile(Arc<File>),
 }
 
-/// Every import of an interface that does not fit it.
+/// The imports of an interface that do not fit it, the first [`MISMATCHES_MAX`] of them.
 pub(crate) fn mismatches(metadata: &Metadata, interface: &Lowered) -> Vec<Mismatch> {
     let own = metadata.imports.iter().filter(|import| import.module == interface.interface().name);
-    let imported: Vec<Imported> = own.filter_map(imported).collect();
-    interface.check(&imported)
+    // One by one: many times what the metadata takes would be needed for all of them.
+    own.filter_map(imported).flat_map(|import| interface.check([&import])).take(MISMATCHES_MAX).collect()
 }
 
 /// An import as interfaces know it, if it is a function.
@@ -228,7 +228,7 @@ impl Module {
         self.artifact().metadata().host_functions.iter().filter_map(|number| FunctionId::from_number(*number))
     }
 
-    /// Every import of this interface that does not fit it.
+    /// The imports of this interface that do not fit it, the first [`interface::MISMATCHES_MAX`] of them.
     pub fn mismatches(&self, interface: &Lowered) -> Vec<Mismatch> {
         mismatches(self.artifact().metadata(), interface)
     }

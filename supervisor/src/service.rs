@@ -18,7 +18,7 @@ use crate::handles::Handles;
 use crate::imports::HostError;
 use crate::processors;
 
-/// CallChain of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
+/// Calls of blocking functions that have a thread at the same time, in this process. Others wait for one of them.
 pub const BLOCKING_THREADS: usize = 512;
 
 static BLOCKING: Semaphore = Semaphore::const_new(BLOCKING_THREADS);
@@ -242,7 +242,7 @@ impl TypedFunction {
         self.interface.functions().get(self.index)
     }
 
-    /// CallChain it. A panic, or no answer within its deadline, is an error of this call.
+    /// Calls it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
         let deadline = self.lowered().and_then(|function| function.declaration().deadline);
         guarded::call(|| (self.serve)(context, arguments), deadline).await

@@ -206,12 +206,12 @@ impl Session {
         Ok(outcome)
     }
 
-    /// CallChain an exported function.
+    /// Calls an exported function.
     pub async fn call(&mut self, name: &str, args: &[Value]) -> Result<CallOutcome, Error> {
         self.call_within(name, args, None).await
     }
 
-    /// CallChain an exported function, which may take `timeout`. If it takes longer, the session ends with the wall time as the limit
+    /// Calls an exported function, which may take `timeout`. If it takes longer, the session ends with the wall time as the limit
     /// that was reached.
     pub async fn call_within(
         &mut self,
@@ -231,7 +231,7 @@ impl Session {
         Err(Error::SessionState { what })
     }
 
-    /// CallChain what a job calls before the export `name` and then that, which has neither parameters nor results.
+    /// Calls what a job calls before the export `name` and then that, which has neither parameters nor results.
     pub(crate) async fn initialise(&mut self, name: &str) -> Result<CallOutcome, Error> {
         let point = self.module.initialisation(name)?;
         let mut outcome = CallOutcome::Returned(Vec::new());

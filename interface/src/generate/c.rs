@@ -10,7 +10,8 @@ use crate::scalar::Scalar;
 
 const LANGUAGE: &str = "C";
 
-/// Names with a `_` that C, C++ or the headers that are included define, and that could be made of an interface's name and another.
+/// Names that C, C++ or the headers that are included define and that could be made of an interface's name and another, with a `_`; and
+/// macros of the C library, which a guest can include before.
 const TAKEN: &[&str] = &[
     "and_eq",
     "char16_t",
@@ -20,7 +21,9 @@ const TAKEN: &[&str] = &[
     "co_return",
     "co_yield",
     "const_cast",
+    "d_fileno",
     "dynamic_cast",
+    "math_errhandling",
     "max_align_t",
     "not_eq",
     "nullptr_t",
@@ -28,8 +31,14 @@ const TAKEN: &[&str] = &[
     "ptrdiff_t",
     "reinterpret_cast",
     "size_t",
+    "st_atime",
+    "st_ctime",
+    "st_mtime",
     "static_assert",
     "static_cast",
+    "stderr",
+    "stdin",
+    "stdout",
     "thread_local",
     "typeof_unqual",
     "wchar_t",

@@ -37,7 +37,7 @@ impl<'l> Item<'l> {
 
     /// Whether its length is not known before the call.
     pub(super) fn has_length(&self) -> bool {
-        matches!(self.shape(), Shape::String | Shape::Bytes | Shape::List(_))
+        self.shape().has_length()
     }
 }
 

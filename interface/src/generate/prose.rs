@@ -34,7 +34,7 @@ pub(super) fn in_block_comment(line: &str) -> String {
     line.replace("/*", "/ *").replace("*/", "* /")
 }
 
-/// A line as Markdown that shows it as it is: no HTML, no links, no headings, no blocks of code (which rustdoc would compile and run).
+/// A line as Markdown that shows it as it is: no HTML, no entities, no links, no headings, no blocks of code (which rustdoc would compile and run).
 /// Lists stay lists, and plain code spans code spans.
 pub(super) fn markdown(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
@@ -49,11 +49,13 @@ pub(super) fn markdown(line: &str) -> String {
             (before, rest) = ('`', rest.get(span.len()..).unwrap_or_default());
             continue;
         }
-        if matches!(c, '\\' | '`' | '<' | '>' | '[' | ']' | '~' | '|' | '#') {
+        let after = rest.get(c.len_utf8()..).unwrap_or_default();
+        let is_entity = c == '&' && after.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if is_entity || matches!(c, '\\' | '`' | '<' | '>' | '[' | ']' | '~' | '|' | '#') {
             shown.push('\\');
         }
         shown.push(c);
-        (before, rest) = (c, rest.get(c.len_utf8()..).unwrap_or_default());
+        (before, rest) = (c, after);
     }
     shown
 }

@@ -1,7 +1,7 @@
 //! What a module imports, compared with interfaces before it is compiled.
 
 use compiler::metadata::{Import, ImportItem};
-use interface::{Lowered, Mismatch};
+use interface::{Lowered, MISMATCHES_MAX, Mismatch};
 
 use super::wire::Make;
 use super::{CompileProgress, Compiler};
@@ -27,7 +27,7 @@ impl Compiler {
     /// Options to compile a module with that may import what these interfaces have and WASI, and nothing else.
     ///
     /// # Errors
-    /// [`Error::ImportsRefused`] lists every other import. Two of the interfaces have the same name.
+    /// [`Error::ImportsRefused`] lists other imports, the first [`MISMATCHES_MAX`] of them. Two of the interfaces have the same name.
     pub fn options_for(
         &self,
         interfaces: &[Lowered],
@@ -49,9 +49,9 @@ impl Compiler {
     }
 }
 
-/// Every import that none of the interfaces has as it is declared.
+/// The imports that none of the interfaces has as it is declared, the first [`MISMATCHES_MAX`] of them.
 pub fn mismatches(imports: &[Import], interfaces: &[Lowered]) -> Vec<Mismatch> {
-    imports.iter().flat_map(|import| mismatch(import, interfaces)).collect()
+    imports.iter().flat_map(|import| mismatch(import, interfaces)).take(MISMATCHES_MAX).collect()
 }
 
 fn mismatch(import: &Import, interfaces: &[Lowered]) -> Option<Mismatch> {
@@ -73,5 +73,16 @@ fn mismatch(import: &Import, interfaces: &[Lowered]) -> Option<Mismatch> {
     match imported(import) {
         Some(imported) => interface.check([&imported]).pop(),
         None => Some(Mismatch { function, expected: "functions only".to_owned(), found: kind.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_imports_that_no_interface_has_cost_no_more_than_some() {
+        let import = Import { module: "m".into(), name: "n".into(), item: ImportItem::Global(0) };
+        assert_eq!(mismatches(&vec![import; MISMATCHES_MAX + 1], &[]).len(), MISMATCHES_MAX);
     }
 }

@@ -74,7 +74,7 @@ impl Module<'_> {
 
         self.text.line("");
         self.function_doc(function, failure.as_deref());
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         if parts.params.len() > ARGUMENTS_MAX {
             self.text.line("#[allow(clippy::too_many_arguments)]");
         }
@@ -222,7 +222,7 @@ impl Module<'_> {
         self.names.claim(name.to_owned(), format!("the results of {}", declared.name))?;
         self.text.line("");
         self.text.line(format!("/// What [`{}`] returns.", declared.name));
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         self.text.line("#[derive(Clone, Copy, Debug, PartialEq)]");
         self.text.line(format!("pub struct {name}{lifetime} {{"));
         for item in results {
@@ -246,7 +246,7 @@ impl Module<'_> {
         let (error, overflow) = (camel(error), camel(overflow));
         self.text.line("");
         self.text.line(format!("/// Why [`{}`] failed.", declared.name));
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         self.text.line("#[derive(Clone, Copy, Debug, PartialEq, Eq)]");
         self.text.line(format!("pub struct {name} {{"));
         self.text.line("    /// The error.");
@@ -313,22 +313,23 @@ impl Module<'_> {
         if !items::element_has_invalid_bits(element) {
             return Vec::new();
         }
-        let valid = |scalar: &Scalar, bits: String| match scalar {
-            Scalar::Bool => Some(format!("{bits} <= 1")),
+        let invalid = |scalar: &Scalar, bits: String| match scalar {
+            Scalar::Bool => Some(format!("{bits} > 1")),
             Scalar::Enum { name, .. } => {
                 let name = camel(name);
-                Some(format!("<{name} as ::core::convert::TryFrom<u32>>::try_from({bits}).is_ok()"))
+                Some(format!("<{name} as ::core::convert::TryFrom<u32>>::try_from({bits}).is_err()"))
             }
             _ => None,
         };
-        let (ty, is_valid) = match element {
+        let (ty, is_invalid) = match element {
             Element::Scalar(scalar) => {
-                (in_memory(scalar).to_owned(), valid(scalar, "_element".to_owned()).unwrap_or_default())
+                (in_memory(scalar).to_owned(), invalid(scalar, "_element".to_owned()).unwrap_or_default())
             }
             Element::Record(layout) => {
                 let fields = layout.fields.iter();
-                let all = fields.filter_map(|(field, _, scalar)| valid(scalar, format!("_element.{field}")));
-                (format!("raw::{}", camel(item.record())), all.collect::<Vec<_>>().join(" && "))
+                let all =
+                    fields.filter_map(|(field, _, scalar)| invalid(scalar, format!("_element.{field}")));
+                (format!("raw::{}", camel(item.record())), all.collect::<Vec<_>>().join(" || "))
             }
         };
         let name = item.name();
@@ -336,7 +337,7 @@ impl Module<'_> {
             format!("for _index in 0.._length{index}.min({name}.len()) {{"),
             "    // SAFETY: the element lies in the slice, and all bits are a value of this type.".to_owned(),
             format!("    let _element = unsafe {{ {name}.as_ptr().cast::<{ty}>().add(_index).read() }};"),
-            format!("    if !({is_valid}) {{"),
+            format!("    if {is_invalid} {{"),
             "        // SAFETY: the slice is there, and zeros are a value of its type.".to_owned(),
             format!("        unsafe {{ {name}.as_mut_ptr().write_bytes(0, {name}.len()) }};"),
             format!("        checks::broken(\"{function}: {name}\");"),

@@ -12,7 +12,7 @@ use super::items::{self, Text};
 use super::names::{Names, camel};
 use super::prose;
 use crate::lower::{Element, Lowered, Shape};
-use crate::model::TypeKind;
+use crate::model::{Interface, TypeKind};
 use crate::scalar::{Layout, Scalar};
 
 const LANGUAGE: &str = "Rust";
@@ -25,14 +25,34 @@ struct Module<'l> {
     lowered: &'l Lowered,
     /// Names of types.
     names: Names<'l>,
+    /// What no compiler is to complain of.
+    allow: &'static str,
     text: Text,
 }
 
 pub(super) fn module(lowered: &Lowered) -> Result<String, NameTaken> {
     let names = Names::new(&lowered.interface().name, LANGUAGE, ["Self".to_owned()]);
-    let mut module = Module { lowered, names, text: Text::default() };
+    let mut module = Module { lowered, names, allow: allow(lowered.interface()), text: Text::default() };
     module.write()?;
     Ok(module.text.into_string())
+}
+
+/// Not everything is used by every guest. Names with `__`, or `_` at the end, which what is added makes one, are unusual in Rust.
+fn allow(interface: &Interface) -> &'static str {
+    let functions = interface.functions.iter();
+    let names = functions.flat_map(|f| {
+        let fields = f.params.iter().chain(&f.results).map(|field| &field.name);
+        fields.chain([&f.name])
+    });
+    let fields = interface.types.iter().filter_map(|ty| match &ty.kind {
+        TypeKind::Record(fields) => Some(fields),
+        _ => None,
+    });
+    let names = names.chain(fields.flatten().map(|field| &field.name));
+    match names.into_iter().any(|name| name.contains("__") || name.ends_with('_')) {
+        true => "#[allow(dead_code, non_snake_case)]",
+        false => "#[allow(dead_code)]",
+    }
 }
 
 /// The type in the public functions and records.
@@ -172,6 +192,7 @@ impl Module<'_> {
     /// The imports, and records as the host writes them.
     fn raw(&mut self) {
         self.text.line("");
+        self.text.line(self.allow);
         self.text.line("mod raw {");
         for (name, layout) in self.result_records() {
             self.lines(&["    #[derive(Clone, Copy, Default)]", "    #[repr(C)]"]);
@@ -182,7 +203,6 @@ impl Module<'_> {
             self.lines(&["    }", ""]);
         }
         self.text.line(format!("    #[link(wasm_import_module = \"{}\")]", self.lowered.interface().name));
-        self.text.line("    #[allow(dead_code)]");
         self.text.line("    unsafe extern \"C\" {");
         for function in self.lowered.functions() {
             let mut types = Vec::new();

@@ -19,7 +19,7 @@ impl Module<'_> {
             TypeKind::Record(_) => "record",
         };
         self.doc("", &ty.doc, &format!("The {kind} `{}`.", ty.name));
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         match &ty.kind {
             TypeKind::Enum(cases) => {
                 self.text.line("#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]");
@@ -91,7 +91,7 @@ impl Module<'_> {
         self.text.line("#[repr(transparent)]");
         self.text.line(format!("pub struct {name}({bits});"));
         self.text.line("");
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         self.text.line(format!("impl {name} {{"));
         for (index, flag) in flags.iter().enumerate() {
             self.doc("    ", &flag.doc, &format!("`{}`", flag.name));
@@ -145,7 +145,7 @@ impl Module<'_> {
         self.lines(&["#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]", "#[repr(transparent)]"]);
         self.text.line(format!("pub struct {name}(u32);"));
         self.text.line("");
-        self.text.line("#[allow(dead_code)]");
+        self.text.line(self.allow);
         self.text.line(format!("impl {name} {{"));
         self.lines(&[
             "    /// The handle with this number, which the host checks when it is used. 0 is never one.",
