@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use interface::{Lowered, LoweredFunction, Reply, Value};
@@ -35,9 +35,28 @@ pub struct CallContext {
     handles: Arc<Handles>,
 }
 
+/// A [`CallContext`] that keeps nothing alive.
+#[derive(Debug)]
+pub(crate) struct WeakContext {
+    interface: Weak<Lowered>,
+    handles: Weak<Handles>,
+}
+
+impl WeakContext {
+    /// `None`: the job is over.
+    pub(crate) fn upgrade(&self) -> Option<CallContext> {
+        Some(CallContext::new(self.interface.upgrade()?, self.handles.upgrade()?))
+    }
+}
+
 impl CallContext {
     pub(crate) fn new(interface: Arc<Lowered>, handles: Arc<Handles>) -> Self {
         Self { interface, handles }
+    }
+
+    /// The same, if its job still lives when it is asked for again.
+    pub(crate) fn downgrade(&self) -> WeakContext {
+        WeakContext { interface: Arc::downgrade(&self.interface), handles: Arc::downgrade(&self.handles) }
     }
 
     /// Which handles are open.

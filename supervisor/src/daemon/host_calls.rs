@@ -20,7 +20,7 @@ use ipc::types::ValueType;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::module::type_of_wire;
-use crate::service::{CallContext, Service};
+use crate::service::{CallContext, Service, WeakContext};
 use crate::{Extern, HostError, HostFunction, Imports, ValType};
 
 /// Calls that were given up of which an answer may still be under way. There is at most one for each job or operation, which
@@ -109,7 +109,7 @@ impl Waiting {
     }
 
     /// Whose handles an answer tells of.
-    fn context(self) -> Option<CallContext> {
+    fn context(&self) -> Option<&CallContext> {
         match self {
             Self::Values { .. } => None,
             Self::Typed { context, .. } => Some(context),
@@ -128,7 +128,8 @@ struct Open {
 #[derive(Debug)]
 struct GivenUp {
     id: u64,
-    context: Option<CallContext>,
+    /// Of a typed function. It must not keep what its job had: a client can have many jobs, and answer late for none.
+    context: Option<WeakContext>,
 }
 
 /// The calls of one connection.
@@ -297,7 +298,8 @@ impl HostCalls {
         if self.given_up.len() >= GIVEN_UP_MAX {
             self.given_up.pop_front();
         }
-        self.given_up.push_back(GivenUp { id: open.id, context: open.waiting.context() });
+        self.given_up
+            .push_back(GivenUp { id: open.id, context: open.waiting.context().map(CallContext::downgrade) });
     }
 
     /// Hands an answer of the client to the call that waits for it. An error breaks the protocol.
@@ -306,18 +308,18 @@ impl HostCalls {
         HostReturn { call: CallId(id), result, handles }: HostReturn,
     ) -> Result<(), ReturnError> {
         if let Some(open) = self.open.take_if(|open| open.id == id) {
-            let context = match &open.waiting {
-                Waiting::Values { .. } => None,
-                Waiting::Typed { context, .. } => Some(context),
-            };
             // First: the result may have handles that are new.
-            follow(id, context, &handles)?;
+            follow(id, open.waiting.context(), &handles)?;
             open.waiting.answer(result);
             return Ok(());
         }
         let late = self.given_up.iter().position(|given_up| given_up.id == id);
         if let Some(GivenUp { context, .. }) = late.and_then(|at| self.given_up.remove(at)) {
-            return follow(id, context.as_ref(), &handles);
+            return match context.as_ref().map(WeakContext::upgrade) {
+                // Its job is over, and its handles with it.
+                Some(None) => Ok(()),
+                context => follow(id, context.flatten().as_ref(), &handles),
+            };
         }
         Err(if id >= self.next { ReturnError::Unknown(id) } else { ReturnError::Closed(id) })
     }
@@ -381,6 +383,8 @@ fn shortened(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn call(calls: &HostCalls) -> oneshot::Receiver<Result<Vec<Value>, HostError>> {
@@ -425,6 +429,31 @@ mod tests {
         calls.answer(returned(2, 0)).expect("late");
         assert!(matches!(calls.answer(returned(1, 0)), Err(ReturnError::Closed(1))), "forgotten");
         assert!(calls.given_up.len() <= GIVEN_UP_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_was_given_up_keeps_nothing_of_its_job() {
+        let text = "interface = \"i\"\n[[handle]]\nname = \"h\"\n[[function]]\nname = \"f\"\n";
+        let lowered = Arc::new(interface::Interface::parse(text, "i.toml").expect("sound"));
+        let mut calls = HostCalls::new();
+        for lives in [true, false] {
+            let context = CallContext::new(Arc::clone(&lowered), Arc::default());
+            let (answer, _answered) = oneshot::channel();
+            let waiting = Waiting::Typed { context: context.clone(), results: 0, answer };
+            let invocation = Invocation::Typed { interface: 0, function: 0, arguments: Vec::new() };
+            calls.sender.send(Call { invocation, waiting }).expect("the receiver lives");
+            let call = calls.next().await.call;
+            calls.settle();
+            let context = Some(context).filter(|_| lives);
+            assert_eq!(Arc::strong_count(&lowered), 1 + usize::from(lives));
+            let opened = vec![ipc::protocol::OpenedHandle { handle: 0x1_0000, kind: 0 }];
+            let handles = HandleChanges { closed: Vec::new(), opened };
+            let result = HostResult::Failed("late".into());
+            calls.answer(HostReturn { call, result, handles }).expect("late");
+            if let Some(context) = context {
+                assert!(context.handles().get(0x1_0000).is_ok(), "a job that goes on is told of its handles");
+            }
+        }
     }
 
     #[test]
