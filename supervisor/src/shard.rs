@@ -16,7 +16,7 @@ use ipc::report::{MissingLayer, Report};
 use nix::sys::signal::{SigSet, Signal};
 use policies::{FileData, FilterContext, Policy};
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use crate::call_chain::CallChain;
 use crate::cgroup::{Cgroups, Missing};
@@ -235,6 +235,7 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
     const IDLE: Duration = Duration::from_secs(1);
     let (mut relaxed, mut worked) = (Instant::now(), Instant::now());
     let (mut parked, mut kept) = (false, false);
+    let mut looks = JoinSet::new();
     loop {
         tokio::select! {
             () = state.work.notified() => {
@@ -244,7 +245,7 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
                 for remains in state.remains.take() {
                     // Nobody waits for it, so that this does not either.
                     if let Some(look) = remains.last_look() {
-                        tokio::task::spawn_local(look);
+                        looks.spawn_local(look);
                     }
                 }
                 for zygote in state.zygotes() {
@@ -254,6 +255,8 @@ pub(crate) async fn housekeeper(state: Rc<State>) {
                 // A zygote that parked nothing any more may be idle now.
                 state.ended.notify_waiters();
             }
+            // Whose zygote may be idle now.
+            Some(_) = looks.join_next() => state.ended.notify_waiters(),
             () = tokio::time::sleep_until((worked + IDLE).into()), if kept => {
                 state.zygotes().iter().for_each(|zygote| zygote.seats().clear());
                 kept = false;

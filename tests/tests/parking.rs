@@ -371,6 +371,26 @@ async fn a_parked_instance_writes_the_pages_that_earlier_jobs_wrote() {
     assert_no_orphans();
 }
 
+#[tokio::test]
+async fn a_zygote_makes_room_for_another_after_its_instance_was_looked_at() {
+    let _alone = alone().await;
+    let compile = Options { open_imports: true, ..Options::default() };
+    let pool = PoolLimits { min: 1, max: 1 };
+    let config = Config { pool, compile, shards: 1, module_zygotes: 1, ..Config::default() };
+    let supervisor = Supervisor::start(config).expect("a supervisor");
+    // A look at so much memory takes longer than to park the next instance, after which the next job looks for room.
+    let large = r#"(module (memory 1024) (func (export "f") (result i32) (i32.store (i32.const 0) (i32.const 1)) (i32.const 1)))"#;
+    let large = load(&supervisor, large).await;
+    let other = load(&supervisor, r#"(module (func (export "f") (result i32) (i32.const 2)))"#).await;
+    assert_returned(call(&supervisor, &large, "f").await, 1);
+    parked(1).await;
+    // In the parked instance, which is looked at.
+    assert_returned(call(&supervisor, &large, "f").await, 1);
+    assert_returned(call(&supervisor, &other, "f").await, 2);
+    drop(supervisor);
+    assert_no_orphans();
+}
+
 /// A call of the shim's own, which the supervisor counts and answers with an error.
 fn a_call() -> u64 {
     u64::from(FunctionId::proc_exit.number())
