@@ -246,13 +246,16 @@ pub enum Error {
     },
     /// Imported functions that the policy does not grant.
     #[error(
-        "the module imports functions of the host app that policy \"{policy}\" does not grant: {}{}; list them in imports under [host_calls] or choose another policy",
+        "the module imports functions of the host app that policy \"{policy}\" does not grant: {}{}{}; list them in imports under [host_calls] or choose another policy",
         functions.join(", "),
+        if *others { " and others" } else { "" },
         nearest.as_ref().map_or(String::new(), |nearest| format!(" (it grants {nearest:?})"))
     )]
     ImportsNotGranted {
-        /// All of them, as `module.name`.
+        /// The first of them, as `module.name`.
         functions: Vec<String>,
+        /// Whether there are more.
+        others: bool,
         /// What the policy grants that is close to the first.
         nearest: Option<String>,
         /// The policy.

@@ -4,7 +4,7 @@
 //! follows it and decides what reaches the client.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use interface::{HandleCheck, Interface, TypeKind};
 use ipc::protocol::{HandleChanges, OpenedHandle};
 
-/// Handles of one job that are open at the same time, at most.
+/// Handles to things of one interface that a job has at the same time, at most.
 pub const HANDLES_MAX: usize = 65_535;
 
 type Thing = Arc<dyn Any + Send + Sync>;
@@ -27,7 +27,8 @@ pub(crate) struct Handles(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    places: Vec<Slot>,
+    /// No more than were used: a client chooses the places of the table that follows its own.
+    places: BTreeMap<u16, Slot>,
     /// Places that hold nothing and can be used again.
     free: Vec<u16>,
     closed: bool,
@@ -54,7 +55,7 @@ struct Slot {
 impl fmt::Debug for Handles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        let open = state.places.iter().filter(|slot| slot.thing.is_some()).count();
+        let open = state.places.values().filter(|slot| slot.thing.is_some()).count();
         f.debug_struct("Handles").field("open", &open).field("closed", &state.closed).finish()
     }
 }
@@ -79,12 +80,13 @@ impl Handles {
         let place = match state.free.pop() {
             Some(place) => place,
             None if state.places.len() < HANDLES_MAX => {
-                state.places.push(Slot { generation: 1, thing: None });
-                (state.places.len() - 1) as u16
+                let place = state.places.len() as u16;
+                state.places.insert(place, Slot { generation: 1, thing: None });
+                place
             }
             None => return Err(format!("the job has {HANDLES_MAX} handles, which is the limit")),
         };
-        let slot = state.places.get_mut(usize::from(place)).ok_or("a place that does not exist")?;
+        let slot = state.places.get_mut(&place).ok_or("a place that does not exist")?;
         slot.thing = Some((kind, thing));
         let handle = slot.generation << 16 | u32::from(place);
         if let Some(untold) = &mut state.untold {
@@ -125,6 +127,9 @@ impl Handles {
 
     /// Follows another table, of the same interface, by what a client says of it. An error says what is impossible.
     pub(crate) fn follow(&self, interface: &Interface, changes: &HandleChanges) -> Result<(), String> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let nothing: Thing = Arc::new(());
         let mut state = self.lock();
         if state.closed {
@@ -152,7 +157,7 @@ impl Handles {
             state.closed = true;
             std::mem::take(&mut state.places)
         };
-        for slot in places {
+        for slot in places.into_values() {
             // What a destructor of the host app's does is its own affair.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(slot)));
         }
@@ -164,11 +169,8 @@ const GENERATION_MAX: u32 = u16::MAX as u32;
 
 impl State {
     fn find(&self, handle: u32) -> Result<&(usize, Thing), String> {
-        let (generation, place) = (handle >> 16, usize::from(handle as u16));
-        // The instance chooses the place.
-        let known = place < self.places.len();
-        let slot = self.places.get(ipc::nospec::below(place, self.places.len())).filter(|_| known);
-        match slot {
+        let generation = handle >> 16;
+        match self.places.get(&(handle as u16)) {
             Some(Slot { generation: current, thing: Some(thing) }) if *current == generation => Ok(thing),
             Some(slot) if generation != 0 && generation <= slot.generation => Err(STALE.to_owned()),
             _ => Err("the job was given no such handle".to_owned()),
@@ -178,7 +180,7 @@ impl State {
     /// Takes the thing of a handle out; the next generation of its place.
     fn take(&mut self, handle: u32) -> Result<(Thing, u32), String> {
         self.find(handle)?;
-        let slot = self.places.get_mut(usize::from(handle as u16)).ok_or(STALE)?;
+        let slot = self.places.get_mut(&(handle as u16)).ok_or(STALE)?;
         let (_, thing) = slot.thing.take().ok_or(STALE)?;
         slot.generation += 1;
         Ok((thing, slot.generation))
@@ -186,16 +188,18 @@ impl State {
 
     /// Puts a thing behind a handle that another table has chosen: of a place that is free, and never used before.
     fn put(&mut self, handle: u32, kind: usize, thing: Thing) -> Result<(), String> {
-        let (generation, place) = (handle >> 16, usize::from(handle as u16));
-        if place >= HANDLES_MAX {
+        let (generation, place) = (handle >> 16, handle as u16);
+        if usize::from(place) >= HANDLES_MAX {
             return Err(format!("its place is beyond {HANDLES_MAX}, which is the limit"));
         }
-        if self.places.len() <= place {
-            self.places.resize_with(place + 1, || Slot { generation: 1, thing: None });
-        }
-        match self.places.get_mut(place) {
-            Some(slot) if slot.thing.is_none() && generation >= slot.generation => {
-                *slot = Slot { generation, thing: Some((kind, thing)) };
+        let first_free = match self.places.get(&place) {
+            None => Some(1),
+            Some(Slot { generation, thing: None }) => Some(*generation),
+            Some(_) => None,
+        };
+        match first_free {
+            Some(first) if generation >= first => {
+                self.places.insert(place, Slot { generation, thing: Some((kind, thing)) });
                 Ok(())
             }
             _ => Err("its place is taken, or its generation was used before".to_owned()),
@@ -275,6 +279,11 @@ mod tests {
         follower.follow(&interface, &table.changes()).unwrap();
         assert!(follower.refuse(closed, 1).unwrap().contains("removed"));
         assert!(follower.lock().free.is_empty(), "it chooses no places, and must not remember them");
+        let far =
+            HandleChanges { closed: Vec::new(), opened: vec![OpenedHandle { handle: 0x1_fffe, kind: 1 }] };
+        let places = follower.lock().places.len();
+        follower.follow(&interface, &far).unwrap();
+        assert_eq!(follower.lock().places.len(), places + 1, "one message takes no more than it says");
     }
 
     #[test]

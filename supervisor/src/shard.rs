@@ -1,7 +1,7 @@
 //! A shard: one thread that runs jobs, with its own zygotes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -670,6 +670,9 @@ fn layer_name(bit: u64) -> &'static str {
     layer::ALL.iter().find(|(b, _)| *b == bit).map_or("unknown", |(_, name)| name)
 }
 
+/// Functions that an error names.
+const REFUSED_MAX: usize = 64;
+
 /// Every host function that the module imports must be granted: a guest that cannot work does not start.
 fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
     for function in &module.artifact().metadata().host_functions {
@@ -682,18 +685,22 @@ fn grants(module: &Module, policy: &Arc<Policy>) -> Result<(), Error> {
     }
     let imports = policy.imports();
     let functions = instance::functions(module.artifact().metadata());
-    let mut refused: Vec<String> = functions
-        .filter(|(module, name)| !imports.allow(module, name))
-        .map(|(module, name)| format!("{module}.{name}"))
-        .collect();
-    // A module may import a function several times.
-    refused.sort();
-    refused.dedup();
+    // A module may import a function several times, and a million of them.
+    let (mut refused, mut others) = (BTreeSet::new(), false);
+    for (module, name) in functions.filter(|(module, name)| !imports.allow(module, name)) {
+        refused.insert(format!("{module}.{name}"));
+        if refused.len() > REFUSED_MAX {
+            refused.pop_last();
+            others = true;
+        }
+    }
     match refused.first() {
         None => Ok(()),
-        Some(first) => {
-            let nearest = imports.nearest(first);
-            Err(Error::ImportsNotGranted { functions: refused, nearest, policy: policy.name().to_owned() })
-        }
+        Some(first) => Err(Error::ImportsNotGranted {
+            nearest: imports.nearest(first),
+            functions: refused.into_iter().collect(),
+            others,
+            policy: policy.name().to_owned(),
+        }),
     }
 }

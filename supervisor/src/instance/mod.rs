@@ -409,7 +409,8 @@ pub(crate) async fn run(
             Closed::Ending(ending) => (ending, process.death(&zygote).await),
             Closed::Finished(queues, sequence) => {
                 let death = finished(process, &zygote, &record).await;
-                if zygote.prefault().wants_more() {
+                // One that had to be killed to know what it used cannot be looked at.
+                if process.may_live() && zygote.prefault().wants_more() {
                     let (zygote, module) = (Rc::clone(&zygote), module.clone());
                     remains.waiting = Some(Waiting { zygote, module, queues, sequence });
                 }

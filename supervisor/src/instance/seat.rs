@@ -122,6 +122,11 @@ impl Process {
         listener.serve(process_id(self.pidfd.as_fd())?, self.pidfd.as_fd()).ok()
     }
 
+    /// Whether nobody has told of its death.
+    pub(super) fn may_live(&self) -> bool {
+        !self.dead
+    }
+
     /// Whether [`Self::used`] can be asked.
     pub(super) fn is_metered(&self) -> bool {
         self.meter.is_some()
