@@ -201,11 +201,20 @@ fn prepare(
             }
         };
     }
+    let head = (OUT_HEAD as u64) + u64::from(ALIGNMENT);
+    let left = |low: u32| u64::from((CALLS_BYTES as u32).saturating_sub(low));
+    let wanted = args().map(|(_, arg)| match arg {
+        Some(Arg::Out { capacity, stride, .. }) => {
+            head.saturating_add(elements(parameters, capacity, stride))
+        }
+        _ => 0,
+    });
+    // Only if not all of them have the room that the guest has.
+    let shares = wanted.fold(0, u64::saturating_add) > left(low);
     for (index, arg) in args() {
         let Some(Arg::Out { capacity, stride, .. }) = arg else { continue };
-        let room = u64::from((CALLS_BYTES as u32).saturating_sub(low)) / open;
+        let room = if shares { left(low) / open } else { left(low) };
         open -= 1;
-        let head = (OUT_HEAD as u64) + u64::from(ALIGNMENT);
         let bytes = room.checked_sub(head).map(|room| room.min(elements(parameters, capacity, stride)));
         let range = bytes.and_then(|bytes| {
             // Whole elements.

@@ -29,6 +29,9 @@ fields = [{ name = "tag", type = "s8" }, { name = "x", type = "u64" }, { name = 
 name = "two"
 results = [{ name = "points", type = "list<point>" }, { name = "numbers", type = "list<s16>" }]
 [[function]]
+name = "large"
+results = [{ name = "text", type = "string" }, { name = "numbers", type = "list<s16>" }]
+[[function]]
 name = "told"
 results = [{ name = "opts", type = "list<opts>" }, { name = "text", type = "string" }]
 error = "fault"
@@ -48,12 +51,13 @@ results = [{ name = "count", type = "u32" }]
 /// 5 MiB of memory, which is more than a call can carry.
 const GUEST: &str = r#"(module
   (import "t" "two" (func $two (param i32 i32 i32 i32 i32 i32)))
+  (import "t" "large" (func $large (param i32 i32 i32 i32 i32 i32)))
   (import "t" "told" (func $told (param i32 i32 i32 i32 i32 i32) (result i32)))
   (import "t" "things" (func $things (param i32 i32 i32)))
   (import "t" "open" (func $open (result i32)))
   (import "t" "count" (func $count (param i32 i32) (result i32)))
   (memory (export "memory") 80)
-  (export "two" (func $two)) (export "told" (func $told)) (export "things" (func $things)) (export "open" (func $open))
+  (export "two" (func $two)) (export "large" (func $large)) (export "told" (func $told)) (export "things" (func $things)) (export "open" (func $open))
   (export "count" (func $count)))"#;
 
 const MEMORY: u32 = 80 << 16;
@@ -69,7 +73,7 @@ impl Test {
     async fn new() -> Self {
         let mut service = Service::new(Interface::parse(INTERFACE, "t.toml").unwrap());
         let replies: Arc<Mutex<Vec<V>>> = Arc::default();
-        for name in ["two", "told", "things"] {
+        for name in ["two", "large", "told", "things"] {
             let replies = Arc::clone(&replies);
             let reply = move |_, _| std::future::ready(Ok(Reply::Values(replies.lock().unwrap().clone())));
             service.function(name, reply).unwrap();
@@ -158,6 +162,32 @@ async fn lists_arrive_as_arrays_of_c_with_the_number_of_their_elements() {
     assert_eq!(last, [0xff, 0xff]);
     // And the same number back.
     assert_eq!(test.call("count", &[0x100, 65_536], &[]).await, returned(65_536));
+}
+
+/// What a call can carry is divided only if it does not suffice.
+#[tokio::test]
+async fn a_large_result_has_its_room_beside_a_small_one() {
+    let mut test = Test::new().await;
+    let (room, length) = (3 << 20, 5 << 19);
+    let reply = [V::String("x".repeat(length)), numbers(3)];
+    test.done("large", &[0x100, room, 0x10, 0x20, 8, 0x14], &reply).await;
+    assert_eq!((test.number(0x10).await, test.number(0x14).await), (length as u32, 3));
+    assert_eq!(test.memory(0x100 + length as u64 - 1, 2).await, *b"x\0");
+    assert_eq!(test.memory(0x20, 8).await, [0, 0, 1, 0, 2, 0, 0, 0]);
+    // Here it does not: each gets half.
+    let outcome = test.call("large", &[0x100, room, 0x10, 0x100 + room, 1 << 19, 0x14], &reply).await;
+    let CallOutcome::Trapped(trap) = outcome else { panic!("{outcome:?}") };
+    assert!(
+        trap.message.contains("result text: it has 2621440 bytes, but the guest has room for"),
+        "{trap:?}"
+    );
+    test.done(
+        "large",
+        &[0x100, room, 0x10, 0x100 + room, 1 << 19, 0x14],
+        &[V::String("y".repeat(1 << 20)), numbers(65_536)],
+    )
+    .await;
+    assert_eq!((test.number(0x10).await, test.number(0x14).await), (1 << 20, 65_536));
 }
 
 #[tokio::test]
