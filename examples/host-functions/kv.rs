@@ -385,7 +385,7 @@ pub fn entries<'o>(from: Store, sorted: Order, entries: &'o mut [Entry]) -> ::co
     for _index in 0.._length0.min(entries.len()) {
         // SAFETY: the element lies in the slice, and all bits are a value of this type.
         let _element = unsafe { entries.as_ptr().cast::<raw::Entry>().add(_index).read() };
-        if !(_element.read_only <= 1 && <Content as ::core::convert::TryFrom<u32>>::try_from(_element.content).is_ok()) {
+        if _element.read_only > 1 || <Content as ::core::convert::TryFrom<u32>>::try_from(_element.content).is_err() {
             // SAFETY: the slice is there, and zeros are a value of its type.
             unsafe { entries.as_mut_ptr().write_bytes(0, entries.len()) };
             checks::broken("entries: entries");
