@@ -34,14 +34,14 @@ async fn a_module_that_takes_too_much_memory_is_refused() {
 #[tokio::test]
 async fn a_module_that_takes_too_much_processor_time_is_refused() {
     let limits = CompileLimits { cpu_time: Duration::from_secs(1), ..CompileLimits::default() };
-    let error = refused(large(100, 8000), limits).await;
+    let error = refused(large(400, 8000), limits).await;
     assert!(error.contains("CPU time of 1s: `compile.limits.cpu_time` raises the limit"), "{error}");
 }
 
 #[tokio::test]
 async fn a_module_that_takes_too_long_is_refused() {
     let limits = CompileLimits { wall_time: Duration::from_millis(200), ..CompileLimits::default() };
-    let error = refused(large(50, 8000), limits).await;
+    let error = refused(large(200, 8000), limits).await;
     assert!(error.contains("wall time of 200ms: `compile.limits.wall_time` raises the limit"), "{error}");
 }
 
