@@ -203,7 +203,7 @@ pub enum Place {
 
 /// A rule that an interface breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("interface \"{interface}\": {problem}{}", help.as_ref().map_or(String::new(), |help| format!("; {help}")))]
+#[error("interface {interface:?}: {problem}{}", help.as_ref().map_or(String::new(), |help| format!("; {help}")))]
 pub struct ModelError {
     /// The interface's name.
     pub interface: String,

@@ -256,6 +256,13 @@ mod tests {
     }
 
     #[test]
+    fn an_error_about_any_name_is_one_line() {
+        let interface = Interface { name: "a\u{7f}b\nc".into(), ..Interface::default() };
+        let error = Lowered::from_bytes(&interface.to_bytes().expect("bytes")).expect_err("no name");
+        assert!(!error.to_string().contains(['\n', '\u{7f}']), "{error}");
+    }
+
+    #[test]
     fn a_type_that_nests_without_end_does_not() {
         let deep = format!("{}u8{}", "list<".repeat(100_000), ">".repeat(100_000));
         let params = vec![Field { name: "p".into(), doc: String::new(), ty: Type::from(deep) }];
