@@ -206,9 +206,10 @@ async fn a_call_that_is_given_up_is_dropped_in_the_client() {
     );
     assert_eq!(events.try_iter().collect::<Vec<_>>(), ["called", "dropped"]);
     assert_eq!(call(&mut session, "one", &[]).await, returned(1));
-    let limit = Some(Duration::from_millis(50));
-    let outcome = session.call_within("forever", &[], limit).await.unwrap();
-    let reached = LimitReached { limit: Limit::WallTime, value: 50_000_000 };
+    // Long enough for the call to arrive before it, however busy the machine is.
+    let limit = Duration::from_secs(2);
+    let outcome = session.call_within("forever", &[], Some(limit)).await.unwrap();
+    let reached = LimitReached { limit: Limit::WallTime, value: limit.as_nanos() as u64 };
     assert_eq!(outcome, CallOutcome::Ended(Outcome::LimitReached(reached)));
     assert_eq!(events.recv_timeout(PATIENCE), Ok("called"));
     assert_eq!(events.recv_timeout(PATIENCE), Ok("dropped"));
