@@ -42,3 +42,15 @@ pub fn assert_trap(outcome: &CallOutcome, message: &str) {
         other => panic!("{message}: {other:?}"),
     }
 }
+
+/// The only result, 32 bits: a handle, for one.
+#[track_caller]
+pub fn number_in(outcome: CallOutcome) -> u32 {
+    match outcome {
+        CallOutcome::Returned(results) => match results[..] {
+            [Value::I32(number)] => number as u32,
+            _ => panic!("{results:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use client::interface::Interface;
 use client::{
-    CallOutcome, Client, Error, ErrorKind, JobRequest, ModuleFile, PolicyRequest, Service, Session, Value,
+    CallOutcome, Client, Error, ErrorKind, JobRequest, ModuleFile, PolicyRequest, Service, Session,
 };
 use compiler::Options;
 use ipc::protocol::{FRAME_MAX, INTERFACES_BYTES_MAX, INTERFACES_MAX};
@@ -46,13 +46,7 @@ async fn call(session: &mut Session, name: &str, args: &[u32]) -> CallOutcome {
 }
 
 async fn handle(session: &mut Session, name: &str) -> u32 {
-    match call(session, name, &[]).await {
-        CallOutcome::Returned(results) => match results[..] {
-            [Value::I32(handle)] => handle as u32,
-            _ => panic!("{results:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
+    sessions::number_in(call(session, name, &[]).await)
 }
 
 fn dropped(events: &Events) -> usize {

@@ -290,13 +290,7 @@ async fn done(session: &mut Session, name: &str, args: &[u32]) {
 }
 
 async fn handle(session: &mut Session, name: &str) -> u32 {
-    match call(session, name, &[]).await {
-        CallOutcome::Returned(results) => match results[..] {
-            [Value::I32(handle)] => handle as u32,
-            _ => panic!("{results:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
+    sessions::number_in(call(session, name, &[]).await)
 }
 
 /// A call that traps because the guest passed something wrong; the host function is not called.
