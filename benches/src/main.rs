@@ -12,6 +12,7 @@
 mod bulk;
 mod daemon;
 mod family;
+mod floor;
 mod growth;
 mod library;
 mod soak;
@@ -48,6 +49,8 @@ enum Measurement {
     Throughput(Throughput),
     /// Many jobs, with host calls or without, and many parked instances that are killed together; an error if anything leaks or hangs.
     Soak(soak::Soak),
+    /// What the kernel takes for processes that do nothing.
+    Floor(floor::Floor),
     /// A parked job by the number of parked instances, the size of the image, and that of the memory.
     Growth,
     /// Bytes through a typed host function, in and out.
@@ -271,6 +274,7 @@ fn main() -> ExitCode {
             Measurement::Latency(options) => latency(options).await,
             Measurement::Throughput(options) => throughput(options).await,
             Measurement::Soak(options) => soak::soak(options).await,
+            Measurement::Floor(options) => floor::measure(options),
             Measurement::Growth => growth::growth().await,
             Measurement::Bulk(options) => {
                 tokio::task::LocalSet::new().run_until(bulk::measure(options)).await

@@ -32,9 +32,9 @@ pub fn report_json(report: &Report) -> Json {
     }
     let mut put = |key: &str, value: Json| object.insert(String::from(key), value);
     put("policy", json!(report.policy));
-    put("policy_dangers", json!(report.dangers));
-    put("layers", json!(report.layers));
-    put("missing_layers", json!(report.missing_layers));
+    put("policy_dangers", json!(*report.dangers));
+    put("layers", json!(*report.layers));
+    put("missing_layers", json!(*report.missing_layers));
     Json::Object(object)
 }
 
@@ -104,9 +104,9 @@ mod tests {
             outcome,
             usage,
             policy: "default".into(),
-            dangers: vec![],
-            layers,
-            missing_layers: vec![],
+            dangers: [].into(),
+            layers: layers.into(),
+            missing_layers: [].into(),
         })
     }
 

@@ -29,8 +29,8 @@ pub const TABLE_BYTES: usize = 0x1_0000;
 pub const VALUES_OFFSET: usize = TABLE_OFFSET + TABLE_BYTES;
 /// How many values fit.
 pub const VALUES_MAX: usize = 1024;
-/// Offset of what a parked instance is to do ahead of its job: a number of pages, then their numbers in memory 0, 32 bits each. It
-/// writes to each of them, because earlier instances did.
+/// Offset of what a parked instance is to do ahead of its job: numbers of pages in memory 0, 32 bits each, as many as
+/// [`JobHeader::prefault`] says. It writes to each of them, because earlier instances did.
 pub const PREFAULT_OFFSET: usize = VALUES_OFFSET + 0x4000;
 /// How many pages at most.
 pub const PREFAULT_MAX: usize = 512;
@@ -51,7 +51,7 @@ pub const RING_BYTES: usize = HEAD_OFFSET + 0x4000;
 
 const _: () = {
     assert!(VALUES_OFFSET + VALUES_MAX * 16 <= PREFAULT_OFFSET);
-    assert!(PREFAULT_OFFSET + 4 * (1 + PREFAULT_MAX) <= HEAD_OFFSET);
+    assert!(PREFAULT_OFFSET + 4 * PREFAULT_MAX <= HEAD_OFFSET);
     assert!(JOB_OFFSET + size_of::<JobHeader>() <= EXIT_OFFSET);
     assert!(EXIT_OFFSET + size_of::<ExitRecord>() <= INDICES_OFFSET);
     assert!(INDICES_OFFSET + size_of::<crate::ring::Indices>() <= SUBMISSIONS_OFFSET);
@@ -70,6 +70,11 @@ pub struct JobHeader {
     pub go: u32,
     /// Bits of [`job_flags`].
     pub flags: u32,
+    /// Pages that are listed at [`PREFAULT_OFFSET`]. Written before the instance is forked, and nothing afterwards. It stands here and not there, so that
+    /// without a list nobody touches the page of the list, which would hold memory from then on.
+    pub prefault: u32,
+    /// Nothing.
+    pub unused: u32,
     /// `RLIMIT_DATA` for the instance, in bytes.
     pub data_limit: u64,
     /// Bytes that all linear memories together may have.

@@ -2,6 +2,8 @@
 //!
 //! Enums keep serde's default (external) tagging: postcard, in which reports travel, cannot read the other forms.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// How a job ended. Exactly one of these, always.
@@ -170,7 +172,7 @@ pub struct Usage {
     pub fuel: Option<u64>,
 }
 
-/// The report of a job.
+/// The report of a job. What many jobs of one policy have in common they share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// How it ended.
@@ -180,11 +182,31 @@ pub struct Report {
     /// The policy's name.
     pub policy: String,
     /// Where the policy, or one that it extends, may give more than a built-in policy: `allow_dangerous` and its reasons.
-    pub dangers: Vec<PolicyDanger>,
+    #[serde(with = "shared")]
+    pub dangers: Arc<[PolicyDanger]>,
     /// Names of the layers that were in force, see [`crate::control::layer::ALL`].
-    pub layers: Vec<String>,
+    #[serde(with = "shared")]
+    pub layers: Arc<[String]>,
     /// Names of layers that were not, with the reason. Controls of speculation are among them only if the policy asks for them.
-    pub missing_layers: Vec<MissingLayer>,
+    #[serde(with = "shared")]
+    pub missing_layers: Arc<[MissingLayer]>,
+}
+
+/// Lists that several values share travel as lists. (serde's feature for that would be on in every crate.)
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(list: &Arc<[T]>, to: S) -> Result<S::Ok, S::Error> {
+        list[..].serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Arc<[T]>, D::Error> {
+        Vec::deserialize(from).map(Arc::from)
+    }
 }
 
 /// A policy that may give more than the one it extends.

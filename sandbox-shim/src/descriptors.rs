@@ -58,6 +58,8 @@ impl Known {
 struct Table(UnsafeCell<[Known; KNOWN_MAX]>);
 // SAFETY: the process has one thread; the signal handler does not look here.
 unsafe impl Sync for Table {}
+// Among the initialised data, although it need not be: memory for what is not would be a mapping of its own, which every fork copies.
+#[unsafe(link_section = ".data")]
 static TABLE: Table = Table(UnsafeCell::new([UNKNOWN; KNOWN_MAX]));
 
 /// The entry of a descriptor, if it can have one.

@@ -30,6 +30,8 @@ struct SignalStack(core::cell::UnsafeCell<[u8; STACK_BYTES]>);
 // SAFETY: only the kernel and the handler running on it use the stack, in a process with one thread.
 unsafe impl Sync for SignalStack {}
 
+// Among the initialised data, although it is zero: memory for what is not would be a mapping of its own, which every fork copies.
+#[unsafe(link_section = ".data")]
 static STACK: SignalStack = SignalStack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
 
 /// The signal stack, for `sigaltstack`. A forked child inherits the setting and its own copy of the bytes.

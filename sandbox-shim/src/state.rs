@@ -37,6 +37,8 @@ static STATE: StateCell = StateCell(UnsafeCell::new(State {
     job: JobHeader {
         go: 0,
         flags: 0,
+        prefault: 0,
+        unused: 0,
         data_limit: 0,
         memory_limit: 0,
         fuel: 0,

@@ -425,7 +425,7 @@ impl State {
             }
         }
         let clock_ahead = if layers & layer::TIME_NAMESPACE == 0 { 0 } else { offer.clocks[0] };
-        let confined = Rc::new(Confined::new(layers, missing, clock_ahead));
+        let confined = Rc::new(Confined::new(policy, layers, missing, clock_ahead));
         let mut known = self.confined.borrow_mut();
         if known.len() >= KEPT {
             known.remove(0);

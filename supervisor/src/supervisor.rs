@@ -447,8 +447,8 @@ fn never_began(job: &Job) -> Report {
         usage: Usage::default(),
         policy: job.policy.name().to_owned(),
         dangers: instance::dangers(&job.policy),
-        layers: Vec::new(),
-        missing_layers: Vec::new(),
+        layers: [].into(),
+        missing_layers: [].into(),
     }
 }
 

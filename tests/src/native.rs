@@ -131,7 +131,7 @@ pub fn assert_reported(report: &Report, layers: u64) {
         let chosen = of.filter(move |(bit, _)| (layers & bit != 0) == wanted);
         chosen.map(|(_, name)| *name).collect::<Vec<_>>()
     };
-    assert_eq!(report.layers, name(true));
+    assert_eq!(*report.layers, name(true));
     let missing: Vec<&str> = report.missing_layers.iter().map(|m| m.layer.as_str()).collect();
     let mut expected = name(false);
     let mut sorted = missing.clone();

@@ -1,10 +1,13 @@
 //! Instances that are forked ahead of their jobs. A program of its own, because it looks at every process below this one.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use compiler::Options;
 use ipc::interface::FunctionId;
+use ipc::job::{HEAD_OFFSET, RING_BYTES};
 use ipc::report::{Outcome, Report, Value, Violation};
 use ipc::ring::FINISHED;
 use policies::Policy;
@@ -367,6 +370,29 @@ async fn a_parked_instance_writes_the_pages_that_earlier_jobs_wrote() {
     }
     // It finds what every instance finds.
     assert_returned(call(&supervisor, &module, "write").await, 7);
+    drop(supervisor);
+    assert_no_orphans();
+}
+
+/// What it holds beyond that would have to be freed before the next instance.
+#[tokio::test]
+async fn a_parked_instance_holds_no_more_of_its_ring_than_the_head() {
+    let _alone = alone().await;
+    let supervisor = supervisor(PoolLimits { min: 1, max: 1 });
+    let module = load(&supervisor, WRITER).await;
+    assert_returned(call(&supervisor, &module, "write").await, 7);
+    let _parked = parked(1).await;
+    let files =
+        std::fs::read_dir("/proc/self/fd").expect("/proc").filter_map(|entry| Some(entry.ok()?.path()));
+    let is_ring = |path: &PathBuf| {
+        std::fs::read_link(path).is_ok_and(|file| file.to_string_lossy().starts_with("/memfd:ring"))
+    };
+    let held: Vec<_> = files
+        .filter(is_ring)
+        .map(|path| std::fs::metadata(path).expect("an open file").blocks() * 512)
+        .collect();
+    let head = (RING_BYTES - HEAD_OFFSET) as u64;
+    assert!(!held.is_empty() && held.iter().all(|bytes| *bytes <= head), "{held:?}");
     drop(supervisor);
     assert_no_orphans();
 }

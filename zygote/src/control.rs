@@ -30,6 +30,8 @@ const HEADER_BYTES: usize = size_of::<ControlData>() - size_of::<[i32; DESCRIPTO
 struct Buffer(UnsafeCell<[u8; PACKET_MAX]>);
 // SAFETY: one thread.
 unsafe impl Sync for Buffer {}
+// Among the initialised data, although it is zero: memory for what is not would be a mapping of its own, which every fork copies.
+#[unsafe(link_section = ".data")]
 static BUFFER: Buffer = Buffer(UnsafeCell::new([0; PACKET_MAX]));
 
 /// A command and what came with it.

@@ -2,7 +2,7 @@
 //!
 //! Everything here runs in the child, through the gate, and neither allocates nor locks.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ipc::control::{Step, layer};
 use ipc::job::{
@@ -90,11 +90,12 @@ fn touch_pages() {
     // SAFETY: the code begins here, readable.
     unsafe { (CODE_BASE as *const u64).read_volatile() };
     sandbox_shim::state::with(|s| s.job = JobHeader::default());
+    let count = RING_BASE as usize + JOB_OFFSET + core::mem::offset_of!(JobHeader, prefault);
+    // SAFETY: part of the mapped ring, and the supervisor wrote it before this process was forked.
+    let count = unsafe { (count as *const u32).read_volatile() } as usize;
     let list = (RING_BASE as usize + PREFAULT_OFFSET) as *const u32;
-    // SAFETY: the list is part of the mapped ring, and the supervisor wrote it before this process was forked.
-    let count = unsafe { list.read_volatile() } as usize;
-    for index in 1..=count.min(PREFAULT_MAX) {
-        // SAFETY: as above.
+    for index in 0..count.min(PREFAULT_MAX) {
+        // SAFETY: as above; the list has so many words.
         let page = u64::from(unsafe { list.add(index).read_volatile() });
         // SAFETY: the supervisor lists pages that the artifact has mapped as memory 0, readable and writable.
         unsafe { touch(MEMORY_BASE + page * PAGE) };
@@ -104,11 +105,13 @@ fn touch_pages() {
 /// Takes the page fault of a write.
 ///
 /// # Safety
-/// The page at `address` is mapped, readable and writable. It keeps what it holds.
+/// The page at `address`, a multiple of 8, is mapped, readable and writable. It keeps what it holds.
 unsafe fn touch(address: u64) {
-    let word = address as *mut u64;
-    // SAFETY: by the contract.
-    unsafe { word.write_volatile(word.read_volatile()) };
+    // SAFETY: by the contract; nothing else runs that could refer to it.
+    let word = unsafe { AtomicU64::from_ptr(address as *mut u64) };
+    // Not a load and a store, of which each would have a fault of its own: the processor takes this for a write whatever it finds (Intel
+    // SDM volume 2, CMPXCHG).
+    let _ = word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 fn or_fail(step: Step, result: Result<(), Errno>) {

@@ -271,9 +271,9 @@ fn reports_of_every_outcome_survive_the_wire() {
             outcome,
             usage: Usage { wall_ns: 1, ..Usage::default() },
             policy: "default".into(),
-            dangers: vec![crate::report::PolicyDanger { policy: "p".into(), reason: "r".into() }],
-            layers: vec!["seccomp".into()],
-            missing_layers: vec![MissingLayer { layer: "l".into(), reason: "r".into() }],
+            dangers: [crate::report::PolicyDanger { policy: "p".into(), reason: "r".into() }].into(),
+            layers: ["seccomp".into()].into(),
+            missing_layers: [MissingLayer { layer: "l".into(), reason: "r".into() }].into(),
         }));
         let wire = encode(&response).expect("encode");
         assert_eq!(decode::<Response>(&wire[HEADER_BYTES..]).expect("decode"), response);

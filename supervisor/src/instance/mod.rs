@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{self, Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
@@ -66,24 +67,45 @@ const BELIEVED_MAX: u64 = 1 << 53;
 /// Most fuel that a job can have: what the counter holds. Nothing executes as much.
 const FUEL_MAX: u64 = i64::MAX as u64;
 
-/// How a job is confined.
+/// How the jobs of a policy are confined, and what their reports say of that.
 #[derive(Debug)]
 pub(crate) struct Confined {
     /// Layers in force.
     pub(crate) layers: u64,
     /// Their names.
-    names: Vec<String>,
+    names: Arc<[String]>,
     /// Layers that are not.
-    missing: Vec<MissingLayer>,
+    missing: Arc<[MissingLayer]>,
+    /// The policy's name.
+    policy: String,
+    dangers: Arc<[PolicyDanger]>,
     /// Seconds by which its monotonic clock is ahead of the host's; less than zero in a time namespace.
     clock_ahead: i64,
 }
 
 impl Confined {
-    pub(crate) fn new(layers: u64, missing: Vec<MissingLayer>, clock_ahead: i64) -> Self {
+    pub(crate) fn new(
+        policy: &policies::Policy,
+        layers: u64,
+        missing: Vec<MissingLayer>,
+        clock_ahead: i64,
+    ) -> Self {
         let all = ipc::control::layer::ALL.iter();
         let names = all.filter(|(bit, _)| layers & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
-        Self { layers, names, missing, clock_ahead }
+        let (policy, dangers) = (policy.name().to_owned(), dangers(policy));
+        Self { layers, names, missing: missing.into(), policy, dangers, clock_ahead }
+    }
+
+    /// The report of a job.
+    fn report(&self, outcome: Outcome, usage: Usage) -> Report {
+        Report {
+            outcome,
+            usage,
+            policy: self.policy.clone(),
+            dangers: Arc::clone(&self.dangers),
+            layers: Arc::clone(&self.names),
+            missing_layers: Arc::clone(&self.missing),
+        }
     }
 }
 
@@ -163,16 +185,7 @@ pub(crate) async fn run(
     }
     let fuel = limits.fuel.unwrap_or(FUEL_MAX).min(FUEL_MAX);
     let provided = Provided::new(metadata, &job.imports)?;
-    let policy = job.policy.name().to_owned();
-    let dangers = dangers(&job.policy);
-    let report = |outcome, usage| Report {
-        outcome,
-        usage,
-        policy: policy.clone(),
-        dangers: dangers.clone(),
-        layers: confined.names.clone(),
-        missing_layers: confined.missing.clone(),
-    };
+    let report = |outcome, usage| confined.report(outcome, usage);
     let mut interruption = pin!(interruption(cancel, limits.wall_time, started));
     let initial_memory = module.initial_memory();
     // Globals and tables.
@@ -218,6 +231,8 @@ pub(crate) async fn run(
     let data_limit = other_data.saturating_add(limits.memory).saturating_add(limits.stack + OWN_DATA);
     let header = JobHeader {
         go: go::PARKED,
+        prefault: 0,
+        unused: 0,
         flags: if kill_on_memory { job_flags::KILL_ON_MEMORY_LIMIT } else { 0 }
             | if is_session { job_flags::SESSION } else { 0 }
             | if deterministic { job_flags::DETERMINISTIC } else { 0 },
@@ -522,7 +537,7 @@ async fn sleep(limit: Option<Duration>, started: Instant) {
 }
 
 /// What a report says of where the policy may widen.
-pub(crate) fn dangers(policy: &policies::Policy) -> Vec<PolicyDanger> {
+pub(crate) fn dangers(policy: &policies::Policy) -> Arc<[PolicyDanger]> {
     let danger = |danger: &policies::Danger| PolicyDanger {
         policy: danger.policy.to_string(),
         reason: danger.reason.clone(),

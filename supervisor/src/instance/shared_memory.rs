@@ -114,15 +114,14 @@ impl SharedMemory {
 
     /// Writes which pages an instance is to write while it is parked. For one that is not forked yet.
     pub(crate) fn write_prefault(&self, pages: &[u32]) {
-        if pages.is_empty() {
-            return;
-        }
         let count = pages.len().min(PREFAULT_MAX);
-        let list = std::iter::once(count as u32).chain(pages.iter().copied().take(count));
-        for (i, word) in list.enumerate() {
-            // SAFETY: `i <= PREFAULT_MAX`, so the place lies in the mapping.
-            unsafe { self.at::<u32>(PREFAULT_OFFSET + i * size_of::<u32>()).write_volatile(word) };
+        for (i, page) in pages.iter().take(count).enumerate() {
+            // SAFETY: `i < PREFAULT_MAX`, so the place lies in the mapping.
+            unsafe { self.at::<u32>(PREFAULT_OFFSET + i * size_of::<u32>()).write_volatile(*page) };
         }
+        let word = JOB_OFFSET + std::mem::offset_of!(JobHeader, prefault);
+        // SAFETY: a word of the mapping.
+        unsafe { self.at::<u32>(word).write_volatile(count as u32) };
     }
 
     /// Writes the arguments of the entry point.
