@@ -39,6 +39,7 @@ pub mod arguments;
 mod cache;
 mod call_chain;
 mod cgroup;
+mod child;
 mod compile;
 mod config;
 pub mod configuration;
