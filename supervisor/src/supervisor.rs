@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ipc::report::{Outcome, Report, Usage};
+use policies::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
@@ -208,6 +209,15 @@ impl Supervisor {
     pub(crate) async fn load_copied(&self, (image, hash): (Image, blake3::Hash)) -> Result<Module, Error> {
         let inner = Arc::clone(&self.0);
         on_thread(move || inner.artifact(hash, || Ok(image))).await?
+    }
+
+    /// Has every shard start what a job under this policy will need besides its module, which can be loaded meanwhile. What cannot be
+    /// started is an error of the job.
+    pub fn expect(&self, policy: &Arc<Policy>) -> Result<(), Error> {
+        self.0.shards.iter().try_for_each(|shard| {
+            let policy = Arc::clone(policy);
+            shard.spawn(Box::new(|here| Box::pin(async move { here.state.expect(&policy).await })))
+        })
     }
 
     /// Runs a job and reports. Dropping the future cancels the job: its instance is killed.
