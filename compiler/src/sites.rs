@@ -163,7 +163,7 @@ impl<'a> Table<'a> {
     }
 
     /// Whether functions and their entries are in order and lie in `code_bytes` bytes of code, with at most one return
-    /// address and one trap per offset: then no lookup takes longer than the function's code is long.
+    /// address and one trap per offset. Reads the whole table; [`Self::find`] does not rely on it.
     pub fn is_ascending(&self, code_bytes: u64) -> bool {
         let function = |index: u32| {
             let ([start, _, first], [end, _, last]) = (self.record(index)?, self.record(index + 1)?);
@@ -188,7 +188,8 @@ impl<'a> Table<'a> {
     }
 
     /// Looks up a code offset. With `returns` it is the address that a call returns to, else the address of an
-    /// instruction; both can be the same.
+    /// instruction; both can be the same. Takes no longer than the code before `offset` is long, whatever the table holds:
+    /// entries that are not in order are not followed.
     pub fn find(&self, offset: u32, returns: bool) -> Option<Found> {
         // A return address may be the first byte behind the function, when its last instruction is a call.
         let inside = if returns { offset.checked_sub(1)? } else { offset };
@@ -204,7 +205,7 @@ impl<'a> Table<'a> {
             return None;
         }
         let entries = self.entries.get(first as usize..last as usize)?;
-        let (mut position, mut code) = (0, u64::from(start));
+        let (mut position, mut code, mut before) = (0, u64::from(start), None);
         while position < entries.len() {
             let head = read_number(entries, &mut position)?;
             let delta = read_number(entries, &mut position)?;
@@ -212,6 +213,11 @@ impl<'a> Table<'a> {
             if code > u64::from(offset) {
                 break;
             }
+            let key = (code, head & ((1 << KIND_BITS) - 1) != 0);
+            if before.is_some_and(|before| before >= key) {
+                return None;
+            }
+            before = Some(key);
             let delta = (delta >> 1) as i64 ^ -((delta & 1) as i64);
             wasm = u32::try_from(i64::from(wasm).checked_add(delta)?).ok()?;
             let kind = (head & ((1 << KIND_BITS) - 1)) as u8;
@@ -288,6 +294,26 @@ mod tests {
         builder.function(8, 50, &[]);
         builder.function(4, 50, &[]);
         assert!(!ascending(&builder.finish(16), 16));
+    }
+
+    #[test]
+    fn entries_out_of_order_are_not_followed() {
+        let find = |sites: &[Site], offset| {
+            let mut builder = Builder::new();
+            builder.function(0, 50, &encode(50, sites));
+            let section = builder.finish(16);
+            Table::parse(&section).unwrap().find(offset, false).map(|found| found.wasm)
+        };
+        let trap = |code, wasm| Site { code, trap: Some(TrapKind::Unreachable), wasm };
+        assert_eq!(find(&[trap(3, 51), trap(5, 52)], 5), Some(52));
+        // As many entries for one offset as the file has room for must not be read one by one.
+        let many = [vec![trap(3, 51); 1000], vec![trap(5, 52)]].concat();
+        assert_eq!(find(&many, 5), None);
+        let call = Site { code: 3, trap: None, wasm: 51 };
+        assert_eq!(find(&[trap(3, 51), call, trap(5, 52)], 5), None);
+        assert_eq!(find(&[call, trap(3, 51), trap(5, 52)], 5), Some(52));
+        // What lies behind the offset is not looked at.
+        assert_eq!(find(&[trap(3, 51), trap(5, 52), trap(5, 53)], 4), Some(51));
     }
 
     #[test]

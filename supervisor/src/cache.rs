@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::Error;
-use crate::module::Image;
+use crate::image::Image;
 
 /// Leads every entry; the number is the format's.
 const MAGIC: [u8; 16] = *b"sandboxd cache 1";
@@ -98,8 +98,8 @@ impl Cache {
         }
         // Copied into memory that nobody can change before it is checked: what is checked is what is mapped.
         let mut hasher = self.authenticator(name);
-        let read = |piece: &mut [u8]| file.read_exact(piece);
-        let Ok(image) = Image::copied(read, (length - header_bytes) as usize, &mut hasher) else {
+        let artifact_bytes = (length - header_bytes) as usize;
+        let Ok(image) = Image::copied(&file, header_bytes, artifact_bytes, &mut hasher) else {
             return Ok(None);
         };
         let whole = hasher.finalize() == blake3::Hash::from_bytes(hash);

@@ -2,26 +2,18 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::metadata::{Entry as CompiledEntry, ExportItem, Import, ImportItem, Metadata, Snapshot};
 use compiler::{Artifact, ValType};
 use interface::{Imported, Lowered, MISMATCHES_MAX, Mismatch};
 use ipc::interface::FunctionId;
-use ipc::protocol::MODULE_BYTES_MAX;
 use ipc::report::Value;
 use ipc::types::{Export, ExportType, ValueType};
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::error::{Error, errno, system};
+use crate::error::Error;
+use crate::image::{Image, View};
 use crate::job::Entry;
-use crate::process;
 
 /// Where a module comes from.
 #[derive(Clone, Debug)]
@@ -84,7 +76,7 @@ impl Module {
         if !missing.is_empty() {
             return Err(Error::CpuFeatures { missing: missing.join(", ") });
         }
-        let hash = image.hash.unwrap_or_else(|| blake3::hash(artifact.bytes()));
+        let hash = image.hash().unwrap_or_else(|| blake3::hash(artifact.bytes()));
         let images = Mutex::new(Images { first: Some(Arc::new(image)), by_tenant: HashMap::new() });
         Ok(Self(Arc::new(Inner { artifact, hash, images, cached, cache_problem })))
     }
@@ -415,123 +407,4 @@ pub(crate) fn raw_value(value: &Value) -> Option<RawValue> {
         Value::ExternRef(Some(n)) => u64::from(n) + 1,
     };
     Some([low, 0])
-}
-
-/// An artifact's bytes in a memory file that nobody can change any more.
-#[derive(Debug)]
-pub(crate) struct Image {
-    file: File,
-    length: usize,
-    /// Of its bytes, where it is known already.
-    hash: Option<blake3::Hash>,
-}
-
-impl Image {
-    /// A sealed copy of `bytes`.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
-        let mut file = process::memory_file(c"artifact")?;
-        file.write_all(bytes).map_err(system("write an artifact's memory file"))?;
-        Self::seal(file, bytes.len())
-    }
-
-    /// A sealed copy of an artifact's file, and the hash of its bytes.
-    pub(crate) fn from_file(file: &File) -> Result<(Self, blake3::Hash), Error> {
-        let length = file.metadata().map_err(system("examine an artifact's file"))?.len();
-        if length > MODULE_BYTES_MAX {
-            let source = io::Error::from(io::ErrorKind::FileTooLarge);
-            return Err(Error::System { what: "read an artifact's file", source });
-        }
-        let mut hasher = blake3::Hasher::new();
-        let mut at = 0;
-        let read = |piece: &mut [u8]| {
-            file.read_exact_at(piece, at)?;
-            at += piece.len() as u64;
-            Ok(())
-        };
-        let image = Self::copied(read, length as usize, &mut hasher)?;
-        let hash = hasher.finalize();
-        Ok((Self { hash: Some(hash), ..image }, hash))
-    }
-
-    /// A sealed copy of what `read` fills pieces with, `length` bytes in all, which `hasher` gets too. The pieces stay in the
-    /// processor's caches meanwhile.
-    pub(crate) fn copied(
-        mut read: impl FnMut(&mut [u8]) -> io::Result<()>,
-        length: usize,
-        hasher: &mut blake3::Hasher,
-    ) -> Result<Self, Error> {
-        const PIECE: usize = 256 << 10;
-        const WHAT: &str = "copy an artifact into its memory file";
-        let mut file = process::memory_file(c"artifact")?;
-        let mut buffer = vec![0; PIECE.min(length)];
-        let mut left = length;
-        while left > 0 {
-            let count = PIECE.min(left);
-            let piece = buffer.get_mut(..count).unwrap_or_default();
-            read(piece).map_err(system(WHAT))?;
-            hasher.update(piece);
-            file.write_all(piece).map_err(system(WHAT))?;
-            left -= count;
-        }
-        Self::seal(file, length)
-    }
-
-    /// Takes a file that is sealed against every change already.
-    pub(crate) fn sealed(file: File, length: usize) -> Self {
-        Self { file, length, hash: None }
-    }
-
-    /// Seals a file of this length.
-    pub(crate) fn seal(file: File, length: usize) -> Result<Self, Error> {
-        let seals =
-            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal an artifact's memory file"))?;
-        Ok(Self { file, length, hash: None })
-    }
-
-    /// The bytes, mapped for as long as the view lives.
-    pub(crate) fn view(&self) -> Result<View, Error> {
-        let Some(length) = NonZeroUsize::new(self.length) else {
-            return Ok(View { start: NonNull::dangling(), length: 0 });
-        };
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &self.file, 0) }
-            .map_err(errno("map an artifact's memory file"))?
-            .cast();
-        Ok(View { start, length: self.length })
-    }
-}
-
-impl AsFd for Image {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// Bytes in sealed memory, mapped to be read: they never change.
-#[derive(Debug)]
-pub struct View {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: the mapping belongs to this value and is only ever read.
-unsafe impl Send for View {}
-// SAFETY: as above.
-unsafe impl Sync for View {}
-
-impl AsRef<[u8]> for View {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: `length` mapped bytes (or none), which the seals keep from ever changing or shrinking.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        if self.length > 0 {
-            // SAFETY: the mapping of `Image::view`; every borrow of its bytes borrows `self`.
-            let _ = unsafe { munmap(self.start.cast(), self.length) };
-        }
-    }
 }

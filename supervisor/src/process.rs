@@ -1,21 +1,18 @@
-//! What the processes that the supervisor starts have in common: each inherits a control socket and nothing else.
+//! What the processes that the supervisor starts have in common: each inherits a control socket and nothing else
+//! ([`crate::child`]).
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
 
-use ipc::control::CONTROL_FD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::child::Child;
 use crate::error::{Error, errno};
 
 /// A process that was started for this one. Dropping it ends it.
@@ -43,7 +40,7 @@ impl Started {
     /// Whether it has not ended.
     pub(crate) fn is_alive(&mut self) -> bool {
         match self {
-            Self::Own(child) => matches!(child.try_wait(), Ok(None)),
+            Self::Own(child) => child.is_alive(),
             Self::Spawned { pidfd, .. } => {
                 matches!(poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO), Ok(0))
             }
@@ -53,10 +50,7 @@ impl Started {
     /// Kills it and waits until it is dead.
     pub(crate) fn end(&mut self) {
         match self {
-            Self::Own(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+            Self::Own(child) => child.end(),
             Self::Spawned { pidfd, .. } => {
                 if crate::instance::kill(pidfd.as_fd()).is_ok() {
                     let mut process = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -90,33 +84,4 @@ pub(crate) fn memory_file(name: &CStr) -> Result<File, Error> {
     memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
         .map(File::from)
         .map_err(errno("create a memory file"))
-}
-
-/// Starts a program under this name. It has no argument, no environment, and no descriptor but `socket`, at its number.
-pub(crate) fn start(program: &Path, name: &CStr, socket: OwnedFd) -> io::Result<Child> {
-    let control = socket.as_raw_fd();
-    let mut command = Command::new(program);
-    command.arg0(OsStr::from_bytes(name.to_bytes())).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: runs between fork and exec; `dup2`, `fcntl` and `close_range` are async-signal-safe and allocate nothing.
-    unsafe {
-        command.pre_exec(move || {
-            let moved = if control == CONTROL_FD {
-                libc::fcntl(control, libc::F_SETFD, 0)
-            } else {
-                libc::dup2(control, CONTROL_FD)
-            };
-            if moved < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // Everything of the host app but the control socket closes at exec, however it was opened. The kernel is 5.11 or
-            // later wherever Landlock is.
-            let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
-            if libc::syscall(libc::SYS_close_range, CONTROL_FD + 1, u32::MAX, flags) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
-    command.spawn()
 }

@@ -364,6 +364,14 @@ impl State {
         instance::run(job, &confined, zygote, cancelled, session, remains, observed).await
     }
 
+    /// Starts what a job under this policy needs besides its module's own zygote. What fails here fails again, with its error, for the
+    /// job.
+    pub(crate) async fn expect(self: &Rc<Self>, policy: &Arc<Policy>) {
+        if let Ok(confined) = self.confined(policy).await {
+            let _ = self.root_zygote(confined.layers & !OF_MODULE).await;
+        }
+    }
+
     /// Leaves what a job left behind, and the forking of the next instances, to the [`housekeeper`].
     pub(crate) fn after_job(&self, remains: Remains) {
         /// More than this is not put off.

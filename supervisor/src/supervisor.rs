@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ipc::report::{Outcome, Report, Usage};
+use policies::Policy;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::cache::{Cache, EntryName};
@@ -14,11 +15,12 @@ use crate::cgroup::{Cgroups, Missing};
 use crate::compile::{CompileProgress, Compiler};
 use crate::config::Config;
 use crate::error::{Error, system};
+use crate::image::Image;
 use crate::initialise::{self, Initialised};
 use crate::instance::{self, SessionEnd};
 use crate::job::Job;
 use crate::local::run_here;
-use crate::module::{Image, Module, ModuleSource};
+use crate::module::{Module, ModuleSource};
 use crate::observed::Observed;
 use crate::processors;
 use crate::session::{CallOutcome, Connection, Session};
@@ -201,6 +203,21 @@ impl Supervisor {
                 .await?
             }
         }
+    }
+
+    /// Loads an artifact that was copied from a file, see [`Image::from_file`].
+    pub(crate) async fn load_copied(&self, (image, hash): (Image, blake3::Hash)) -> Result<Module, Error> {
+        let inner = Arc::clone(&self.0);
+        on_thread(move || inner.artifact(hash, || Ok(image))).await?
+    }
+
+    /// Has every shard start what a job under this policy will need besides its module, which can be loaded meanwhile. What cannot be
+    /// started is an error of the job.
+    pub fn expect(&self, policy: &Arc<Policy>) -> Result<(), Error> {
+        self.0.shards.iter().try_for_each(|shard| {
+            let policy = Arc::clone(policy);
+            shard.spawn(Box::new(|here| Box::pin(async move { here.state.expect(&policy).await })))
+        })
     }
 
     /// Runs a job and reports. Dropping the future cancels the job: its instance is killed.
@@ -452,6 +469,13 @@ fn never_began(job: &Job) -> Report {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Before the zygotes end: whoever has an artifact's memory file last has to free its pages, and nobody waits for them.
+        self.loaded.get_mut().unwrap_or_else(PoisonError::into_inner).0.clear();
+    }
+}
+
 impl Inner {
     /// A snapshot in the cache, or why the cache cannot be asked.
     fn kept_snapshot(&self, name: EntryName) -> (Option<Module>, Option<String>) {
@@ -482,23 +506,14 @@ impl Inner {
         options: compiler::Options,
         progress: CompileProgress,
     ) -> Result<Found, Error> {
-        // The bytes of an artifact say all.
-        const ARTIFACT: &[u8] = b"artifact";
-        let (name, module) = match source {
+        match source {
             ModuleSource::Artifact(bytes) => {
-                let name = EntryName::new(blake3::hash(&bytes).as_bytes(), ARTIFACT);
-                if let Some(module) = self.loaded().get(name) {
-                    return Ok(Found::Module(module));
-                }
-                (name, Module::new(Image::from_bytes(&bytes)?, false, None)?)
+                let hash = blake3::hash(&bytes);
+                self.artifact(hash, || Image::from_bytes(&bytes)).map(Found::Module)
             }
             ModuleSource::ArtifactFile(file) => {
                 let (image, hash) = Image::from_file(&file)?;
-                let name = EntryName::new(hash.as_bytes(), ARTIFACT);
-                if let Some(module) = self.loaded().get(name) {
-                    return Ok(Found::Module(module));
-                }
-                (name, Module::new(image, false, None)?)
+                self.artifact(hash, || Ok(image)).map(Found::Module)
             }
             ModuleSource::Wasm(bytes) => {
                 let name = EntryName::new(&bytes, &options.fingerprint()?);
@@ -519,11 +534,25 @@ impl Inner {
                     Some(Err(error)) => Some(error.to_string()),
                     None => self.cache_problem.clone(),
                 };
-                return Ok(Found::ToCompile(Box::new(ToCompile { name, bytes, options, progress, problem })));
+                Ok(Found::ToCompile(Box::new(ToCompile { name, bytes, options, progress, problem })))
             }
-        };
+        }
+    }
+
+    /// The module of an artifact whose bytes have this hash.
+    fn artifact(
+        &self,
+        hash: blake3::Hash,
+        image: impl FnOnce() -> Result<Image, Error>,
+    ) -> Result<Module, Error> {
+        // The bytes of an artifact say all.
+        let name = EntryName::new(hash.as_bytes(), b"artifact");
+        if let Some(module) = self.loaded().get(name) {
+            return Ok(module);
+        }
+        let module = Module::new(image()?, false, None)?;
         self.loaded().put(name, &module);
-        Ok(Found::Module(module))
+        Ok(module)
     }
 
     /// Compiles a module and keeps it. Somebody else may have done so while this waited for its turn.
@@ -533,8 +562,10 @@ impl Inner {
             return Ok(module);
         }
         let image = self.compiler.image(&bytes, &options, &progress)?;
-        // Nothing that the worker wrote is kept or used before it is checked.
-        let module = Module::new(image, false, None).map_err(|error| match error {
+        // Nothing that the worker wrote is kept or used before it is checked: all of it, as what the cache has is not checked so far again.
+        let checked = Module::new(image, false, None)
+            .and_then(|module| module.artifact().check_sites().map(|()| module).map_err(Error::Artifact));
+        let module = checked.map_err(|error| match error {
             Error::Artifact(source) => Error::CompilerOutput { source },
             other => other,
         })?;

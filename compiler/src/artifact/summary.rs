@@ -151,6 +151,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
             data_in_file: sum(Access::ReadWrite, |s| s.file_bytes),
             unmapped: (file.len() as u64).saturating_sub(segments.iter().map(|s| s.file_bytes).sum()),
         };
+        self.check_sites()?;
         let table = self.table().ok_or(ArtifactError::Sites)?;
         let counts = table.counts();
         let trap_sites = TrapKind::ALL

@@ -288,14 +288,18 @@ fn sections() {
     // A million empty names fit the section, but are refused before they are decoded.
     let found = with_metadata(|m| m.cpu_features = vec![String::new(); 1_000_000]);
     assert!(matches!(found, E::Metadata(_)), "{found}");
-    // Two traps at the same address: padding that a lookup would have to read.
+    // Two traps at the same address: padding that a lookup would have to read, and does not.
     let mut sites = crate::sites::Builder::new();
     for function in 0..4 {
         sites.function(function, 0, if function == 2 { &[1, 0, 1, 0] } else { &[] });
     }
     let mut bytes = valid();
     replace_section(&mut bytes, SITES_SECTION, &sites.finish(4));
-    assert_eq!(parse(&bytes), Err(E::Sites));
+    let artifact = Artifact::parse(&bytes[..]).expect("an artifact whose reports are wrong");
+    assert_eq!(artifact.check_sites(), Err(E::Sites));
+    assert!(matches!(artifact.summary(), Err(E::Sites)));
+    let bytes = valid();
+    assert_eq!(Artifact::parse(&bytes[..]).expect("an artifact").check_sites(), Ok(()));
 }
 
 #[test]

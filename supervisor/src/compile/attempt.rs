@@ -17,7 +17,7 @@ use super::wire::{ANSWER_MAX, Answer, MESSAGES_MAX, Make, Request, WorkerLimits,
 use super::{CompileProgress, Compiler};
 use crate::config::limit_key;
 use crate::error::{Error, errno, system};
-use crate::module::Image;
+use crate::image::Image;
 use crate::process;
 
 /// What a worker is to do.

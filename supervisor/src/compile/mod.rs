@@ -25,7 +25,7 @@ use compiler::{Artifact, Listing};
 
 use crate::config::{CompileLimits, Config};
 use crate::error::Error;
-use crate::module::{Image, View};
+use crate::image::{Image, View};
 use attempt::{Failure, Work};
 pub use imports::mismatches;
 pub use progress::CompileProgress;

@@ -12,6 +12,7 @@ use zerocopy::IntoBytes;
 use super::attempt::{receive, step_error};
 use super::wire::NAME;
 use super::zygote::BEFORE_MAIN;
+use crate::child::Child;
 use crate::config::Config;
 use crate::error::{Error, system};
 use crate::host;
@@ -74,7 +75,7 @@ fn start(config: &Config) -> Result<Zygote, Error> {
     }
     let (control, theirs) = process::sockets()?;
     let program = named.as_deref().unwrap_or("/proc/self/exe".as_ref());
-    let process = process::start(program, NAME, theirs).map_err(|error| match &named {
+    let process = Child::start(program, NAME, theirs).map_err(|error| match &named {
         Some(program) => not_a_worker(program, format!("it cannot be executed ({error})")),
         None => system("start the compile zygote from /proc/self/exe (is /proc mounted?)")(error),
     })?;

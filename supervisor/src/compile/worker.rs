@@ -11,7 +11,7 @@ use zygote::sys::{self, Errno};
 
 use super::wire::{Answer, Make, PROGRESS_BYTES, Request, status};
 use super::zygote::OWN_PIDFD;
-use crate::module::Image;
+use crate::image::Image;
 
 /// Where the worker's descriptors are: those of the standard streams, so that messages of the runtime go where they should.
 const INPUT: i32 = 0;

@@ -17,6 +17,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
 
 use super::host_calls::{self, ImportsError, Provider};
 use super::{Shared, module_error};
+use crate::image::Image;
 use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
 
 /// Bytes of the name of a tenant.
@@ -34,6 +35,9 @@ pub(super) enum RequestError {
     /// The module's file cannot be read.
     #[error("the module cannot be read: {0}")]
     ModuleUnreadable(#[source] std::io::Error),
+    /// The artifact's file cannot be copied.
+    #[error("the module cannot be read: {0}")]
+    ArtifactUnreadable(#[source] crate::Error),
     /// The module's file holds something else.
     #[error("{0}")]
     NotAModule(&'static str),
@@ -90,6 +94,7 @@ impl RequestError {
             RequestError::ModuleNotFile(_)
             | RequestError::ModuleTooLarge(_)
             | RequestError::ModuleUnreadable(_)
+            | RequestError::ArtifactUnreadable(_)
             | RequestError::NotAModule(_)
             | RequestError::NoSuchModule(_) => ErrorKind::Module,
             RequestError::Stat(_) => ErrorKind::Internal,
@@ -232,38 +237,50 @@ pub(super) async fn load(
 ) -> Result<Module, ErrorReply> {
     // Before the file is read: modules that wait to be compiled must not fill the memory.
     let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
-    // The file may lie on a slow or hostile file system, and this thread serves others.
-    let bytes = shared
-        .blocking
-        .spawn_blocking(move || read_module(File::from(file)))
-        .await
-        .map_err(|e| ErrorReply::new(ErrorKind::Internal, e))??;
-    let source = match format {
-        ModuleFormat::Wasm => match module_error::not_a_module(&bytes) {
-            Some(what) => return Err(RequestError::NotAModule(what).into()),
-            None => ModuleSource::Wasm(bytes),
-        },
-        ModuleFormat::Artifact => ModuleSource::Artifact(bytes),
+    // The file may lie on a slow or hostile file system, and this thread serves others; however many files never answer, there are no
+    // more threads than these.
+    let failed = |e| ErrorReply::new(ErrorKind::Internal, e);
+    let file = File::from(file);
+    let loaded = match format {
+        ModuleFormat::Wasm => {
+            let bytes = shared.blocking.spawn_blocking(move || read_module(file)).await.map_err(failed)??;
+            if let Some(what) = module_error::not_a_module(&bytes) {
+                return Err(RequestError::NotAModule(what).into());
+            }
+            let mut options = shared.supervisor.compile_options();
+            options.fuel |= how.count_fuel;
+            options.open_imports |= how.open_imports;
+            shared.supervisor.load_with(ModuleSource::Wasm(bytes), options).await
+        }
+        ModuleFormat::Artifact => {
+            let image =
+                shared.blocking.spawn_blocking(move || copy_artifact(&file)).await.map_err(failed)??;
+            shared.supervisor.load_copied(image).await
+        }
     };
-    let mut options = shared.supervisor.compile_options();
-    options.fuel |= how.count_fuel;
-    options.open_imports |= how.open_imports;
-    let loaded = shared.supervisor.load_with(source, options).await;
     loaded.map_err(|e| ErrorReply::new(ErrorKind::Module, e.to_string()))
+}
+
+/// The size of a file that can be a module.
+fn module_size(file: &File) -> Result<u64, RequestError> {
+    let kind = file_type(file)?;
+    if kind != FileType::RegularFile {
+        return Err(RequestError::ModuleNotFile(type_name(kind)));
+    }
+    let size = file.metadata().map_err(RequestError::Stat)?.len();
+    if size > MODULE_BYTES_MAX { Err(RequestError::ModuleTooLarge(size)) } else { Ok(size) }
+}
+
+/// A sealed copy of the whole file, from its beginning, wherever its offset is, and its hash.
+fn copy_artifact(file: &File) -> Result<(Image, blake3::Hash), RequestError> {
+    module_size(file)?;
+    Image::from_file(file).map_err(RequestError::ArtifactUnreadable)
 }
 
 /// The whole file, from its beginning, wherever its offset is. A file that changes meanwhile gives a mixture,
 /// which is checked like any other bytes.
 fn read_module(file: File) -> Result<Vec<u8>, RequestError> {
-    let kind = file_type(&file)?;
-    if kind != FileType::RegularFile {
-        return Err(RequestError::ModuleNotFile(type_name(kind)));
-    }
-    let size = file.metadata().map_err(RequestError::Stat)?.len();
-    if size > MODULE_BYTES_MAX {
-        return Err(RequestError::ModuleTooLarge(size));
-    }
-    let mut bytes = vec![0; size as usize];
+    let mut bytes = vec![0; module_size(&file)? as usize];
     let mut at = 0;
     while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, at as u64) {
@@ -378,20 +395,33 @@ mod tests {
     }
 
     #[test]
+    fn an_artifact_is_copied_from_its_beginning() {
+        let (image, hash) = copy_artifact(&file(b"\x7fELF")).expect("a copy");
+        assert_eq!(image.view().expect("a view").as_ref(), b"\x7fELF");
+        assert_eq!(hash, blake3::hash(b"\x7fELF"));
+        assert_eq!(copy_artifact(&file(b"")).expect("a copy").1, blake3::hash(b""));
+    }
+
+    #[test]
     fn what_is_no_readable_file_is_no_module() {
         let (reader, _writer) = std::io::pipe().expect("pipe");
         let pipe = File::from(OwnedFd::from(reader));
+        assert!(matches!(copy_artifact(&pipe), Err(RequestError::ModuleNotFile("a pipe"))));
         assert!(matches!(read_module(pipe), Err(RequestError::ModuleNotFile("a pipe"))));
         let null = File::open("/dev/null").expect("open");
+        assert!(matches!(copy_artifact(&null), Err(RequestError::ModuleNotFile("a character device"))));
         assert!(matches!(read_module(null), Err(RequestError::ModuleNotFile("a character device"))));
         let directory = File::open("/").expect("open");
+        assert!(matches!(copy_artifact(&directory), Err(RequestError::ModuleNotFile("a directory"))));
         assert!(matches!(read_module(directory), Err(RequestError::ModuleNotFile("a directory"))));
         let write_only = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(write_only.path(), b"x").expect("write");
         let handle = File::options().write(true).open(write_only.path()).expect("open");
+        assert!(matches!(copy_artifact(&handle), Err(RequestError::ArtifactUnreadable(_))));
         assert!(matches!(read_module(handle), Err(RequestError::ModuleUnreadable(_))));
         let sparse = tempfile::tempfile().expect("file");
         sparse.set_len(MODULE_BYTES_MAX + 1).expect("sparse");
+        assert!(matches!(copy_artifact(&sparse), Err(RequestError::ModuleTooLarge(_))));
         assert!(matches!(read_module(sparse), Err(RequestError::ModuleTooLarge(_))));
     }
 

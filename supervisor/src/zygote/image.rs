@@ -2,16 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Child;
 
-use ipc::control::CONTROL_FD;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::child::{self, Child};
 use crate::error::{Error, errno, system};
-use crate::process;
 
 static IMAGE: &[u8] = include_bytes!(env!("SANDBOXD_ZYGOTE"));
 
@@ -23,13 +20,11 @@ static IMAGE: &[u8] = include_bytes!(env!("SANDBOXD_ZYGOTE"));
 pub(crate) fn start(socket: OwnedFd) -> Result<Child, Error> {
     let mut image = memory_file()?;
     image.write_all(IMAGE).map_err(system("write the zygote's memory file"))?;
-    // Out of the way of the number that the control socket takes in the child.
-    let image = fcntl(&image, FcntlArg::F_DUPFD_CLOEXEC(CONTROL_FD + 1))
-        // SAFETY: the call has just made this descriptor.
-        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
-        .map_err(errno("move the zygote's memory file to another descriptor"))?;
+    // Out of the way of the numbers that descriptors take in the child.
+    let image = child::out_of_the_way(&image)
+        .map_err(system("move the zygote's memory file to another descriptor"))?;
     let program = PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd()));
-    process::start(&program, c"sandbox-zygote", socket)
+    Child::start(&program, c"sandbox-zygote", socket)
         .map_err(system("start the zygote from its memory file (is vm.memfd_noexec 2?)"))
 }
 

@@ -99,6 +99,8 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
     // There will be no second job, and no other tenant.
     let config = Config { pool: PoolLimits { min: 0, max: 0 }, cgroup: None, ..config };
     let supervisor = Supervisor::start(config)?;
+    let policy = Arc::new(policy);
+    supervisor.expect(&policy)?;
     let limits = JobLimits { memory: plan.memory, wall_time: plan.wall_time, fuel: plan.fuel };
     let mut options = supervisor.compile_options();
     options.fuel |= limits.count_fuel(&policy);
@@ -129,7 +131,7 @@ pub async fn prepare(plan: Plan, config: Config, interrupts: &mut Interrupts) ->
     let job = Job {
         module,
         entry,
-        policy: Arc::new(policy),
+        policy,
         args: plan.args,
         env: plan.env,
         stdio: plan.stdio,
