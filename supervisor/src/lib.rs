@@ -75,7 +75,7 @@ mod wasi;
 mod zygote;
 
 pub use cgroup::{CgroupError, CgroupStep};
-pub use compile::{CompileProgress, Compiler, mismatches};
+pub use compile::{CompileProgress, Compiler, ImportList, mismatches};
 pub use compiler::metadata::{Asked, Snapshot};
 pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config, PoolLimits, TenantCgroups};

@@ -52,7 +52,7 @@ impl Imports {
             requests.served.interfaces.push(served);
         }
         let mut items: Vec<_> =
-            self.iter().filter(|(module, name, _)| !typed.contains(&(*module, *name))).collect();
+            self.defined().filter(|(module, name, _)| !typed.contains(&(*module, *name))).collect();
         items.sort_by_key(|(module, name, _)| (*module, *name));
         for (module, name, item) in items {
             let (module, name) = (module.to_owned(), name.to_owned());

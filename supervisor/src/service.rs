@@ -28,6 +28,9 @@ pub(crate) type TypedFuture = CallFuture<Reply>;
 
 type Serve = dyn Fn(CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
 
+/// Serves any function of an interface, by its position.
+type ServeAny = dyn Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
+
 /// What a host function gets besides its arguments: the handles of the job that calls it.
 #[derive(Clone, Debug)]
 pub struct CallContext {
@@ -123,7 +126,15 @@ fn thing<T: Any + Send + Sync>(
 #[derive(Clone)]
 pub struct Service {
     interface: Arc<Lowered>,
-    functions: HashMap<String, Arc<Serve>>,
+    functions: Functions,
+}
+
+/// What serves the functions. Every job has one: it takes no memory for each of them.
+#[derive(Clone)]
+enum Functions {
+    /// By name.
+    Each(Arc<HashMap<String, Arc<Serve>>>),
+    All(Arc<ServeAny>),
 }
 
 impl fmt::Debug for Service {
@@ -135,7 +146,7 @@ impl fmt::Debug for Service {
 impl Service {
     /// A service of this interface, without functions yet.
     pub fn new(interface: Lowered) -> Self {
-        Self { interface: Arc::new(interface), functions: HashMap::new() }
+        Self { interface: Arc::new(interface), functions: Functions::Each(Arc::default()) }
     }
 
     /// The interface.
@@ -183,22 +194,15 @@ impl Service {
 
     /// A service whose functions are all served elsewhere, whatever the interface says of threads: `serve` gets a function's position.
     pub(crate) fn elsewhere(
-        interface: Lowered,
+        interface: Arc<Lowered>,
         serve: impl Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + Sync + 'static,
     ) -> Self {
-        let serve = Arc::new(serve);
-        let function = |(index, function): (usize, &interface::Function)| {
-            let serve = Arc::clone(&serve);
-            let call: Arc<Serve> = Arc::new(move |context, values| serve(index, context, values));
-            (function.name.clone(), call)
-        };
-        let functions = interface.interface().functions.iter().enumerate().map(function).collect();
-        Self { interface: Arc::new(interface), functions }
+        Self { interface, functions: Functions::All(Arc::new(serve)) }
     }
 
     /// The interface, shared.
-    pub(crate) fn shared_interface(&self) -> Arc<Lowered> {
-        Arc::clone(&self.interface)
+    pub(crate) fn shared_interface(&self) -> &Arc<Lowered> {
+        &self.interface
     }
 
     fn add(&mut self, name: &str, blocking: bool, serve: Arc<Serve>) -> Result<&mut Self, Error> {
@@ -216,24 +220,32 @@ impl Service {
                 served: function_kind(blocking),
             });
         }
-        self.functions.insert(name.to_owned(), serve);
+        if let Functions::Each(functions) = &mut self.functions {
+            Arc::make_mut(functions).insert(name.to_owned(), serve);
+        }
         Ok(self)
     }
 
-    /// Its functions, all of which are served.
-    pub(crate) fn typed(&self) -> Result<Vec<(String, TypedFunction)>, Error> {
-        let functions = self.interface.interface().functions.iter().enumerate();
-        let typed = functions.map(|(index, function)| match self.functions.get(&function.name) {
-            Some(serve) => {
-                let typed =
-                    TypedFunction { interface: Arc::clone(&self.interface), index, serve: Arc::clone(serve) };
-                Ok((function.name.clone(), typed))
+    /// Whether all functions are served.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Functions::Each(served) = &self.functions else { return Ok(()) };
+        let interface = self.interface.interface();
+        match interface.functions.iter().find(|function| !served.contains_key(&function.name)) {
+            None => Ok(()),
+            Some(function) => {
+                Err(Error::NotServed { function: format!("{}.{}", interface.name, function.name) })
             }
-            None => Err(Error::NotServed {
-                function: format!("{}.{}", self.interface.interface().name, function.name),
-            }),
-        });
-        typed.collect()
+        }
+    }
+
+    /// One of its functions, if it is served.
+    pub(crate) fn typed(&self, name: &str) -> Option<TypedFunction> {
+        let index = self.interface.position(name)?;
+        let serve = match &self.functions {
+            Functions::Each(functions) => ServedBy::One(Arc::clone(functions.get(name)?)),
+            Functions::All(serve) => ServedBy::Any(Arc::clone(serve)),
+        };
+        Some(TypedFunction { interface: Arc::clone(&self.interface), index, serve })
     }
 }
 
@@ -246,7 +258,13 @@ fn function_kind(blocking: bool) -> &'static str {
 pub(crate) struct TypedFunction {
     pub(crate) interface: Arc<Lowered>,
     index: usize,
-    serve: Arc<Serve>,
+    serve: ServedBy,
+}
+
+#[derive(Clone)]
+enum ServedBy {
+    One(Arc<Serve>),
+    Any(Arc<ServeAny>),
 }
 
 impl fmt::Debug for TypedFunction {
@@ -264,7 +282,11 @@ impl TypedFunction {
     /// Calls it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
         let deadline = self.lowered().and_then(|function| function.declaration().deadline);
-        guarded::call(|| (self.serve)(context, arguments), deadline).await
+        let call = || match &self.serve {
+            ServedBy::One(serve) => serve(context, arguments),
+            ServedBy::Any(serve) => serve(self.index, context, arguments),
+        };
+        guarded::call(call, deadline).await
     }
 }
 
