@@ -1,11 +1,11 @@
 //! Typed functions of the host app: an interface and what serves it.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use interface::{Lowered, LoweredFunction, Reply, Value};
@@ -36,6 +36,16 @@ type ServeAny = dyn Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + S
 pub struct CallContext {
     interface: Arc<Lowered>,
     handles: Arc<Handles>,
+    /// What the call has given out so far, and has not removed.
+    given: Arc<Mutex<Given>>,
+}
+
+/// The handles that a call has inserted.
+#[derive(Debug, Default)]
+struct Given {
+    handles: HashSet<u32>,
+    /// Nothing of the call has reached its guest, and nothing will.
+    taken_back: bool,
 }
 
 /// A [`CallContext`] that keeps nothing alive.
@@ -54,7 +64,26 @@ impl WeakContext {
 
 impl CallContext {
     pub(crate) fn new(interface: Arc<Lowered>, handles: Arc<Handles>) -> Self {
-        Self { interface, handles }
+        Self { interface, handles, given: Arc::default() }
+    }
+
+    /// The same for another call.
+    pub(crate) fn for_call(&self) -> Self {
+        Self::new(Arc::clone(&self.interface), Arc::clone(&self.handles))
+    }
+
+    /// Removes what the call has inserted, of which its guest gets nothing: it would stay until the job's end. What still runs of the call
+    /// can insert nothing any more.
+    pub(crate) fn take_back(&self) {
+        let handles = {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.taken_back = true;
+            std::mem::take(&mut given.handles)
+        };
+        for handle in handles {
+            // The function may have removed it meanwhile. What a destructor of the host app's does is its own affair.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handles.remove(handle))));
+        }
     }
 
     /// The same, if its job still lives when it is asked for again.
@@ -77,7 +106,8 @@ impl CallContext {
         &self.interface
     }
 
-    /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
+    /// Gives the guest a handle of this kind to a thing. All are dropped with the job; and with the call, if its guest gets no result of it:
+    /// it fails, it takes longer than its deadline, it returns an error of its declaration, its reply breaks a rule or is too long.
     pub fn insert<T: Any + Send + Sync>(&self, kind: &str, thing: T) -> Result<Value, HostError> {
         self.insert_shared(kind, Arc::new(thing))
     }
@@ -92,7 +122,13 @@ impl CallContext {
             .interface
             .handle_kind(kind)
             .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
-        Ok(Value::Handle(self.handles.insert(kind, thing)?))
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.taken_back {
+            return Err("the call has failed, and its guest gets nothing of it".into());
+        }
+        let handle = self.handles.insert(kind, thing)?;
+        given.handles.insert(handle);
+        Ok(Value::Handle(handle))
     }
 
     /// Whether handles mean the same here and there.
@@ -107,7 +143,11 @@ impl CallContext {
 
     /// The same, and closes the handle.
     pub fn remove<T: Any + Send + Sync>(&self, handle: &Value) -> Result<Arc<T>, HostError> {
-        thing(handle, |handle| self.handles.remove(handle))
+        thing(handle, |handle| {
+            let removed = self.handles.remove(handle);
+            self.given.lock().unwrap_or_else(PoisonError::into_inner).handles.remove(&handle);
+            removed
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use ipc::typed::{Arg, TABLE_WORDS, pack_entry};
 
 use super::typed::{Returned, TypedCall};
 use crate::error::Error;
-use crate::handles::Handles;
+use crate::handles::{Handles, Places};
 use crate::hostcall::SharedRegion;
 use crate::imports::{Extern, HostError, HostFunction, Imports};
 use crate::module::{RawValue, ValueKind, imported, raw_value};
@@ -38,6 +38,7 @@ pub(crate) struct Provided {
     functions: Vec<Function>,
     /// This job's handles, by the interface's name.
     handles: HashMap<String, Arc<Handles>>,
+    places: Places,
 }
 
 /// Things of the host app end with the job.
@@ -106,7 +107,8 @@ impl Provided {
                 let name = format!("{}.{}", import.module, import.name);
                 let context = function.as_typed().map(|typed| {
                     let interface = typed.interface.interface().name.clone();
-                    let handles = Arc::clone(self.handles.entry(interface).or_default());
+                    let table = || Arc::new(Handles::new(&self.places));
+                    let handles = Arc::clone(self.handles.entry(interface).or_insert_with(table));
                     CallContext::new(Arc::clone(&typed.interface), handles)
                 });
                 Ok((None, Some(Function { name, function, context })))

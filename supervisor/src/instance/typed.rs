@@ -3,7 +3,7 @@
 use interface::{Arena, Call, LoweredFunction, Refusal};
 use ipc::report::Violation;
 use ipc::ring::Submission;
-use ipc::typed::REFUSED;
+use ipc::typed::{REFUSED, deliver};
 
 use super::provided::failure;
 use crate::hostcall::SharedRegion;
@@ -66,11 +66,32 @@ impl<'p, 'r> TypedCall<'p, 'r> {
         let mut call = call?;
         let arguments = std::mem::take(&mut call.arguments);
         let failed = |error| failure(function.name(), error);
+        let context = context.for_call();
+        // Also where this future is dropped half-way: the session of a call that was cancelled may go on.
+        let giving = Giving(&context);
         let reply = serve.call(context.clone(), arguments).await.map_err(failed)?;
         let encoded = function.encode(&call, reply, context.handles()).map_err(|why| failed(why.into()))?;
+        if encoded.deliver & deliver::BYTES != 0 {
+            giving.arrived();
+        }
         for (offset, bytes) in &encoded.writes {
             arena.write(*offset, bytes);
         }
         Ok(Returned { value: encoded.value, written: encoded.deliver })
+    }
+}
+
+/// Takes back the handles of a call whose results do not arrive.
+struct Giving<'c>(&'c CallContext);
+
+impl Giving<'_> {
+    fn arrived(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        self.0.take_back();
     }
 }
