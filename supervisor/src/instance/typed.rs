@@ -68,12 +68,10 @@ impl<'p, 'r> TypedCall<'p, 'r> {
         let failed = |error| failure(function.name(), error);
         let context = context.for_call();
         // Also where this future is dropped half-way: the session of a call that was cancelled may go on.
-        let giving = Giving(&context);
+        let mut giving = Giving { context: &context, has_arrived: false };
         let reply = serve.call(context.clone(), arguments).await.map_err(failed)?;
         let encoded = function.encode(&call, reply, context.handles()).map_err(|why| failed(why.into()))?;
-        if encoded.deliver & deliver::BYTES != 0 {
-            giving.arrived();
-        }
+        giving.has_arrived = encoded.deliver & deliver::BYTES != 0;
         for (offset, bytes) in &encoded.writes {
             arena.write(*offset, bytes);
         }
@@ -82,16 +80,15 @@ impl<'p, 'r> TypedCall<'p, 'r> {
 }
 
 /// Takes back the handles of a call whose results do not arrive.
-struct Giving<'c>(&'c CallContext);
-
-impl Giving<'_> {
-    fn arrived(self) {
-        std::mem::forget(self);
-    }
+struct Giving<'c> {
+    context: &'c CallContext,
+    has_arrived: bool,
 }
 
 impl Drop for Giving<'_> {
     fn drop(&mut self) {
-        self.0.take_back();
+        if !self.has_arrived {
+            self.context.take_back();
+        }
     }
 }
