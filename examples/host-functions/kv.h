@@ -97,7 +97,7 @@ kv_error_t kv_put(kv_store_t to, const char *key, size_t key_length, const void 
 
 /* Reads a value.
  *   value: result, at most `value_room` bytes; their number is written to `value_length`.
- *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths are those that there must be room for.
+ *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths and counts are those that there must be room for.
  * The guest traps when it takes longer than 1s.
  */
 __attribute__((import_module("kv"), import_name("get")))
@@ -107,7 +107,7 @@ kv_error_t kv_get(kv_store_t from, const char *key, size_t key_length, void *val
  *   position: From 0.
  *   key: result, at most `key_room` bytes; their number is written to `key_length`.
  *   value_bytes: result.
- *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths are those that there must be room for.
+ *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths and counts are those that there must be room for.
  */
 __attribute__((import_module("kv"), import_name("nth")))
 kv_error_t kv_nth(kv_store_t from, kv_order_t sorted, uint32_t position, char *key, size_t key_room, size_t *key_length, uint32_t *value_bytes);
@@ -115,7 +115,7 @@ kv_error_t kv_nth(kv_store_t from, kv_order_t sorted, uint32_t position, char *k
 /* Lists what there is for each key.
  *   sorted: Of the keys.
  *   entries: result, at most `entries_room` elements; their number is written to `entries_count`.
- *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths are those that there must be room for.
+ *   returns: KV_ERROR_OK, or why there are no results. With KV_ERROR_TOO_SMALL, the lengths and counts are those that there must be room for.
  */
 __attribute__((import_module("kv"), import_name("entries")))
 kv_error_t kv_entries(kv_store_t from, kv_order_t sorted, kv_entry_t *entries, size_t entries_room, size_t *entries_count);

@@ -345,8 +345,8 @@ pub fn nth<'o>(from: Store, sorted: Order, position: u32, key: &'o mut [u8]) -> 
 pub struct EntriesFailure {
     /// The error.
     pub error: KvError,
-    /// With [`KvError::TooSmall`], the length that there must be room for in `entries`; else 0.
-    pub entries_length: usize,
+    /// With [`KvError::TooSmall`], the count that there must be room for in `entries`; else 0.
+    pub entries_count: usize,
 }
 
 impl ::core::convert::From<EntriesFailure> for KvError {
@@ -379,7 +379,7 @@ pub fn entries<'o>(from: Store, sorted: Order, entries: &'o mut [Entry]) -> ::co
     if _returned != 0 {
         return ::core::result::Result::Err(EntriesFailure {
             error: checks::case(<KvError as ::core::convert::TryFrom<u32>>::try_from(_returned), "entries: error"),
-            entries_length: _length0,
+            entries_count: _length0,
         });
     }
     for _index in 0.._length0.min(entries.len()) {

@@ -76,6 +76,21 @@ mod tests {
     use crate::Interface;
 
     #[test]
+    fn functions_are_found_by_name_wherever_they_are() {
+        let functions = ["mid", "zed", "ab", "a", "b", "last"];
+        let tables = functions.map(|name| format!("[[function]]\nname = \"{name}\"\n"));
+        let text = format!("interface = \"i\"\n{}", tables.concat());
+        let lowered = Interface::parse(&text, "i.toml").expect("sound");
+        for (position, name) in functions.iter().enumerate() {
+            assert_eq!(lowered.position(name), Some(position));
+            assert_eq!(lowered.function(name).map(|f| f.name().to_owned()), Some(format!("i.{name}")));
+        }
+        for name in ["", "aa", "c", "zee", "zeds"] {
+            assert!(lowered.function(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_module_with_many_wrong_imports_costs_no_more_than_some() {
         let text = "interface = \"i\"\n[[function]]\nname = \"f\"\n";
         let lowered = Interface::parse(text, "i.toml").expect("sound");

@@ -10,6 +10,7 @@
 //! * `value`: arguments and replies.
 //! * `call`: from a submission to arguments; `reply`: from a reply to bytes.
 //! * `check`: a module's imports compared with an interface.
+//! * `memory`: what a checked interface takes.
 //! * `wire`: interfaces and values between a host app and the daemon.
 //! * `warnings`: what is allowed, and hardly meant.
 //! * `generate`: what authors of guests get: headers, modules, references.
@@ -18,6 +19,7 @@ mod call;
 mod check;
 mod generate;
 mod lower;
+mod memory;
 mod model;
 mod parse;
 mod reply;

@@ -128,6 +128,11 @@ impl LoweredFunction {
         &self.name
     }
 
+    /// The import's field name.
+    fn field(&self) -> &str {
+        &self.declaration.name
+    }
+
     /// What the interface says.
     pub fn declaration(&self) -> &Function {
         &self.declaration
@@ -154,7 +159,11 @@ impl LoweredFunction {
 pub struct Lowered {
     interface: Interface,
     pub(crate) functions: Vec<LoweredFunction>,
+    /// Positions of the functions, sorted by their names: a module of a stranger's has many imports to be found among them.
+    by_name: Vec<u16>,
 }
+
+const _: () = assert!(limits::FUNCTIONS <= u16::MAX as usize, "a position has 16 bits");
 
 impl Lowered {
     /// Checks an interface and lowers it.
@@ -162,9 +171,11 @@ impl Lowered {
         let rules = Rules::new(&interface);
         rules.check()?;
         let functions = interface.functions.iter().enumerate();
-        let functions =
+        let functions: Vec<_> =
             functions.map(|(index, function)| rules.lower(index, function)).collect::<Result<_, _>>()?;
-        Ok(Self { interface, functions })
+        let mut by_name: Vec<u16> = (0..functions.len() as u16).collect();
+        by_name.sort_by_key(|index| functions.get(usize::from(*index)).map(LoweredFunction::field));
+        Ok(Self { interface, functions, by_name })
     }
 
     /// What it was made of.
@@ -179,7 +190,14 @@ impl Lowered {
 
     /// The function with this name.
     pub fn function(&self, name: &str) -> Option<&LoweredFunction> {
-        self.functions.iter().find(|function| function.declaration.name == name)
+        self.functions.get(self.position(name)?)
+    }
+
+    /// The position of the function with this name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        let field = |index: &u16| self.functions.get(usize::from(*index)).map(LoweredFunction::field);
+        let found = self.by_name.binary_search_by_key(&Some(name), field).ok()?;
+        self.by_name.get(found).copied().map(usize::from)
     }
 
     /// Number of the handle type with this name.

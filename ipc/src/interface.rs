@@ -219,7 +219,7 @@ impl FunctionId {
     }
 
     /// What a call of it asks for that the guest's module, arguments and environment do not decide: bits of
-    /// [`asked`](crate::context::asked).
+    /// [`asked`].
     pub const fn asks(self) -> u64 {
         match self {
             Self::clock_time_get | Self::poll_oneoff => asked::TIME,

@@ -134,10 +134,8 @@ pub struct Submission {
 pub mod submission_flags {
     /// The call is about a regular file whose position the instance keeps, see [`super::Submission::position`].
     pub const POSITION: u64 = 1;
-    /// The instance does not wait for the completion, so nobody needs to wake it.
-    pub const QUIET: u64 = 2;
     /// All of them.
-    pub const ALL: u64 = POSITION | QUIET;
+    pub const ALL: u64 = POSITION;
 }
 
 /// The answer to a [`Submission`].

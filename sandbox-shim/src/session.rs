@@ -3,7 +3,7 @@
 //! A trap inside a call does not end the instance. The signal handler records it and starts the loop below afresh, on the
 //! stack where it first ran; whatever was on that stack, on the guest's and on the signal stack is abandoned. Nothing of the
 //! shim is lost with it, because the handler comes here only when it interrupted guest code, or a function of the shim at its
-//! very start (see [`reserve_stack`]).
+//! very start (see `reserve_stack`).
 
 use core::cell::UnsafeCell;
 

@@ -7,13 +7,27 @@ use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use interface::{HandleCheck, Interface, TypeKind};
 use ipc::protocol::{HandleChanges, OpenedHandle};
 
-/// Handles to things of one interface that a job has at the same time, at most.
+/// Handles that a job has at the same time, at most, whatever interfaces they are of.
 pub const HANDLES_MAX: usize = 65_535;
+
+/// Places for handles that the tables of one job have together. A place stays when its handle is removed, for its generation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Arc<AtomicUsize>);
+
+impl Places {
+    /// One more; an error says that there is none.
+    fn take(&self) -> Result<(), String> {
+        let more = |taken: usize| (taken < HANDLES_MAX).then_some(taken + 1);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map(|_| ()).map_err(|_| format!("the job has {HANDLES_MAX} handles, which is the limit"))
+    }
+}
 
 type Thing = Arc<dyn Any + Send + Sync>;
 
@@ -32,6 +46,8 @@ struct State {
     /// Places that hold nothing and can be used again.
     free: Vec<u16>,
     closed: bool,
+    /// Of the job.
+    job: Places,
     /// What is to be told to the table that follows this one, if one does.
     untold: Option<Untold>,
 }
@@ -61,9 +77,21 @@ impl fmt::Debug for Handles {
 }
 
 impl Handles {
-    /// A table whose changes are told to another ([`changes`](Self::changes)).
-    pub(crate) fn followed() -> Self {
-        Self(Mutex::new(State { untold: Some(Untold::default()), ..State::default() }))
+    /// A table of the job that has these places.
+    pub(crate) fn new(job: &Places) -> Self {
+        Self(Mutex::new(State { job: job.clone(), ..State::default() }))
+    }
+
+    /// The same, whose changes are told to another ([`changes`](Self::changes)).
+    pub(crate) fn followed(job: &Places) -> Self {
+        let untold = Some(Untold::default());
+        Self(Mutex::new(State { job: job.clone(), untold, ..State::default() }))
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
+        self.lock().places.values().filter(|slot| slot.thing.is_some()).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -79,12 +107,13 @@ impl Handles {
         }
         let place = match state.free.pop() {
             Some(place) => place,
-            None if state.places.len() < HANDLES_MAX => {
+            None => {
+                state.job.take()?;
+                // Less than the job's limit, so that it fits.
                 let place = state.places.len() as u16;
                 state.places.insert(place, Slot { generation: 1, thing: None });
                 place
             }
-            None => return Err(format!("the job has {HANDLES_MAX} handles, which is the limit")),
         };
         let slot = state.places.get_mut(&place).ok_or("a place that does not exist")?;
         slot.thing = Some((kind, thing));
@@ -199,6 +228,9 @@ impl State {
         };
         match first_free {
             Some(first) if generation >= first => {
+                if !self.places.contains_key(&place) {
+                    self.job.take()?;
+                }
                 self.places.insert(place, Slot { generation, thing: Some((kind, thing)) });
                 Ok(())
             }
@@ -260,7 +292,8 @@ mod tests {
 
     #[test]
     fn a_table_that_follows_another_has_the_same_handles() {
-        let (table, follower, interface) = (Handles::followed(), Handles::default(), interface());
+        let (table, follower, interface) =
+            (Handles::followed(&Places::default()), Handles::default(), interface());
         let mut open = Vec::new();
         for round in 0..100 {
             // Some are closed before the other table has heard of them, so that it misses a generation or a place.
@@ -320,6 +353,35 @@ mod tests {
         assert!(follower.refuse(0xffff_0001, 1).unwrap().contains("removed"));
         follower.close();
         follower.follow(&interface, &changes(&[7], &[(7, 7)])).unwrap();
+    }
+
+    #[test]
+    fn tables_of_a_job_have_one_limit_together() {
+        let job = Places::default();
+        let [own, other, elsewhere] = [Handles::new(&job), Handles::followed(&job), Handles::default()];
+        let first = own.insert(0, Arc::new(())).unwrap();
+        for _ in 1..HANDLES_MAX {
+            other.insert(0, Arc::new(())).unwrap();
+        }
+        for table in [&own, &other] {
+            assert!(table.insert(0, Arc::new(())).unwrap_err().contains("the job has 65535 handles"));
+        }
+        elsewhere.insert(0, Arc::new(())).unwrap();
+        // A place is used again by its own table.
+        own.remove(first).unwrap();
+        assert!(other.insert(0, Arc::new(())).is_err());
+        own.insert(0, Arc::new(())).unwrap();
+        // The same for what a client says.
+        let job = Places::default();
+        let [one, two] = [Handles::new(&job), Handles::new(&job)];
+        let opened = |places: std::ops::Range<u32>| {
+            let opened = places.map(|place| OpenedHandle { handle: 0x1_0000 | place, kind: 1 }).collect();
+            HandleChanges { closed: Vec::new(), opened }
+        };
+        one.follow(&interface(), &opened(0..65_000)).unwrap();
+        two.follow(&interface(), &opened(0..535)).unwrap();
+        let error = two.follow(&interface(), &opened(535..536)).unwrap_err();
+        assert!(error.contains("the job has 65535 handles"), "{error}");
     }
 
     #[test]

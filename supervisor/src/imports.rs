@@ -21,8 +21,8 @@ use crate::service::{Service, TypedFunction};
 #[derive(Clone, Debug, Default)]
 pub struct Imports {
     items: HashMap<(String, String), Extern>,
-    /// Interfaces that are served, by the name of their module.
-    interfaces: HashMap<String, Arc<Lowered>>,
+    /// Interfaces that are served, by the name of their module. An item stands for the function whose names it has.
+    services: HashMap<String, Service>,
 }
 
 impl Imports {
@@ -31,19 +31,22 @@ impl Imports {
     /// # Errors
     /// [`Error::NotServed`]: the service lacks a function.
     pub fn serve(&mut self, service: &Service) -> Result<&mut Self, Error> {
+        service.check()?;
         let interface = service.interface();
-        let module = &interface.interface().name;
-        for (name, function) in service.typed()? {
-            let function = HostFunction::typed(function);
-            self.define(module.clone(), name, Extern::Function(function));
-        }
-        self.interfaces.insert(module.clone(), service.shared_interface());
+        let own = &interface.interface().name;
+        self.items.retain(|(module, name), _| module != own || interface.function(name).is_none());
+        self.services.insert(own.clone(), service.clone());
         Ok(self)
     }
 
     /// The interfaces that are served.
     pub(crate) fn interfaces(&self) -> impl Iterator<Item = &Arc<Lowered>> {
-        self.interfaces.values()
+        self.services.values().map(Service::shared_interface)
+    }
+
+    /// The interface that is served under this name.
+    pub(crate) fn interface(&self, module: &str) -> Option<&Lowered> {
+        self.services.get(module).map(Service::interface)
     }
 
     /// Provides `item` as `module` `name`, instead of what was provided before.
@@ -53,13 +56,22 @@ impl Imports {
     }
 
     /// What is provided under these names.
-    pub fn get(&self, module: &str, name: &str) -> Option<&Extern> {
+    pub fn get(&self, module: &str, name: &str) -> Option<Extern> {
         // A map of pairs of strings cannot be asked with borrowed ones without this.
-        self.items.get(&(module.to_owned(), name.to_owned()))
+        let defined = self.items.get(&(module.to_owned(), name.to_owned())).cloned();
+        defined.or_else(|| {
+            let function = self.services.get(module)?.typed(name)?;
+            Some(Extern::Function(HostFunction::typed(function)))
+        })
     }
 
-    /// All that is provided, with the names of module and field, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Extern)> {
+    /// Whether nothing is provided.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.services.is_empty()
+    }
+
+    /// All that was defined, with the names of module and field, in no particular order: without the functions of interfaces.
+    pub fn defined(&self) -> impl Iterator<Item = (&str, &str, &Extern)> {
         self.items.iter().map(|((module, name), item)| (module.as_str(), name.as_str(), item))
     }
 }
@@ -230,7 +242,8 @@ impl HostFunction {
     }
 }
 
-fn value_type(ty: &WasmType) -> ValType {
+/// The same type, as the compiler has it.
+pub(crate) fn value_type(ty: &WasmType) -> ValType {
     match ty {
         WasmType::I32 => ValType::I32,
         WasmType::I64 => ValType::I64,

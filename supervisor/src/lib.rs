@@ -17,19 +17,19 @@
 //!
 //! # Theory of operation
 //!
-//! A [`Supervisor`] owns one thread per shard ([`shard`]), each with a single-threaded runtime, a root zygote
-//! and the module zygotes below it ([`zygote`]). A job goes to one shard and stays there: its instance is forked
-//! from a module zygote of that shard, or was parked by it before ([`parking`]), its host calls are served on that thread ([`instance`], [`wasi`]). Shards
+//! A [`Supervisor`] owns one thread per shard (`shard`), each with a single-threaded runtime, a root zygote
+//! and the module zygotes below it (`zygote`). A job goes to one shard and stays there: its instance is forked
+//! from a module zygote of that shard, or was parked by it before (`parking`), its host calls are served on that thread (`instance`, `wasi`). Shards
 //! share nothing on the job's path.
 //!
-//! Modules are compiled by confined processes that serve one compilation each ([`compile`]); this process never parses one.
+//! Modules are compiled by confined processes that serve one compilation each (`compile`); this process never parses one.
 //!
 //! Zygotes are children of this process, or of a [`Spawner`] that was forked before it confined itself ([`mod@confine`]).
 //!
 //! Functions that the host app offers to guests are bare ([`HostFunction`]) or typed: a [`Service`] of an interface, which can be a Rust trait
 //! ([`typed`]).
 //!
-//! Where the configuration says so and the host lets, the zygotes of a tenant are in a cgroup with limits ([`cgroup`]).
+//! Where the configuration says so and the host lets, the zygotes of a tenant are in a cgroup with limits (`cgroup`).
 //!
 //! Nothing below the supervisor is trusted. What comes from an instance's shared memory is copied once, then
 //! checked ([`hostcall`]); what a zygote says is a fixed record whose numbers are checked; an artifact's bytes
@@ -77,7 +77,7 @@ mod wasi;
 mod zygote;
 
 pub use cgroup::{CgroupError, CgroupStep};
-pub use compile::{CompileProgress, Compiler, mismatches};
+pub use compile::{CompileProgress, Compiler, ImportList, mismatches};
 pub use compiler::metadata::{Asked, Snapshot};
 pub use compiler::{FuncType, ValType};
 pub use config::{CompileLimits, Config, PoolLimits, TenantCgroups};

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use compiler::metadata::{Entry as CompiledEntry, ExportItem, Import, ImportItem, Metadata, Snapshot};
 use compiler::{Artifact, ValType};
-use interface::{Imported, Lowered, MISMATCHES_MAX, Mismatch};
+use interface::{Imported, Lowered, MISMATCHES_MAX, Mismatch, WasmType};
 use ipc::interface::FunctionId;
 use ipc::report::Value;
 use ipc::types::{Export, ExportType, ValueType};
 
 use crate::error::Error;
 use crate::image::{Image, View};
+use crate::imports::value_type;
 use crate::job::Entry;
 
 /// Where a module comes from.
@@ -29,8 +30,18 @@ pub enum ModuleSource {
 /// The imports of an interface that do not fit it, the first [`MISMATCHES_MAX`] of them.
 pub(crate) fn mismatches(metadata: &Metadata, interface: &Lowered) -> Vec<Mismatch> {
     let own = metadata.imports.iter().filter(|import| import.module == interface.interface().name);
+    let wrong = own.filter(|import| !fits(interface, import));
     // One by one: many times what the metadata takes would be needed for all of them.
-    own.filter_map(imported).flat_map(|import| interface.check([&import])).take(MISMATCHES_MAX).collect()
+    wrong.filter_map(imported).flat_map(|import| interface.check([&import])).take(MISMATCHES_MAX).collect()
+}
+
+/// Whether an interface has a function as it is imported. Takes no memory: a module can have a million imports.
+pub(crate) fn fits(interface: &Lowered, import: &Import) -> bool {
+    let ImportItem::Function { params, results } = &import.item else { return false };
+    let same =
+        |types: &[ValType], declared: &[WasmType]| declared.iter().map(value_type).eq(types.iter().copied());
+    let function = interface.function(&import.name);
+    function.is_some_and(|function| same(params, function.params()) && same(results, function.results()))
 }
 
 /// An import as interfaces know it, if it is a function.

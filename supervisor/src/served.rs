@@ -15,7 +15,7 @@ use ipc::protocol::{
 use ipc::types::ValueType;
 
 use crate::error::Error;
-use crate::handles::Handles;
+use crate::handles::{Handles, Places};
 use crate::imports::{Extern, HostError, HostFunction, Imports};
 use crate::module::{wire_type, wire_types};
 use crate::service::{CallContext, TypedFunction};
@@ -41,10 +41,11 @@ impl Imports {
         lowered.sort_by_key(|lowered| &lowered.interface().name);
         let mut requests = Requests::default();
         let mut typed = HashSet::new();
+        let places = Places::default();
         for lowered in lowered {
             let bytes = lowered.interface().to_bytes().map_err(Error::InterfaceData)?;
             requests.interfaces.push(Bytes(bytes));
-            let served = self.served(lowered);
+            let served = self.served(lowered, &places);
             let interface = lowered.interface();
             let names =
                 interface.functions.iter().zip(&served.functions).filter(|(_, served)| served.is_some());
@@ -52,7 +53,7 @@ impl Imports {
             requests.served.interfaces.push(served);
         }
         let mut items: Vec<_> =
-            self.iter().filter(|(module, name, _)| !typed.contains(&(*module, *name))).collect();
+            self.defined().filter(|(module, name, _)| !typed.contains(&(*module, *name))).collect();
         items.sort_by_key(|(module, name, _)| (*module, *name));
         for (module, name, item) in items {
             let (module, name) = (module.to_owned(), name.to_owned());
@@ -65,7 +66,7 @@ impl Imports {
         Ok(requests)
     }
 
-    fn served(&self, lowered: &Arc<Lowered>) -> ServedInterface {
+    fn served(&self, lowered: &Arc<Lowered>, places: &Places) -> ServedInterface {
         let interface = lowered.interface();
         let function = |function: &interface::Function| match self.get(&interface.name, &function.name) {
             Some(Extern::Function(defined)) => {
@@ -75,7 +76,7 @@ impl Imports {
             _ => None,
         };
         let functions = interface.functions.iter().map(function).collect();
-        ServedInterface { functions, context: fresh(lowered) }
+        ServedInterface { functions, context: fresh(lowered, places) }
     }
 }
 
@@ -99,16 +100,17 @@ impl Drop for ServedInterface {
     }
 }
 
-fn fresh(interface: &Arc<Lowered>) -> CallContext {
-    CallContext::new(Arc::clone(interface), Arc::new(Handles::followed()))
+fn fresh(interface: &Arc<Lowered>, places: &Places) -> CallContext {
+    CallContext::new(Arc::clone(interface), Arc::new(Handles::followed(places)))
 }
 
 impl Served {
     /// Begins with no handles: the instance of the session is gone, and another may come.
     pub fn reset(&mut self) {
+        let places = Places::default();
         for served in &mut self.interfaces {
             served.context.handles().close();
-            served.context = served.context.with_handles(Handles::followed());
+            served.context = served.context.with_handles(Handles::followed(&places));
         }
     }
 
@@ -143,19 +145,22 @@ impl Served {
                     return Err(format!("function {index} of interface {interface} is none"));
                 };
                 let arguments = accepted(function.lowered(), arguments)?;
-                let (function, context) = (function.clone(), served.context.clone());
+                let (function, context) = (function.clone(), served.context.for_call());
                 let called = context.clone();
                 let result = async move {
-                    match function.call(called, arguments).await {
+                    let result = match function.call(called.clone(), arguments).await {
                         Ok(Reply::Values(values)) => match values.iter().map(Value::to_wire).collect() {
-                            Some(values) => HostResult::Returned(Payload::Typed(values)),
+                            Some(values) => return HostResult::Returned(Payload::Typed(values)),
                             None => {
                                 HostResult::Failed("it returned a value that no interface has".to_owned())
                             }
                         },
                         Ok(Reply::Error(case)) => HostResult::Error(case),
                         Err(error) => failed(error),
-                    }
+                    };
+                    // Before the daemon hears of them.
+                    called.take_back();
+                    result
                 };
                 Ok(Serving { call, context: Some(context), result: Some(Box::pin(result)) })
             }
@@ -205,7 +210,11 @@ impl Serving {
 
     /// Drops what is left to do: the daemon no longer waits for it. It must be told of handles all the same.
     pub fn give_up(mut self) -> Option<HostReturn> {
-        self.result = None;
+        if self.result.take().is_some()
+            && let Some(context) = &self.context
+        {
+            context.take_back();
+        }
         Some(self.answer(HostResult::Failed("it was given up".to_owned())))
             .filter(|returned| !returned.handles.is_empty())
     }
@@ -315,10 +324,12 @@ mod tests {
         // What no interface has.
         let returned = served.serve(call(0, vec![Value::U8(1)])).unwrap().await;
         assert!(matches!(returned.result, HostResult::Failed(why) if why.contains("no interface has")));
+        assert!(returned.handles.is_empty(), "the guest got nothing of the call");
         // Given up half-way.
         let mut waiting = served.serve(call(0, vec![Value::U8(0)])).unwrap();
         tokio::select! { biased; _ = &mut waiting => panic!("it waits"), () = std::future::ready(()) => {} }
-        assert_eq!(waiting.give_up().unwrap().handles.opened.len(), 1);
+        assert!(waiting.give_up().is_none(), "what it opened is closed again, and nobody has heard of it");
+        assert_eq!(served.interfaces[0].context.handles().open(), 1, "that of the first call");
         assert!(served.serve(call(1, vec![])).unwrap().give_up().is_none(), "nothing to tell");
         // Another instance has handles of its own.
         served.reset();

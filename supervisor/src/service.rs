@@ -1,11 +1,11 @@
 //! Typed functions of the host app: an interface and what serves it.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use interface::{Lowered, LoweredFunction, Reply, Value};
@@ -28,11 +28,24 @@ pub(crate) type TypedFuture = CallFuture<Reply>;
 
 type Serve = dyn Fn(CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
 
+/// Serves any function of an interface, by its position.
+type ServeAny = dyn Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + Sync;
+
 /// What a host function gets besides its arguments: the handles of the job that calls it.
 #[derive(Clone, Debug)]
 pub struct CallContext {
     interface: Arc<Lowered>,
     handles: Arc<Handles>,
+    /// What the call has given out so far, and has not removed.
+    given: Arc<Mutex<Given>>,
+}
+
+/// The handles that a call has inserted.
+#[derive(Debug, Default)]
+struct Given {
+    handles: HashSet<u32>,
+    /// Nothing of the call has reached its guest, and nothing will.
+    taken_back: bool,
 }
 
 /// A [`CallContext`] that keeps nothing alive.
@@ -51,7 +64,26 @@ impl WeakContext {
 
 impl CallContext {
     pub(crate) fn new(interface: Arc<Lowered>, handles: Arc<Handles>) -> Self {
-        Self { interface, handles }
+        Self { interface, handles, given: Arc::default() }
+    }
+
+    /// The same for another call.
+    pub(crate) fn for_call(&self) -> Self {
+        Self::new(Arc::clone(&self.interface), Arc::clone(&self.handles))
+    }
+
+    /// Removes what the call has inserted, of which its guest gets nothing: it would stay until the job's end. What still runs of the call
+    /// can insert nothing any more.
+    pub(crate) fn take_back(&self) {
+        let handles = {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.taken_back = true;
+            std::mem::take(&mut given.handles)
+        };
+        for handle in handles {
+            // The function may have removed it meanwhile. What a destructor of the host app's does is its own affair.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(self.handles.remove(handle))));
+        }
     }
 
     /// The same, if its job still lives when it is asked for again.
@@ -74,7 +106,8 @@ impl CallContext {
         &self.interface
     }
 
-    /// Gives the guest a handle of this kind to a thing. All are dropped with the job.
+    /// Gives the guest a handle of this kind to a thing. All are dropped with the job; and with the call, if its guest gets no result of it:
+    /// it fails, it takes longer than its deadline, it returns an error of its declaration, its reply breaks a rule or is too long.
     pub fn insert<T: Any + Send + Sync>(&self, kind: &str, thing: T) -> Result<Value, HostError> {
         self.insert_shared(kind, Arc::new(thing))
     }
@@ -89,7 +122,13 @@ impl CallContext {
             .interface
             .handle_kind(kind)
             .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
-        Ok(Value::Handle(self.handles.insert(kind, thing)?))
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.taken_back {
+            return Err("the call has failed, and its guest gets nothing of it".into());
+        }
+        let handle = self.handles.insert(kind, thing)?;
+        given.handles.insert(handle);
+        Ok(Value::Handle(handle))
     }
 
     /// Whether handles mean the same here and there.
@@ -104,7 +143,11 @@ impl CallContext {
 
     /// The same, and closes the handle.
     pub fn remove<T: Any + Send + Sync>(&self, handle: &Value) -> Result<Arc<T>, HostError> {
-        thing(handle, |handle| self.handles.remove(handle))
+        thing(handle, |handle| {
+            let removed = self.handles.remove(handle);
+            self.given.lock().unwrap_or_else(PoisonError::into_inner).handles.remove(&handle);
+            removed
+        })
     }
 }
 
@@ -123,7 +166,15 @@ fn thing<T: Any + Send + Sync>(
 #[derive(Clone)]
 pub struct Service {
     interface: Arc<Lowered>,
-    functions: HashMap<String, Arc<Serve>>,
+    functions: Functions,
+}
+
+/// What serves the functions. Every job has one: it takes no memory for each of them.
+#[derive(Clone)]
+enum Functions {
+    /// By name.
+    Each(Arc<HashMap<String, Arc<Serve>>>),
+    All(Arc<ServeAny>),
 }
 
 impl fmt::Debug for Service {
@@ -135,7 +186,7 @@ impl fmt::Debug for Service {
 impl Service {
     /// A service of this interface, without functions yet.
     pub fn new(interface: Lowered) -> Self {
-        Self { interface: Arc::new(interface), functions: HashMap::new() }
+        Self { interface: Arc::new(interface), functions: Functions::Each(Arc::default()) }
     }
 
     /// The interface.
@@ -183,22 +234,15 @@ impl Service {
 
     /// A service whose functions are all served elsewhere, whatever the interface says of threads: `serve` gets a function's position.
     pub(crate) fn elsewhere(
-        interface: Lowered,
+        interface: Arc<Lowered>,
         serve: impl Fn(usize, CallContext, Vec<Value>) -> TypedFuture + Send + Sync + 'static,
     ) -> Self {
-        let serve = Arc::new(serve);
-        let function = |(index, function): (usize, &interface::Function)| {
-            let serve = Arc::clone(&serve);
-            let call: Arc<Serve> = Arc::new(move |context, values| serve(index, context, values));
-            (function.name.clone(), call)
-        };
-        let functions = interface.interface().functions.iter().enumerate().map(function).collect();
-        Self { interface: Arc::new(interface), functions }
+        Self { interface, functions: Functions::All(Arc::new(serve)) }
     }
 
     /// The interface, shared.
-    pub(crate) fn shared_interface(&self) -> Arc<Lowered> {
-        Arc::clone(&self.interface)
+    pub(crate) fn shared_interface(&self) -> &Arc<Lowered> {
+        &self.interface
     }
 
     fn add(&mut self, name: &str, blocking: bool, serve: Arc<Serve>) -> Result<&mut Self, Error> {
@@ -216,24 +260,32 @@ impl Service {
                 served: function_kind(blocking),
             });
         }
-        self.functions.insert(name.to_owned(), serve);
+        if let Functions::Each(functions) = &mut self.functions {
+            Arc::make_mut(functions).insert(name.to_owned(), serve);
+        }
         Ok(self)
     }
 
-    /// Its functions, all of which are served.
-    pub(crate) fn typed(&self) -> Result<Vec<(String, TypedFunction)>, Error> {
-        let functions = self.interface.interface().functions.iter().enumerate();
-        let typed = functions.map(|(index, function)| match self.functions.get(&function.name) {
-            Some(serve) => {
-                let typed =
-                    TypedFunction { interface: Arc::clone(&self.interface), index, serve: Arc::clone(serve) };
-                Ok((function.name.clone(), typed))
+    /// Whether all functions are served.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Functions::Each(served) = &self.functions else { return Ok(()) };
+        let interface = self.interface.interface();
+        match interface.functions.iter().find(|function| !served.contains_key(&function.name)) {
+            None => Ok(()),
+            Some(function) => {
+                Err(Error::NotServed { function: format!("{}.{}", interface.name, function.name) })
             }
-            None => Err(Error::NotServed {
-                function: format!("{}.{}", self.interface.interface().name, function.name),
-            }),
-        });
-        typed.collect()
+        }
+    }
+
+    /// One of its functions, if it is served.
+    pub(crate) fn typed(&self, name: &str) -> Option<TypedFunction> {
+        let index = self.interface.position(name)?;
+        let serve = match &self.functions {
+            Functions::Each(functions) => ServedBy::One(Arc::clone(functions.get(name)?)),
+            Functions::All(serve) => ServedBy::Any(Arc::clone(serve)),
+        };
+        Some(TypedFunction { interface: Arc::clone(&self.interface), index, serve })
     }
 }
 
@@ -246,7 +298,13 @@ fn function_kind(blocking: bool) -> &'static str {
 pub(crate) struct TypedFunction {
     pub(crate) interface: Arc<Lowered>,
     index: usize,
-    serve: Arc<Serve>,
+    serve: ServedBy,
+}
+
+#[derive(Clone)]
+enum ServedBy {
+    One(Arc<Serve>),
+    Any(Arc<ServeAny>),
 }
 
 impl fmt::Debug for TypedFunction {
@@ -264,7 +322,11 @@ impl TypedFunction {
     /// Calls it. A panic, or no answer within its deadline, is an error of this call.
     pub(crate) async fn call(&self, context: CallContext, arguments: Vec<Value>) -> Result<Reply, HostError> {
         let deadline = self.lowered().and_then(|function| function.declaration().deadline);
-        guarded::call(|| (self.serve)(context, arguments), deadline).await
+        let call = || match &self.serve {
+            ServedBy::One(serve) => serve(context, arguments),
+            ServedBy::Any(serve) => serve(self.index, context, arguments),
+        };
+        guarded::call(call, deadline).await
     }
 }
 

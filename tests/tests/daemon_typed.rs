@@ -118,6 +118,18 @@ fn memory() -> Vec<u8> {
     memory
 }
 
+/// The outcome, whatever number a handle has that a reply was refused for: a client is not told of the refusal, so that what it has inserted
+/// for the reply stays, and the next handle has another place.
+fn without_handle(outcome: &CallOutcome) -> CallOutcome {
+    let CallOutcome::Trapped(trap) = outcome else { return outcome.clone() };
+    let mut trap = trap.clone();
+    if let Some((before, after)) = trap.message.split_once("result thing: 0x") {
+        let after = after.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+        trap.message = format!("{before}result thing: {after}");
+    }
+    CallOutcome::Trapped(trap)
+}
+
 #[tokio::test]
 async fn a_client_gets_and_answers_what_a_host_app_does() {
     let daemon = Daemon::start();
@@ -135,7 +147,8 @@ async fn a_client_gets_and_answers_what_a_host_app_does() {
     let (mut returned, mut trapped) = (0, 0);
     for (number, (name, args, at)) in STEPS.iter().enumerate() {
         let outcome = call(&mut over_socket, name, args).await;
-        assert_eq!(outcome, sessions::call(&mut in_library, name, &i32s(args)).await, "{number}: {name}");
+        let expected = sessions::call(&mut in_library, name, &i32s(args)).await;
+        assert_eq!(without_handle(&outcome), without_handle(&expected), "{number}: {name}");
         match outcome {
             CallOutcome::Returned(_) => returned += 1,
             CallOutcome::Trapped(_) => trapped += 1,

@@ -49,6 +49,29 @@ fn compiles_inspects_and_lists() {
 }
 
 #[test]
+fn an_artifact_tells_what_the_host_app_has_to_provide() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let toml = "interface = \"kv\"\n[[function]]\nname = \"get\"\nparams = [{ name = \"key\", type = \"string\" }]\n\
+                results = [{ name = \"value\", type = \"u64\" }]\n";
+    std::fs::write(at.join("kv.toml"), toml).unwrap();
+    let wat = r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
+        (import "kv" "get" (func (param i32 i32) (result i64))))"#;
+    std::fs::write(at.join("m.wat"), wat).unwrap();
+    let compiled = json(&sandboxc(at, &["m.wat", "-o", "a", "--json", "--interface", "kv.toml"]));
+    let inspected = json(&sandboxc(at, &["inspect", "a", "--json"]));
+    assert_eq!(compiled, inspected);
+    let get =
+        serde_json::json!({ "module": "kv", "name": "get", "kind": "function", "ty": "(i32, i32) -> (i64)" });
+    assert_eq!(inspected["open_imports"], serde_json::json!([get]));
+    assert_eq!(inspected["imports"].as_array().map(Vec::len), Some(1));
+    let text = sandboxc(at, &["inspect", "a"]).stdout;
+    let line = "open import function \"kv\" \"get\" (i32, i32) -> (i64)\n";
+    assert!(String::from_utf8_lossy(&text).contains(line), "{}", String::from_utf8_lossy(&text));
+}
+
+#[test]
 fn errors_are_one_line_with_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let at = directory.path();

@@ -34,7 +34,7 @@ pub struct RawModule {
 }
 
 impl RawModule {
-    /// Address of the [`TableDescriptor`].
+    /// Address of the [`TableDescriptor`](ipc::context::TableDescriptor).
     pub const TABLE: u64 = COMPILER_BASE + 0x40;
     /// Address of the global that holds a function.
     pub const FUNCTION_GLOBAL: u64 = COMPILER_BASE + 0x60;

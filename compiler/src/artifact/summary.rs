@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::elf::Headers;
-use super::metadata::{Asked, Global, Memory, Metadata, Table, Tag};
+use super::metadata::{Asked, Global, Import, ImportItem, Memory, Metadata, Table, Tag};
 use super::write::Access;
 use super::{Artifact, ArtifactError, ExportItem};
 use crate::sites;
@@ -33,6 +33,8 @@ pub struct Summary {
     pub segments: Vec<SegmentSummary>,
     /// Host functions that the code may call.
     pub imports: Vec<ImportSummary>,
+    /// What the host app has to provide.
+    pub open_imports: Vec<OpenImportSummary>,
     /// Exports.
     pub exports: Vec<ExportSummary>,
     /// In a snapshot, how it came about.
@@ -109,6 +111,19 @@ pub struct ImportSummary {
     pub signature: String,
 }
 
+/// An import that the host app provides.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenImportSummary {
+    /// Name of its module.
+    pub module: String,
+    /// Its name.
+    pub name: String,
+    /// `function`, `memory`, `table`, `global` or `tag`.
+    pub kind: &'static str,
+    /// Parameters and results of a function; what else is declared of others.
+    pub ty: String,
+}
+
 /// An export.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExportSummary {
@@ -182,6 +197,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
                 })
                 .collect(),
             imports: imports(metadata),
+            open_imports: metadata.imports.iter().map(|import| open_import(metadata, import)).collect(),
             exports: metadata.exports.iter().map(export).collect(),
             snapshot: metadata.snapshot.as_ref().map(|snapshot| SnapshotSummary {
                 inits: snapshot.inits.clone(),
@@ -230,6 +246,42 @@ fn imports(metadata: &Metadata) -> Vec<ImportSummary> {
             ImportSummary { module: declaration.module, name: declaration.name, signature: ty.to_string() }
         })
         .collect()
+}
+
+fn open_import(metadata: &Metadata, import: &Import) -> OpenImportSummary {
+    let size = |min: u64, max: Option<u64>| match max {
+        Some(max) => format!("{min} to {max}"),
+        None => format!("{min} or more"),
+    };
+    let signature = |params: &[ValType], results: &[ValType]| {
+        FuncType { params: params.to_vec(), results: results.to_vec() }.to_string()
+    };
+    let at = |index: u32| index as usize;
+    // Indices are those of a checked artifact.
+    let (kind, ty) = match &import.item {
+        ImportItem::Function { params, results } => ("function", signature(params, results)),
+        ImportItem::Global(index) => {
+            let global = metadata.globals.get(at(*index));
+            let ty =
+                global.map(|global| format!("{}{}", if global.mutable { "mutable " } else { "" }, global.ty));
+            ("global", ty.unwrap_or_default())
+        }
+        ImportItem::Memory { index, min, max } => {
+            let wide = metadata.memories.get(at(*index)).is_some_and(|memory| memory.memory64);
+            ("memory", format!("{} pages{}", size(*min, *max), if wide { ", 64-bit" } else { "" }))
+        }
+        ImportItem::Table { index, min, max } => {
+            let table = metadata.tables.get(at(*index));
+            let element = table.map(|table| table.ty.to_string()).unwrap_or_default();
+            let wide = table.is_some_and(|table| table.table64);
+            ("table", format!("{} of {element}{}", size(*min, *max), if wide { ", 64-bit" } else { "" }))
+        }
+        ImportItem::Tag(index) => {
+            let params = metadata.tags.get(at(*index)).map(|tag| signature(&tag.params, &[]));
+            ("tag", params.unwrap_or_default())
+        }
+    };
+    OpenImportSummary { module: import.module.clone(), name: import.name.clone(), kind, ty }
 }
 
 fn export(export: &super::metadata::Export) -> ExportSummary {

@@ -358,7 +358,7 @@ impl Header<'_> {
                 let overflow = overflow.zip(declared.overflow.as_deref());
                 let overflow = overflow.map(|(ty, case)| {
                     let case = self.constant(ty, case);
-                    format!(" With {case}, the lengths are those that there must be room for.")
+                    format!(" With {case}, the lengths and counts are those that there must be room for.")
                 });
                 let ok = format!("{}_OK", self.base(error)).to_ascii_uppercase();
                 let text = format!("{ok}, or why there are no results.{}", overflow.unwrap_or_default());

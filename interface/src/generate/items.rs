@@ -39,6 +39,14 @@ impl<'l> Item<'l> {
     pub(super) fn has_length(&self) -> bool {
         self.shape().has_length()
     }
+
+    /// What a number of its elements, or of its bytes, is called.
+    pub(super) fn length_word(&self) -> &'static str {
+        match self.shape() {
+            Shape::List(_) => "count",
+            _ => "length",
+        }
+    }
 }
 
 pub(super) fn params(function: &LoweredFunction) -> impl Iterator<Item = Item<'_>> {

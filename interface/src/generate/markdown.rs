@@ -61,7 +61,7 @@ fn function(text: &mut Text, function: &LoweredFunction) {
     text.line("");
     match (&declared.error, &declared.overflow) {
         (Some(error), Some(case)) => text.line(format!(
-            "Fails with `{error}`; with `{case}` if a result is longer than its room, and then the lengths are those that there must be \
+            "Fails with `{error}`; with `{case}` if a result is longer than its room, and then the lengths and counts are those that there must be \
              room for."
         )),
         (Some(error), None) => text.line(format!("Fails with `{error}`.")),

@@ -1,13 +1,38 @@
 //! Descriptions inside of generated text. They can be hostile: a reader must see what is there, a compiler must see a comment, and a
 //! tool that makes documentation of it must see words.
 
-/// A letter that cannot be seen, or that changes the order in which others are.
+/// Ranges of what cannot be seen, or changes the order in which other letters are, in ascending order: the property
+/// Default_Ignorable_Code_Point of Unicode 16.0 (DerivedCoreProperties.txt of <https://www.unicode.org/Public/16.0.0/ucd/>), which has all
+/// bidirectional controls and fillers; and where it says so, what is as invisible without it.
+const INVISIBLE: [(char, char); 20] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    // Separators of lines and paragraphs, without the property.
+    ('\u{2028}', '\u{2029}'),
+    ('\u{202a}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    // The empty pattern of Braille, without the property.
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fff8}'),
+    // Marks of annotations, without the property.
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
 fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-    )
+    let after = INVISIBLE.partition_point(|(first, _)| *first <= c);
+    after.checked_sub(1).and_then(|at| INVISIBLE.get(at)).is_some_and(|(_, last)| c <= *last)
 }
 
 /// The text line by line, without what cannot be seen. One blank stands for several, so that no line is indented.
@@ -68,4 +93,20 @@ fn code_span(text: &str) -> Option<&str> {
     let is_plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-' | ' ' | '(' | ')');
     (!inside.trim().is_empty() && inside.chars().all(is_plain) && !rest.starts_with('`')).then_some(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_shown() {
+        assert!(INVISIBLE.is_sorted_by(|(_, last), (first, _)| last < first), "it is searched");
+        for c in "\u{ad}\u{115f}\u{1160}\u{17b5}\u{180b}\u{180e}\u{200b}\u{202e}\u{2066}\u{2800}\u{3164}\u{fe0f}\u{feff}\u{ffa0}\u{fff0}\u{fffb}\u{1d173}\u{e0000}\u{e0100}\u{e0fff}".chars() {
+            assert_eq!(line(&format!("a{c}b")), format!("a<U+{:04X}>b", u32::from(c)));
+        }
+        for c in "a~é\u{ac}\u{ae}\u{115e}\u{1161}\u{1810}\u{2010}\u{3163}\u{3165}\u{fe10}\u{fffc}\u{1d172}\u{e1000}\u{10ffff}".chars() {
+            assert!(!is_invisible(c), "{c:?}");
+        }
+    }
 }

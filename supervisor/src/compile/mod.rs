@@ -27,7 +27,7 @@ use crate::config::{CompileLimits, Config};
 use crate::error::Error;
 use crate::image::{Image, View};
 use attempt::{Failure, Work};
-pub use imports::mismatches;
+pub use imports::{ImportList, mismatches};
 pub use progress::CompileProgress;
 pub(crate) use start::{PATIENCE, confined};
 use start::{Zygote, died};

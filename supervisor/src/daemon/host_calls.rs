@@ -8,12 +8,13 @@
 //! it is called, its reply when it has answered. What the client says of handles must be possible, or the connection ends.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use interface::{DataError, Lowered, Reply, Value as TypedValue};
+use interface::{Lowered, Reply, Value as TypedValue};
 use ipc::protocol::{
-    Bytes, CallId, FRAME_MAX, FunctionImport, HandleChanges, HostCall, HostResult, HostReturn, IMPORTS_MAX,
-    INTERFACES_BYTES_MAX, INTERFACES_MAX, ImportItem, ImportRequest, Invocation, Payload, one_line,
+    CallId, FRAME_MAX, FunctionImport, HandleChanges, HostCall, HostResult, HostReturn, IMPORTS_MAX,
+    ImportItem, ImportRequest, Invocation, Payload, one_line,
 };
 use ipc::report::Value;
 use ipc::types::ValueType;
@@ -39,12 +40,6 @@ pub(super) enum ImportsError {
         ipc::imports::VALUES_MAX
     )]
     TooManyValues { module: String, name: String, count: usize },
-    #[error("{0} interfaces are served; a job or session may have {INTERFACES_MAX}")]
-    TooManyInterfaces(usize),
-    #[error("interfaces have {0} bytes together; a job or session may have {INTERFACES_BYTES_MAX}")]
-    InterfacesTooLong(usize),
-    #[error("interface {index} of the request: {source}")]
-    Interface { index: usize, source: DataError },
     #[error("the interface {0:?} is served twice")]
     InterfaceTwice(String),
 }
@@ -152,7 +147,7 @@ impl Provider {
     /// with the same names.
     pub(super) fn imports(
         &self,
-        interfaces: Vec<Lowered>,
+        interfaces: Vec<Arc<Lowered>>,
         requests: Vec<ImportRequest>,
     ) -> Result<Imports, ImportsError> {
         let mut imports = Imports::default();
@@ -170,7 +165,7 @@ impl Provider {
     }
 
     /// An interface that the client serves.
-    fn service(&self, interface: u32, lowered: Lowered) -> Service {
+    fn service(&self, interface: u32, lowered: Arc<Lowered>) -> Service {
         let sender = self.0.clone();
         Service::elsewhere(lowered, move |function, context, values| {
             let (answer, answered) = oneshot::channel();
@@ -236,21 +231,6 @@ impl Provider {
             None => function,
         }
     }
-}
-
-/// Reads and checks the interfaces of a request, which can take a while.
-pub(super) fn interfaces(all: &[Bytes]) -> Result<Vec<Lowered>, ImportsError> {
-    if all.len() > INTERFACES_MAX {
-        return Err(ImportsError::TooManyInterfaces(all.len()));
-    }
-    let bytes = all.iter().map(|Bytes(bytes)| bytes.len()).sum();
-    if bytes > INTERFACES_BYTES_MAX {
-        return Err(ImportsError::InterfacesTooLong(bytes));
-    }
-    let read = |(index, Bytes(bytes)): (usize, &Bytes)| {
-        Lowered::from_bytes(bytes).map_err(|source| ImportsError::Interface { index, source })
-    };
-    all.iter().enumerate().map(read).collect()
 }
 
 impl HostCalls {
@@ -383,8 +363,6 @@ fn shortened(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn call(calls: &HostCalls) -> oneshot::Receiver<Result<Vec<Value>, HostError>> {
@@ -487,7 +465,7 @@ mod tests {
         };
         let import = |name: String, item| ImportRequest { module: "m".into(), name, item };
         let many = |count: usize| (0..count).map(|n| import(n.to_string(), function(0))).collect::<Vec<_>>();
-        assert_eq!(provided(many(IMPORTS_MAX)).expect("fits").iter().count(), IMPORTS_MAX);
+        assert_eq!(provided(many(IMPORTS_MAX)).expect("fits").defined().count(), IMPORTS_MAX);
         assert!(matches!(provided(many(IMPORTS_MAX + 1)), Err(ImportsError::TooMany(_))));
         let twice = vec![import("f".into(), function(0)), import("f".into(), function(1))];
         assert!(matches!(provided(twice), Err(ImportsError::Twice { .. })));

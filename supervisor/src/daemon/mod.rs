@@ -10,6 +10,7 @@
 //! * [`policies`](Policies): the policies that clients can name, and their reload.
 //! * `session`: the sessions of a connection.
 //! * `host_calls`: functions that a client serves.
+//! * `interfaces`: the interfaces that such functions are of.
 //! * `request`: from a request and its descriptors to a job of the supervisor.
 //! * [`module_error`], [`signals`]: what `sandboxctl` without a daemon does in the same way.
 //!
@@ -34,6 +35,7 @@ use crate::{Config, HostReport, Supervisor, processors};
 
 mod connection;
 mod host_calls;
+mod interfaces;
 pub mod listener;
 pub mod module_error;
 mod policies;
@@ -99,6 +101,8 @@ struct Shared {
     /// Running jobs, open sessions included.
     jobs: AtomicU32,
     sessions: AtomicU32,
+    /// The interfaces that jobs have.
+    interfaces: interfaces::Interfaces,
     /// The policies that have names.
     policies: Policies,
     /// Where threads that may block come from. Not those of a shard's runtime, whose end would wait for them.
@@ -158,6 +162,7 @@ pub async fn serve(
         connections: AtomicU32::new(0),
         jobs: AtomicU32::new(0),
         sessions: AtomicU32::new(0),
+        interfaces: interfaces::Interfaces::new(),
         policies,
         blocking: Handle::current(),
     });

@@ -15,7 +15,7 @@ use ipc::protocol::{
 use policies::Policy;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, statx};
 
-use super::host_calls::{self, ImportsError, Provider};
+use super::host_calls::Provider;
 use super::{Shared, module_error};
 use crate::image::Image;
 use crate::{Entry, Imports, Job, JobLimits, Module, ModuleSource, Preopen, invoke};
@@ -160,7 +160,7 @@ pub(super) async fn job(
     if strings > STRINGS_BYTES {
         return Err(RequestError::StringsTooLong(strings).into());
     }
-    let imports = imports(&mut request, &provider, shared).await?;
+    let imports = imports(&mut request, peer, &provider, shared).await?;
     let policy = policy(&request.policy, shared)?;
     let limits = JobLimits {
         memory: request.limits.memory,
@@ -172,7 +172,7 @@ pub(super) async fn job(
             modules.get(&id).cloned().ok_or(RequestError::NoSuchModule(id))?
         }
         (ModuleRef::Given(source), Some(file)) => {
-            let open_imports = imports.iter().next().is_some();
+            let open_imports = !imports.is_empty();
             let how = Compiled { count_fuel: limits.count_fuel(&policy), open_imports };
             load(file, source.format, how, shared).await?
         }
@@ -205,18 +205,22 @@ pub(super) async fn job(
 /// What the connection's client provides.
 async fn imports(
     request: &mut SetupRequest,
+    peer: u32,
     provider: &Provider,
     shared: &Shared,
 ) -> Result<Imports, ErrorReply> {
-    let wrong = |error: ImportsError| ErrorReply::new(ErrorKind::Job, error);
     let interfaces = match std::mem::take(&mut request.interfaces) {
         none if none.is_empty() => Vec::new(),
         interfaces => {
-            let read = shared.on_blocking_thread(move || host_calls::interfaces(&interfaces));
-            read.await.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))?.map_err(wrong)?
+            let reading = shared.interfaces.reading().await;
+            let reading = reading.map_err(|closed| ErrorReply::new(ErrorKind::Internal, closed))?;
+            let read = shared.on_blocking_thread(move || reading.read(peer, &interfaces)).await;
+            let read = read.map_err(|e| ErrorReply::new(ErrorKind::Internal, &e))?;
+            read.map_err(|error| ErrorReply::new(ErrorKind::Job, error))?
         }
     };
-    provider.imports(interfaces, std::mem::take(&mut request.imports)).map_err(wrong)
+    let imports = provider.imports(interfaces, std::mem::take(&mut request.imports));
+    imports.map_err(|error| ErrorReply::new(ErrorKind::Job, error))
 }
 
 /// How a module is compiled, whatever the daemon's own options are. Of what is false, they decide.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use compiler::FuncType;
 use compiler::metadata::{GlobalValue, Import, ImportItem, Metadata};
+use compiler::{FuncType, ValType};
+use interface::{Lowered, MISMATCHES_MAX, Mismatch};
 use ipc::imports::{FUNCTIONS, FUNCTIONS_MAX, RECORDS_MAX, Record, SLOT, kind};
 use ipc::interface::ARGS_MAX;
 use ipc::layout::WASM_PAGE;
@@ -15,11 +16,11 @@ use ipc::typed::{Arg, TABLE_WORDS, pack_entry};
 
 use super::typed::{Returned, TypedCall};
 use crate::error::Error;
-use crate::handles::Handles;
+use crate::handles::{Handles, Places};
 use crate::hostcall::SharedRegion;
 use crate::imports::{Extern, HostError, HostFunction, Imports};
-use crate::module::{RawValue, ValueKind, raw_value};
-use crate::service::CallContext;
+use crate::module::{RawValue, ValueKind, imported, raw_value};
+use crate::service::{CallContext, TypedFunction};
 
 /// What a job provides for its module's imports; all of it fits.
 #[derive(Debug, Default)]
@@ -31,10 +32,13 @@ pub(crate) struct Provided {
     /// The table of typed functions ([`ipc::typed`]).
     pub(crate) table: Vec<u64>,
     table_entries: u32,
-    /// Functions by their number.
-    functions: Vec<Option<Function>>,
+    /// By the number of an import, where its function is below; [`NO_FUNCTION`] for imports of other kinds.
+    numbers: Vec<u32>,
+    /// Each once, however often the module imports it: it can do so a million times.
+    functions: Vec<Function>,
     /// This job's handles, by the interface's name.
     handles: HashMap<String, Arc<Handles>>,
+    places: Places,
 }
 
 /// Things of the host app end with the job.
@@ -43,6 +47,9 @@ impl Drop for Provided {
         self.handles.values().for_each(|handles| handles.close());
     }
 }
+
+/// No place among functions: there are never so many.
+const NO_FUNCTION: u32 = u32::MAX;
 
 #[derive(Debug)]
 struct Function {
@@ -56,7 +63,16 @@ impl Provided {
     pub(crate) fn new(metadata: &Metadata, imports: &Imports) -> Result<Self, Error> {
         check_interfaces(metadata, imports)?;
         let mut provided = Self::default();
+        let mut known: HashMap<(&str, &str), u32> = HashMap::new();
         for import in &metadata.imports {
+            let names = (import.module.as_str(), import.name.as_str());
+            if let (ImportItem::Function { params, results }, Some(place)) = (&import.item, known.get(&names))
+            {
+                let function = provided.functions.get(*place as usize).ok_or(Error::Stopped)?;
+                check_type(import, &function.function, params, results)?;
+                provided.numbers.push(*place);
+                continue;
+            }
             let item = imports.get(&import.module, &import.name).ok_or_else(|| Error::UnknownImport {
                 kind: kind_name(&import.item),
                 module: import.module.clone(),
@@ -64,7 +80,12 @@ impl Provided {
             })?;
             let (record, function) = provided.item(metadata, import, item)?;
             provided.records.extend(record);
-            provided.functions.push(function);
+            let place = function.as_ref().map_or(NO_FUNCTION, |_| provided.functions.len() as u32);
+            provided.numbers.push(place);
+            if let Some(function) = function {
+                provided.functions.push(function);
+                known.insert(names, place);
+            }
         }
         provided.fill_table()?;
         if provided.records.len() > RECORDS_MAX {
@@ -77,38 +98,30 @@ impl Provided {
         &mut self,
         metadata: &Metadata,
         import: &Import,
-        item: &Extern,
+        item: Extern,
     ) -> Result<(Option<Record>, Option<Function>), Error> {
-        let incompatible = |expected: String, found: String| Error::IncompatibleImport {
-            module: import.module.clone(),
-            name: import.name.clone(),
-            expected,
-            found,
-        };
+        let incompatible = |expected: String, found: String| incompatible(import, expected, found);
         match (&import.item, item) {
             (ImportItem::Function { params, results }, Extern::Function(function)) => {
-                let expected = FuncType { params: params.clone(), results: results.clone() };
-                if *function.ty() != expected {
-                    let found = format!("a function {}", function.ty());
-                    return Err(incompatible(format!("a function {expected}"), found));
-                }
+                check_type(import, &function, params, results)?;
                 let name = format!("{}.{}", import.module, import.name);
                 let context = function.as_typed().map(|typed| {
                     let interface = typed.interface.interface().name.clone();
-                    let handles = Arc::clone(self.handles.entry(interface).or_default());
+                    let table = || Arc::new(Handles::new(&self.places));
+                    let handles = Arc::clone(self.handles.entry(interface).or_insert_with(table));
                     CallContext::new(Arc::clone(&typed.interface), handles)
                 });
-                Ok((None, Some(Function { name, function: function.clone(), context })))
+                Ok((None, Some(Function { name, function, context })))
             }
             (ImportItem::Global(index), Extern::Global { value, mutable }) => {
                 let global = metadata.globals.get(*index as usize).ok_or(Error::Stopped)?;
                 let is_mutable = |mutable: bool| if mutable { "mutable" } else { "immutable" };
-                let raw = raw_value(value).filter(|_| {
-                    ValueKind::of(value) == ValueKind::from(global.ty) && *mutable == global.mutable
+                let raw = raw_value(&value).filter(|_| {
+                    ValueKind::of(&value) == ValueKind::from(global.ty) && mutable == global.mutable
                 });
                 let (Some(words), GlobalValue::Address(address)) = (raw, global.value) else {
                     let expected = format!("{} global of type {}", is_mutable(global.mutable), global.ty);
-                    let found = format!("{} global with the value {value:?}", is_mutable(*mutable));
+                    let found = format!("{} global with the value {value:?}", is_mutable(mutable));
                     return Err(incompatible(expected, found));
                 };
                 let wide = ValueKind::from(global.ty).bytes() > 8;
@@ -121,13 +134,13 @@ impl Provided {
             ) => {
                 let memory = metadata.memories.get(*index as usize).ok_or(Error::Stopped)?;
                 let largest = provided_max.unwrap_or(memory.max_pages).min(memory.max_pages);
-                if *memory64 != memory.memory64
-                    || !fits((*pages, *provided_max), (*min, *max))
-                    || *pages > largest
+                if memory64 != memory.memory64
+                    || !fits((pages, provided_max), (*min, *max))
+                    || pages > largest
                 {
                     let what = |is_wide| format!("{}memory", width(is_wide));
                     let expected = limits(&what(memory.memory64), "pages", *min, *max);
-                    let found = limits(&what(*memory64), "pages", *pages, *provided_max);
+                    let found = limits(&what(memory64), "pages", pages, provided_max);
                     return Err(incompatible(expected, found));
                 }
                 let added = pages - min;
@@ -141,29 +154,29 @@ impl Provided {
             ) => {
                 let table = metadata.tables.get(*index as usize).ok_or(Error::Stopped)?;
                 let what = |ty, is_wide| format!("{}table of {ty}", width(is_wide));
-                if *ty != table.ty
-                    || *table64 != table.table64
-                    || !fits((*entries, *provided_max), (*min, *max))
-                    || provided_max.is_some_and(|max| *entries > max)
+                if ty != table.ty
+                    || table64 != table.table64
+                    || !fits((entries, provided_max), (*min, *max))
+                    || provided_max.is_some_and(|max| entries > max)
                 {
                     let expected = limits(&what(table.ty, table.table64), "entries", *min, *max);
-                    let found = limits(&what(*ty, *table64), "entries", *entries, *provided_max);
+                    let found = limits(&what(ty, table64), "entries", entries, provided_max);
                     return Err(incompatible(expected, found));
                 }
-                if *entries > table.max {
+                if entries > table.max {
                     let (module, name) = (import.module.clone(), import.name.clone());
-                    return Err(Error::ImportRoom { module, name, entries: *entries, room: table.max });
+                    return Err(Error::ImportRoom { module, name, entries, room: table.max });
                 }
                 let words = [entries - min, provided_max.unwrap_or(table.max).min(table.max)];
                 Ok((Some(Record { kind: kind::TABLE, address: table.descriptor, words }), None))
             }
             (ImportItem::Tag(index), Extern::Tag { params }) => {
                 let tag = metadata.tags.get(*index as usize).ok_or(Error::Stopped)?;
-                if tag.params != *params {
+                if tag.params != params {
                     let signature =
                         |params: &[_]| FuncType { params: params.to_vec(), results: Vec::new() }.to_string();
                     let expected = format!("a tag {}", signature(&tag.params));
-                    return Err(incompatible(expected, format!("a tag {}", signature(params))));
+                    return Err(incompatible(expected, format!("a tag {}", signature(&params))));
                 }
                 Ok((None, None))
             }
@@ -182,25 +195,31 @@ impl Provided {
 
     /// Entries by import number, then the [`Arg`](ipc::typed::Arg)s of each typed function.
     fn fill_table(&mut self) -> Result<(), Error> {
-        let lowered = |function: &'_ Option<Function>| -> Option<Vec<u64>> {
-            let lowered = function.as_ref()?.function.as_typed()?.lowered()?;
-            Some(lowered.args().map(Arg::pack).collect())
+        let typed = |place: &u32| {
+            let function = self.functions.get(*place as usize);
+            function.and_then(|function| function.function.as_typed())
         };
-        let args: Vec<Option<Vec<u64>>> = self.functions.iter().map(lowered).collect();
-        let entries = args.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        let words = entries + args.iter().flatten().map(Vec::len).sum::<usize>();
+        let entries =
+            self.numbers.iter().rposition(|place| typed(place).is_some()).map_or(0, |last| last + 1);
+        let lowered = |function: &Function| function.function.as_typed()?.lowered().map(|f| f.args().count());
+        let words = entries + self.functions.iter().filter_map(lowered).sum::<usize>();
         let limit = TABLE_WORDS - ARGS_MAX;
         if words > limit {
             return Err(Error::TooManyTypedFunctions { found: words, limit });
         }
         let mut table = vec![0; entries];
-        for (number, args) in args.iter().enumerate() {
-            let Some(args) = args else { continue };
-            let first = table.len() as u32;
-            table.extend(args);
-            if let Some(entry) = table.get_mut(number) {
-                *entry = pack_entry(first, args.len() as u32);
-            }
+        let of_functions: Vec<u64> = (self.functions.iter())
+            .map(|function| {
+                let Some(lowered) = function.function.as_typed().and_then(TypedFunction::lowered) else {
+                    return 0;
+                };
+                let first = table.len();
+                table.extend(lowered.args().map(Arg::pack));
+                pack_entry(first as u32, (table.len() - first) as u32)
+            })
+            .collect();
+        for (entry, place) in table.iter_mut().zip(self.numbers.iter().take(entries)) {
+            *entry = of_functions.get(*place as usize).copied().unwrap_or(0);
         }
         self.table = table;
         self.table_entries = entries as u32;
@@ -225,9 +244,10 @@ impl Provided {
     ) -> Result<ImportCall<'p, 'r>, Violation> {
         let broken = |rule: String| Violation::Ring { rule };
         let number = Self::number(submission).unwrap_or(u32::MAX);
-        let known = (number as usize) < self.functions.len();
-        let index = nospec::below(number as usize, self.functions.len());
-        let Some(Some(function)) = self.functions.get(index).filter(|_| known) else {
+        let known = (number as usize) < self.numbers.len();
+        let index = nospec::below(number as usize, self.numbers.len());
+        let place = self.numbers.get(index).filter(|_| known);
+        let Some(function) = place.and_then(|place| self.functions.get(*place as usize)) else {
             return Err(broken(format!(
                 "call of imported function {number}, which the module does not have"
             )));
@@ -310,18 +330,49 @@ pub(super) fn failure(name: &str, error: HostError) -> String {
     }
 }
 
-/// Whether the module imports what the interfaces of the job have, all of it.
+/// Whether the module imports what the interfaces of the job have, all of it. An error has the first interface of which that is not true.
 fn check_interfaces(metadata: &Metadata, imports: &Imports) -> Result<(), Error> {
-    for interface in imports.interfaces() {
-        let mismatches = crate::module::mismatches(metadata, interface);
-        if !mismatches.is_empty() {
-            return Err(Error::InterfaceMismatch {
-                interface: interface.interface().name.clone(),
-                mismatches,
-            });
+    let mut refused: Option<(&Lowered, Vec<Mismatch>)> = None;
+    for import in &metadata.imports {
+        let Some(interface) = imports.interface(&import.module) else { continue };
+        let of_another = refused.as_ref().is_some_and(|(first, _)| !std::ptr::eq(*first, interface));
+        if of_another || crate::module::fits(interface, import) {
+            continue;
+        }
+        // What is no function was defined beside the interface.
+        let mismatch = imported(import).and_then(|import| interface.check([&import]).pop());
+        let Some(mismatch) = mismatch else { continue };
+        let (_, mismatches) = refused.get_or_insert((interface, Vec::new()));
+        mismatches.push(mismatch);
+        if mismatches.len() >= MISMATCHES_MAX {
+            break;
         }
     }
-    Ok(())
+    match refused {
+        None => Ok(()),
+        Some((interface, mismatches)) => {
+            Err(Error::InterfaceMismatch { interface: interface.interface().name.clone(), mismatches })
+        }
+    }
+}
+
+fn incompatible(import: &Import, expected: String, found: String) -> Error {
+    Error::IncompatibleImport { module: import.module.clone(), name: import.name.clone(), expected, found }
+}
+
+/// Whether a function is of the type that the module imports it with.
+fn check_type(
+    import: &Import,
+    function: &HostFunction,
+    params: &[ValType],
+    results: &[ValType],
+) -> Result<(), Error> {
+    if function.ty().params == params && function.ty().results == results {
+        return Ok(());
+    }
+    let expected = FuncType { params: params.to_vec(), results: results.to_vec() };
+    let found = format!("a function {}", function.ty());
+    Err(incompatible(import, format!("a function {expected}"), found))
 }
 
 /// The words of a slot.

@@ -3,7 +3,7 @@
 use interface::{Arena, Call, LoweredFunction, Refusal};
 use ipc::report::Violation;
 use ipc::ring::Submission;
-use ipc::typed::REFUSED;
+use ipc::typed::{REFUSED, deliver};
 
 use super::provided::failure;
 use crate::hostcall::SharedRegion;
@@ -66,11 +66,29 @@ impl<'p, 'r> TypedCall<'p, 'r> {
         let mut call = call?;
         let arguments = std::mem::take(&mut call.arguments);
         let failed = |error| failure(function.name(), error);
+        let context = context.for_call();
+        // Also where this future is dropped half-way: the session of a call that was cancelled may go on.
+        let mut giving = Giving { context: &context, has_arrived: false };
         let reply = serve.call(context.clone(), arguments).await.map_err(failed)?;
         let encoded = function.encode(&call, reply, context.handles()).map_err(|why| failed(why.into()))?;
+        giving.has_arrived = encoded.deliver & deliver::BYTES != 0;
         for (offset, bytes) in &encoded.writes {
             arena.write(*offset, bytes);
         }
         Ok(Returned { value: encoded.value, written: encoded.deliver })
+    }
+}
+
+/// Takes back the handles of a call whose results do not arrive.
+struct Giving<'c> {
+    context: &'c CallContext,
+    has_arrived: bool,
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        if !self.has_arrived {
+            self.context.take_back();
+        }
     }
 }

@@ -202,7 +202,8 @@ impl Module<'_> {
                 self.text.line(format!("        return ::core::result::Result::Err({failure} {{"));
                 self.text.line(format!("            error: {error},"));
                 for (index, item) in results.iter().enumerate().filter(|(_, item)| item.has_length()) {
-                    self.text.line(format!("            {}_length: _length{index},", item.name()));
+                    let field = format!("{}_{}", item.name(), item.length_word());
+                    self.text.line(format!("            {field}: _length{index},"));
                 }
                 self.text.line("        });");
             }
@@ -252,11 +253,11 @@ impl Module<'_> {
         self.text.line("    /// The error.");
         self.text.line(format!("    pub error: {error},"));
         for item in results.iter().filter(|item| item.has_length()) {
+            let (result, word) = (item.name(), item.length_word());
             self.text.line(format!(
-                "    /// With [`{error}::{overflow}`], the length that there must be room for in `{}`; else 0.",
-                item.name()
+                "    /// With [`{error}::{overflow}`], the {word} that there must be room for in `{result}`; else 0."
             ));
-            self.text.line(format!("    pub {}_length: usize,", item.name()));
+            self.text.line(format!("    pub {result}_{word}: usize,"));
         }
         self.lines(&["}", ""]);
         self.text.line(format!("impl ::core::convert::From<{name}> for {error} {{"));

@@ -101,6 +101,9 @@ fn write_all(out: &mut String, summary: &Summary) -> std::fmt::Result {
     for import in &summary.imports {
         writeln!(out, "import      {} {} {}", import.module, import.name, import.signature)?;
     }
+    for import in &summary.open_imports {
+        writeln!(out, "open import {} {:?} {:?} {}", import.kind, import.module, import.name, import.ty)?;
+    }
     for export in &summary.exports {
         write!(out, "export      {:?} {} {}", export.name, export.kind, export.index)?;
         if let (Some(signature), Some(address)) = (&export.signature, export.address) {

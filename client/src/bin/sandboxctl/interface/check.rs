@@ -68,17 +68,21 @@ impl Imports {
         let module = ModuleFile::open(path)?;
         let is_artifact = module.format == ModuleFormat::Artifact;
         let bytes = read_module(File::from(module.file), path)?;
-        let mut imports: Vec<Import> = match is_artifact {
-            true => Artifact::parse(bytes).map_err(|e| about(e.to_string()))?.metadata().imports.clone(),
-            false => {
-                check_form(&bytes, path)?;
-                let config = Config::default();
-                let imports = Compiler::new(&config).imports(&bytes, &config.compile);
-                imports.map_err(|error| about(error.to_string()))?
-            }
-        };
-        imports.retain(|import| import.module == interface.interface().name);
-        Ok(Self { count: imports.len(), mismatches: mismatches(&imports, slice::from_ref(interface)) })
+        if is_artifact {
+            let artifact = Artifact::parse(bytes).map_err(|error| about(error.to_string()))?;
+            return Ok(Self::compared(interface, || artifact.metadata().imports.iter().cloned()));
+        }
+        check_form(&bytes, path)?;
+        let config = Config::default();
+        let imports = Compiler::new(&config).imports(&bytes, &config.compile);
+        let imports = imports.map_err(|error| about(error.to_string()))?;
+        Ok(Self::compared(interface, || imports.iter()))
+    }
+
+    /// Of all that a module imports, what it imports from the interface.
+    fn compared<I: Iterator<Item = Import>>(interface: &Lowered, imports: impl Fn() -> I) -> Self {
+        let own = || imports().filter(|import| import.module == interface.interface().name);
+        Self { count: own().count(), mismatches: mismatches(own(), slice::from_ref(interface)) }
     }
 }
 
