@@ -4,6 +4,8 @@
 //! jobs latency    [--count N] [--gap-us N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH | --in-process-wasmtime]
 //! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH]
 //! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE | --calls N] [--seconds N]
+//! jobs bulk       [--calls N] [--bytes N]
+//! jobs roundtrip  [--calls N] [--rounds N]
 //! ```
 //!
 //! Prints one JSON object. A job whose outcome is not exit code 0 ends the measurement with an error: a fast
@@ -15,6 +17,7 @@ mod family;
 mod floor;
 mod growth;
 mod library;
+mod roundtrip;
 mod soak;
 mod stats;
 #[cfg(feature = "peers")]
@@ -55,6 +58,8 @@ enum Measurement {
     Growth,
     /// Bytes through a typed host function, in and out.
     Bulk(bulk::Bulk),
+    /// A host call that waits for its answer, beside a round trip by futex, on one processor and on two.
+    Roundtrip(roundtrip::RoundTrip),
 }
 
 #[derive(Args)]
@@ -278,6 +283,9 @@ fn main() -> ExitCode {
             Measurement::Growth => growth::growth().await,
             Measurement::Bulk(options) => {
                 tokio::task::LocalSet::new().run_until(bulk::measure(options)).await
+            }
+            Measurement::Roundtrip(options) => {
+                tokio::task::LocalSet::new().run_until(roundtrip::measure(options)).await
             }
         }
     });

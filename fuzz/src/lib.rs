@@ -1,6 +1,6 @@
 //! What the fuzz targets and the differential tests share: modules from random bytes ([`generate`], [`rewrite`]), running them
 //! in Wasmtime ([`peer`]) and as artifacts of ours ([`ours`], [`confined`]) in different [`mode`]s, and comparing what is
-//! [`seen`] ([`differential`]).
+//! [`seen`] ([`differential`]); and the hostile end of a [`ring`].
 
 #[cfg(feature = "confined")]
 pub mod confined;
@@ -12,6 +12,8 @@ pub mod peer;
 #[cfg(test)]
 mod planted;
 pub mod rewrite;
+#[cfg(feature = "confined")]
+pub mod ring;
 pub mod seen;
 
 #[path = "../../compiler/tests/run/loader.rs"]

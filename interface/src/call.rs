@@ -58,8 +58,10 @@ impl LoweredFunction {
             let (offset, length) = self.range(slot, arg, words.next().unwrap_or(0), arena)?;
             let overlaps = |(from, bytes): &(usize, usize)| offset < from + bytes && *from < offset + length;
             if call.outs.iter().any(overlaps) {
-                let rule =
-                    format!("{}: {}: its range of the arena overlaps another result's", self.name, slot.name);
+                let rule = format!(
+                    "{}: {}: bytes {offset}+{length} of the arena overlap another result's",
+                    self.name, slot.name
+                );
                 return Err(Refusal::Broken(rule));
             }
             call.outs.push((offset, length));

@@ -8,7 +8,8 @@
 //! Small writes to standard output and standard error are not submitted but queued ([`Output`]): nobody waits for them.
 //!
 //! After a submission the instance writes 8 bytes to its doorbell (an eventfd), unless the supervisor says that it watches
-//! ([`Indices::watched`]). The supervisor wakes the instance with `FUTEX_WAKE` on [`Indices::completion_tail`].
+//! ([`Indices::watched`]). The supervisor wakes the instance with `FUTEX_WAKE` on [`Indices::completion_tail`], if it says that it
+//! sleeps ([`Indices::sleeping`]).
 //!
 //! This file is the layout. The protocol, the same code in production and in a model checker:
 //!
@@ -49,9 +50,11 @@ pub struct Indices<W = AtomicU32, X = AtomicU64> {
     pub completion_tail: Index<W>,
     /// Written by the instance.
     pub completion_head: Index<W>,
-    /// Written by the supervisor. Not 0 while it looks for submissions without being rung for: how often an instance that waits for an
-    /// answer looks for it before it sleeps.
+    /// Written by the supervisor. With the bit [`WATCHED`] it looks for submissions without being rung for. The others: how often an
+    /// instance that waits for an answer looks for it before it sleeps.
     pub watched: Index<W>,
+    /// Written by the instance. Not 0 while it sleeps until there is a completion, or is about to.
+    pub sleeping: Index<W>,
     /// Output on its way.
     pub output: Output<W, X>,
 }
@@ -69,6 +72,9 @@ pub struct Output<W = AtomicU32, X = AtomicU64> {
     /// Written by the supervisor: bits by the number of a stream that must not be queued, because its next write may fail.
     pub refused: Index<W>,
 }
+
+/// In [`Indices::watched`]: the instance need not ring.
+pub const WATCHED: u32 = 1 << 31;
 
 /// A word alone on its cache line.
 #[repr(C, align(64))]

@@ -63,6 +63,8 @@ impl<'r> SharedRegion<'r> {
             copy_shared(copy.as_mut_ptr(), self.start, self.length);
             copy.set_len(self.length);
         }
+        #[cfg(feature = "fuzzing")]
+        crate::fuzzing::was_read(self.start, self.length);
         copy
     }
 

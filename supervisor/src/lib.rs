@@ -87,6 +87,8 @@ pub use handles::HANDLES_MAX;
 pub use host::HostReport;
 pub use image::View;
 pub use imports::{Extern, HostError, HostFunction, HostFuture, Imports};
+#[cfg(feature = "fuzzing")]
+pub use instance::fuzzing;
 pub use interface;
 pub use interface_macros::{HostType, host_functions};
 pub use ipc::report::{Outcome, Report, Trap, Usage, Value};

@@ -11,10 +11,24 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// How long a thread stays at home after it was away, at least.
+/// How long a thread stays at home after it was away and others wanted the processor there, at least.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The same at most, when others wanted the processors that it went to again and again.
+/// The same at most, when they do again and again.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long it stays at home when there was little to do where it was, at least; at most as long as [`PAUSE`], when that is so again and
+/// again.
+const LULL: Duration = Duration::from_millis(2);
+
+/// Why a thread comes home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// Others wanted the processor.
+    Disturbed,
+    /// There is less to do.
+    Quiet,
+    /// There was too little to do from the start.
+    InVain,
+}
 
 thread_local! {
     static PLACE: RefCell<Option<Rc<Place>>> = const { RefCell::new(None) };
@@ -33,7 +47,10 @@ pub(crate) struct Place {
     away: Cell<bool>,
     /// When it may go away again.
     again: Cell<Option<Instant>>,
+    /// The pause after the last disturbance.
     pause: Cell<Duration>,
+    /// That after the last time that was in vain.
+    lull: Cell<Duration>,
 }
 
 /// The processors for `shards` shards: the one that this thread runs on (the scheduler has just chosen it) and the ones
@@ -71,6 +88,7 @@ pub(crate) fn settle(processor: usize, jobs: &Arc<AtomicUsize>) {
         away: Cell::new(false),
         again: Cell::new(None),
         pause: Cell::new(PAUSE),
+        lull: Cell::new(LULL),
     };
     PLACE.set(Some(Rc::new(place)));
 }
@@ -118,11 +136,24 @@ impl Place {
         self.jobs.load(Ordering::Relaxed) <= 1
     }
 
-    /// Comes home for a while; for longer, the more often others wanted the processor where it was.
-    pub(crate) fn retreat(&self, disturbed: bool) {
+    /// Comes home for a while; for longer, the more often others wanted the processor where it was, or it went there in vain.
+    pub(crate) fn retreat(&self, why: Why) {
         self.return_home();
-        let pause = if disturbed { (self.pause.get() * 2).min(PAUSE_MAX) } else { PAUSE };
-        self.pause.set(pause);
+        let pause = match why {
+            Why::Disturbed => {
+                self.pause.set((self.pause.get() * 2).min(PAUSE_MAX));
+                self.pause.get()
+            }
+            Why::Quiet => {
+                self.pause.set(PAUSE);
+                self.lull.set(LULL);
+                LULL
+            }
+            Why::InVain => {
+                self.lull.set((self.lull.get() * 2).min(PAUSE));
+                self.lull.get()
+            }
+        };
         self.again.set(Some(Instant::now() + pause));
     }
 
@@ -169,9 +200,15 @@ mod tests {
                 return;
             }
             assert_eq!(allowed(), before[1..]);
-            place.retreat(true);
+            place.retreat(Why::Disturbed);
             assert!(!place.is_away() && allowed() == [home]);
             assert!(!place.leave(), "so soon");
+            for why in [Why::InVain, Why::Quiet] {
+                place.again.set(None);
+                assert!(place.leave());
+                place.retreat(why);
+                assert!(!place.is_away() && allowed() == [home]);
+            }
             place.again.set(None);
             assert!(place.leave());
             go_home();
@@ -182,5 +219,31 @@ mod tests {
         })
         .join()
         .expect("no panic");
+    }
+
+    #[test]
+    fn pauses_grow_with_what_went_wrong_and_end() {
+        let place = Place {
+            home: CpuSet::new(),
+            elsewhere: None,
+            everywhere: CpuSet::new(),
+            jobs: Arc::default(),
+            away: Cell::new(false),
+            again: Cell::new(None),
+            pause: Cell::new(PAUSE),
+            lull: Cell::new(LULL),
+        };
+        let after = |why| {
+            place.retreat(why);
+            (place.pause.get(), place.lull.get())
+        };
+        assert_eq!(after(Why::InVain), (PAUSE, LULL * 2));
+        assert_eq!(after(Why::Disturbed), (PAUSE * 2, LULL * 2));
+        for _ in 0..30 {
+            after(Why::InVain);
+            after(Why::Disturbed);
+        }
+        assert_eq!((place.pause.get(), place.lull.get()), (PAUSE_MAX, PAUSE));
+        assert_eq!(after(Why::Quiet), (PAUSE, LULL));
     }
 }

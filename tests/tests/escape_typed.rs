@@ -146,7 +146,10 @@ async fn forged_typed_submissions_are_violations_that_say_what_was_wrong() {
         let mut words = sound();
         words[position] = pack_range(offset, length);
         let rule = rule(&attacker, 0, words, 0).await;
-        assert_eq!(rule, format!("t.f: {parameter}: its range of the arena overlaps another result's"));
+        assert_eq!(
+            rule,
+            format!("t.f: {parameter}: bytes {offset}+{length} of the arena overlap another result's")
+        );
     }
     for (offset, length) in [(0, 7), (0, 9), (0, 15), (arena - 15, 16), (8, u32::MAX), (u32::MAX, 24)] {
         let mut words = [0; ARGS_MAX];

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use super::atomic::Atomic;
-use super::{Completion, Indices, Slot, Submission};
+use super::{Completion, Indices, Slot, Submission, WATCHED};
 
 /// What the instance's end works on.
 pub trait InstanceEnd {
@@ -46,7 +46,7 @@ pub fn submit<E: InstanceEnd>(end: &E, submission: &Submission) {
     // Either this sees that the supervisor does not watch any more, or the supervisor's look after that sees the submission: see
     // `supervisor::unwatch`.
     end.fence();
-    if end.indices().watched.0.load(Ordering::Relaxed) == 0 {
+    if end.indices().watched.0.load(Ordering::Relaxed) & WATCHED == 0 {
         // Not before: the supervisor would find nothing, and wait for the next ring.
         end.ring_doorbell();
     }
@@ -57,13 +57,19 @@ pub fn submit<E: InstanceEnd>(end: &E, submission: &Submission) {
 pub fn take<E: InstanceEnd>(end: &E) -> Completion {
     let indices = end.indices();
     let head = indices.completion_head.0.load(Ordering::Relaxed);
-    for _ in 0..indices.watched.0.load(Ordering::Relaxed) {
+    for _ in 0..indices.watched.0.load(Ordering::Relaxed) & !WATCHED {
         if indices.completion_tail.0.load(Ordering::Acquire) != head {
             break;
         }
         end.pause();
     }
-    wait_while(&indices.completion_tail.0, head, |word, value| end.wait(word, value));
+    if indices.completion_tail.0.load(Ordering::Acquire) == head {
+        indices.sleeping.0.store(1, Ordering::Relaxed);
+        // Either this sees the completion before it sleeps, or the supervisor sees that it does: see `Queues::complete`.
+        end.fence();
+        wait_while(&indices.completion_tail.0, head, |word, value| end.wait(word, value));
+        indices.sleeping.0.store(0, Ordering::Relaxed);
+    }
     let completion = end.read_completion(Slot::of(head));
     indices.completion_head.0.store(head.wrapping_add(1), Ordering::Release);
     completion

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use super::atomic::Atomic;
 use super::counters::{Broken, Consumer, Producer};
-use super::{Completion, Indices, SLOTS, Slot, Submission};
+use super::{Completion, Indices, SLOTS, Slot, Submission, WATCHED};
 
 /// What the supervisor's end works on.
 pub trait SupervisorEnd {
@@ -84,7 +84,13 @@ impl Queues {
         self.completions.look(indices.completion_head.0.load(Ordering::Acquire))?;
         end.write_completion(Slot::of(self.completions.next()), completion);
         self.completions.advance();
-        publish(&indices.completion_tail.0, self.completions.next(), |word| end.wake(word));
+        indices.completion_tail.0.store(self.completions.next(), Ordering::Release);
+        // With the fence of `instance::take`: of two threads that each write one word and then read the other's, one reads what was
+        // written. An instance that lies here hangs.
+        end.fence();
+        if indices.sleeping.0.load(Ordering::Relaxed) != 0 {
+            end.wake(&indices.completion_tail.0);
+        }
         Ok(())
     }
 
@@ -104,17 +110,17 @@ pub fn publish<W: Atomic<u32>>(word: &W, value: u32, wake: impl Fn(&W)) {
 }
 
 /// From now on the instance need not ring, because this side keeps [looking](Queues::look). An instance that waits for an answer looks for it
-/// so many times before it sleeps.
+/// so many times, less than [`WATCHED`], before it sleeps.
 #[inline]
 pub fn watch<E: SupervisorEnd>(end: &E, looks: u32) {
-    end.indices().watched.0.store(looks, Ordering::Relaxed);
+    end.indices().watched.0.store(looks | WATCHED, Ordering::Relaxed);
 }
 
-/// From now on the instance must ring. What it has submitted before it knew so is found by a [look](Queues::look) after this, not by
-/// its ring.
+/// From now on the instance must ring, and looks so many times for its answer. What it has submitted before it knew so is found by a
+/// [look](Queues::look) after this, not by its ring.
 #[inline]
-pub fn unwatch<E: SupervisorEnd>(end: &E) {
-    end.indices().watched.0.store(0, Ordering::Relaxed);
+pub fn unwatch<E: SupervisorEnd>(end: &E, looks: u32) {
+    end.indices().watched.0.store(looks & !WATCHED, Ordering::Relaxed);
     // With the fence of `instance::submit`: of two threads that each write one word and then read the other's, one reads what was written.
     end.fence();
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use ipc::ring::atomic::Atomic;
-use ipc::ring::instance::{self, InstanceEnd};
+use ipc::ring::instance::{self, InstanceEnd, wait_while};
 use ipc::ring::supervisor::{Next, SupervisorEnd, unwatch, watch};
 use ipc::ring::{Completion, Slot};
 
@@ -68,7 +68,10 @@ fn with_turn(turn: fn(&mut Serving, &World), count: u32) {
 fn take_without_looking_again(world: &World) -> Completion {
     let head = world.indices.completion_head.0.load(Ordering::Relaxed);
     if world.indices.completion_tail.0.load(Ordering::Acquire) == head {
+        world.indices.sleeping.0.store(1, Ordering::Relaxed);
+        InstanceEnd::fence(world);
         world.wait(&world.indices.completion_tail.0, head);
+        world.indices.sleeping.0.store(0, Ordering::Relaxed);
     }
     let completion = world.read_completion(Slot::of(head));
     world.indices.completion_head.0.store(head.wrapping_add(1), Ordering::Release);
@@ -98,6 +101,61 @@ fn a_futex_that_does_not_compare() {
         world.kernel = Kernel { waits_anyway: true, ..Kernel::default() };
         calls(world, 1);
     });
+}
+
+/// `take` that does not say that it sleeps.
+fn take_without_a_word(world: &World) -> Completion {
+    let head = world.indices.completion_head.0.load(Ordering::Relaxed);
+    wait_while(&world.indices.completion_tail.0, head, |word, value| world.wait(word, value));
+    let completion = world.read_completion(Slot::of(head));
+    world.indices.completion_head.0.store(head.wrapping_add(1), Ordering::Release);
+    completion
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_sleep_that_is_not_told() {
+    with_guest(
+        |guest| {
+            instance::submit(guest.world, &submission(1, 0));
+            is_answer(1, take_without_a_word(guest.world));
+        },
+        1,
+    );
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_sleep_that_is_told_without_a_fence() {
+    explore(Some(3), || {
+        let mut world = World::new(2);
+        world.kernel = Kernel { no_fences: true, ..Kernel::default() };
+        calls(world, 1);
+    });
+}
+
+/// The supervisor looks whether the instance sleeps before it publishes the completion.
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_completion_that_is_published_after_the_look_for_sleepers() {
+    with_turn(
+        |serving, world| match serving.queues.look(world).expect("an honest peer") {
+            Next::Call => {
+                let submission = serving.queues.take(world).expect("it was there");
+                let completion =
+                    Completion { sequence: submission.sequence, value: 0x1001, ..Completion::default() };
+                let sleeps = world.indices.sleeping.0.load(Ordering::Relaxed) != 0;
+                world.write_completion(Slot::of(0), &completion);
+                world.indices.completion_tail.0.store(1, Ordering::Release);
+                if sleeps {
+                    world.wake(&world.indices.completion_tail.0);
+                }
+                serving.calls += 1;
+            }
+            _ => world.wait_for_doorbell(),
+        },
+        1,
+    );
 }
 
 #[test]
@@ -192,7 +250,7 @@ fn a_watch_that_ends_without_another_look() {
         watched_calls(World::new(2), 1, |serving, world| {
             watch(world, 1);
             if serving.queues.look(world).expect("an honest peer") == Next::Nothing {
-                unwatch(world);
+                unwatch(world, 0);
                 world.wait_for_doorbell();
             } else {
                 serving.turn(world);

@@ -121,6 +121,7 @@ impl World {
                 completion_tail: index(),
                 completion_head: index(),
                 watched: index(),
+                sleeping: index(),
                 output: Output { pending: Pending(Word::<AtomicU64>::new()), refused: index() },
             },
             submissions: (0..slots).map(|_| UnsafeCell::default()).collect(),
@@ -339,7 +340,8 @@ impl Serving {
         if self.queues.look(world).expect("an honest peer") == Next::Nothing {
             loom::thread::yield_now();
             if self.queues.look(world).expect("an honest peer") == Next::Nothing {
-                unwatch(world);
+                // With looks one time, without another.
+                unwatch(world, self.calls & 1);
             }
         }
         self.turn(world);

@@ -24,6 +24,8 @@ use crate::wasi::{WasiConfig, WasiContext};
 use crate::zygote::module::{Death, ModuleZygote};
 
 mod conversation;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod hostile;
 mod limits;

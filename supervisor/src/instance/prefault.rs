@@ -95,7 +95,7 @@ impl Waiting {
     /// Pages that it wrote. `None`: it breaks the rules.
     async fn written(mut self, seat: &Seat) -> Option<Vec<u32>> {
         // As the serving may have left it, the instance would not ring.
-        unwatch(&seat.shared);
+        unwatch(&seat.shared, 0);
         let module = self.module.clone();
         let (mut pages, mut looked) = (Vec::new(), 0);
         for memory in module.artifact().initial_memory() {

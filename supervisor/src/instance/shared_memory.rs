@@ -167,6 +167,12 @@ impl SharedMemory {
         self.arena().skip(CALLS_BYTES + (half as usize & 1) * OUTPUT_HALF).prefix(OUTPUT_HALF)
     }
 
+    /// Where it is mapped.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn start(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+
     /// The arena.
     pub(crate) fn arena(&self) -> SharedRegion<'_> {
         // SAFETY: the arena lies in the mapping, which lives as long as `self`.
@@ -196,6 +202,8 @@ impl SupervisorEnd for SharedMemory {
         unsafe {
             let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot.number() * size_of::<Submission>());
             copy_shared((&raw mut copy).cast(), from, size_of::<Submission>());
+            #[cfg(feature = "fuzzing")]
+            crate::fuzzing::was_read(from, size_of::<Submission>());
         }
         copy
     }

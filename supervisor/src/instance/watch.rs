@@ -5,41 +5,53 @@
 //! call costs a system call or a change of process.
 //!
 //! That pays only for a processor that nobody else wants: the thread goes home when it was preempted there, when the shard gets another
-//! job, or when the calls become fewer. It is never longer than [`BUDGET`] without anything to do.
+//! job, or when the calls become fewer. It is never longer than [`BUDGET`] without anything to do: about what it costs to wake it from
+//! there, so that looking never costs more than twice what the better of looking and sleeping would have.
 
 use std::hint::spin_loop;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ipc::ring::WATCHED;
 use ipc::ring::supervisor::{Next, unwatch, watch};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::shared_memory::SharedMemory;
-use crate::processors::{self, Place};
+use crate::processors::{self, Place, Why};
 
 /// Calls between two decisions.
 const CALLS: u32 = 128;
 /// An instance is talkative if a call and what comes before it take so long on average.
 const PERIOD: Duration = Duration::from_micros(25);
-/// How long a look takes at most. A change of process and back costs a quarter of it, waking another processor more.
-const BUDGET: Duration = Duration::from_micros(20);
-/// How often an instance looks for its answer before it sleeps: about [`BUDGET`].
-const LOOKS: u32 = 400;
+/// How long a look takes at most: as long as waking another processor.
+const BUDGET: Duration = Duration::from_micros(50);
+/// How often an instance looks for its answer before it sleeps, until it is known how many looks take [`BUDGET`].
+const LOOKS: u32 = 1000;
+/// The same at most.
+const LOOKS_MAX: u32 = 1 << 16;
 /// Looks between two readings of the clock.
 const LOOKS_PER_READING: u32 = 32;
+/// Looks for nothing among [`CALLS`] with which being away does not pay: each costs as much as a dozen other calls spare.
+const MISSES_MAX: u32 = CALLS / 12;
+/// Calls after which being away has paid, however it ends.
+const WORTHWHILE: u32 = 16 * CALLS;
 
 /// How one instance is watched. Dropping it sends the thread home.
 #[derive(Debug)]
 pub(super) struct Watch<'s> {
     shared: &'s SharedMemory,
     place: Option<Rc<Place>>,
-    /// Whether the instance was told that it need not ring.
-    watching: bool,
+    /// What the instance was told last: see [`Indices::watched`](ipc::ring::Indices::watched).
+    told: u32,
+    /// How often it is to look for an answer.
+    looks: u32,
     /// Calls since the last decision.
     calls: u32,
     since: Instant,
     /// Looks that saw nothing, since then.
     misses: u32,
+    /// Calls since this thread left its home.
+    calls_away: u32,
     /// How often this thread had been preempted then.
     preempted: i64,
 }
@@ -47,7 +59,8 @@ pub(super) struct Watch<'s> {
 impl<'s> Watch<'s> {
     pub(super) fn new(shared: &'s SharedMemory) -> Self {
         let place = processors::here();
-        Self { shared, place, watching: false, calls: 0, since: Instant::now(), misses: 0, preempted: 0 }
+        let since = Instant::now();
+        Self { shared, place, told: 0, looks: LOOKS, calls: 0, since, misses: 0, calls_away: 0, preempted: 0 }
     }
 
     fn is_away(&self) -> bool {
@@ -62,20 +75,23 @@ impl<'s> Watch<'s> {
         }
         let now = Instant::now();
         let took = now - self.since;
-        let misses = std::mem::take(&mut self.misses);
-        (self.calls, self.since) = (0, now);
+        (self.calls, self.since, self.misses) = (0, now, 0);
         let Some(place) = &self.place else { return };
         if !place.is_away() {
             if took <= PERIOD * CALLS && place.leave() {
                 self.preempted = preemptions();
+                self.calls_away = 0;
             }
             return;
         }
+        self.calls_away = self.calls_away.saturating_add(CALLS);
         let preempted = preemptions();
         // Once is not much: every thread is at times.
         let disturbed = preempted - std::mem::replace(&mut self.preempted, preempted) > 1;
-        if disturbed || misses > CALLS / 4 || !place.has_one_job() {
-            place.retreat(disturbed);
+        if disturbed {
+            place.retreat(Why::Disturbed);
+        } else if !place.has_one_job() {
+            place.retreat(Why::Quiet);
         }
     }
 
@@ -93,10 +109,18 @@ impl<'s> Watch<'s> {
                 return Ok(next);
             }
             self.misses += 1;
+            if let (true, Some(place)) = (self.misses > MISSES_MAX, &self.place) {
+                let paid = self.calls_away >= WORTHWHILE;
+                place.retreat(if paid { Why::Quiet } else { Why::InVain });
+                (self.calls, self.since, self.misses) = (0, Instant::now(), 0);
+            }
         }
-        // Also when it was away at its last look.
-        if std::mem::take(&mut self.watching) {
-            unwatch(self.shared);
+        // From another processor it takes a while to answer; on the same one, an instance that looks is in the way. Also when this side
+        // was away at its last look.
+        let looks = if self.is_away() { self.looks } else { 0 };
+        if self.told != looks {
+            self.told = looks;
+            unwatch(self.shared, looks);
             next = look()?;
         }
         Ok(next)
@@ -108,11 +132,14 @@ impl<'s> Watch<'s> {
         mut next: Next,
         mut look: impl FnMut() -> Result<Next, E>,
     ) -> Result<Next, E> {
-        if !std::mem::replace(&mut self.watching, true) {
-            watch(self.shared, LOOKS);
+        if self.told != self.looks | WATCHED {
+            self.told = self.looks | WATCHED;
+            watch(self.shared, self.looks);
         }
-        let until = Instant::now() + BUDGET;
-        'looking: while next == Next::Nothing && Instant::now() < until {
+        // Most answers come before the clock is read.
+        let mut until = None;
+        let mut looks = 0;
+        'looking: while next == Next::Nothing {
             for _ in 0..LOOKS_PER_READING {
                 next = look()?;
                 if next != Next::Nothing {
@@ -120,6 +147,13 @@ impl<'s> Watch<'s> {
                 }
                 spin_loop();
             }
+            let now = Instant::now();
+            if now >= *until.get_or_insert(now + BUDGET) {
+                // The instance's looks are shorter, so that it may look more often.
+                self.looks = (2 * looks).clamp(LOOKS, LOOKS_MAX);
+                break;
+            }
+            looks += LOOKS_PER_READING;
         }
         Ok(next)
     }
