@@ -30,8 +30,8 @@ fn list(store: Store, sorted: Order, room: usize) {
                 println!("  {value_bytes} bytes, {content}{}", if *read_only { ", read-only" } else { "" });
             }
         }
-        Err(EntriesFailure { error: error @ KvError::TooSmall, entries_length }) => {
-            println!("entries: {error}, needs room for {entries_length}");
+        Err(EntriesFailure { error: error @ KvError::TooSmall, entries_count }) => {
+            println!("entries: {error}, needs room for {entries_count}");
         }
         Err(failure) => println!("entries: {failure}"),
     }
