@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -42,15 +42,15 @@ pub(crate) fn measure(options: &Floor) -> Result<Value, Failure> {
         all.sort_by(f64::total_cmp);
         Ok(all[all.len() / 2])
     };
-    let one = |namespaces| median(&|| forking(options.count, &[0], namespaces));
-    let processors = std::thread::available_parallelism()?.get();
-    let all: Vec<usize> = (0..processors).collect();
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let all: Vec<usize> = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let one = |namespaces| median(&|| forking(options.count, &all[..1], namespaces));
     let each = median(&|| forking(options.count, &all, plain))?;
     Ok(json!({
         "fork_exit_reap_us": one(plain)?,
         "fork_exit_reap_in_namespaces_us": one(apart)?,
-        "processors": processors,
-        "forks_per_second_on_all": 1e6 / each * processors as f64,
+        "processors": all.len(),
+        "forks_per_second_on_all": 1e6 / each * all.len() as f64,
     }))
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! jobs latency    [--count N] [--gap-us N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH | --in-process-wasmtime]
 //! jobs throughput [--count N] [--in-flight N] [--shards N] [--module FILE] [--policy NAME|FILE] [--local | --socket PATH]
+//! jobs floor      [--count N] [--rounds N]
 //! jobs soak       [--count N] [--in-flight N] [--parked N] [--module FILE | --calls N] [--seconds N]
 //! jobs bulk       [--calls N] [--bytes N]
 //! jobs roundtrip  [--calls N] [--rounds N]

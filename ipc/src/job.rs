@@ -70,10 +70,10 @@ pub struct JobHeader {
     pub go: u32,
     /// Bits of [`job_flags`].
     pub flags: u32,
-    /// Pages that are listed at [`PREFAULT_OFFSET`]. Written before the instance is forked, and nothing afterwards. It stands here and not there, so that
+    /// Pages that are listed at [`PREFAULT_OFFSET`]. Written before the instance is forked; 0 in the job itself. It stands here and not there, so that
     /// without a list nobody touches the page of the list, which would hold memory from then on.
     pub prefault: u32,
-    /// Nothing.
+    /// Zero.
     pub unused: u32,
     /// `RLIMIT_DATA` for the instance, in bytes.
     pub data_limit: u64,

@@ -219,7 +219,7 @@ mod tests {
         // A descriptor that is not closed at exec, as a host app may have one.
         let open = File::open("/dev/zero").unwrap();
         fcntl(&open, FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-        let text = "{ pwd; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; grep -E 'SigBlk|SigCgt' /proc/self/status
+        let text = "{ pwd; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; grep SigBlk /proc/self/status
             for f in /proc/$$/fd/*; do readlink $f; done; echo \"environment <$(cat /proc/$$/environ)>\"; } >&3 2>/dev/null";
         let (ours, theirs) = pair();
         let mut child = start(&script(directory.path(), text), &theirs);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use interface::{HandleCheck, Interface, TypeKind};
 use ipc::protocol::{HandleChanges, OpenedHandle};
 
-/// Handles that a job has at the same time, at most, whatever interfaces they are of.
+/// Places for handles that a job uses, at most, over all interfaces: a place serves one handle after the other, of the same interface.
 pub const HANDLES_MAX: usize = 65_535;
 
 /// Places for handles that the tables of one job have together. A place stays when its handle is removed, for its generation.
@@ -25,7 +25,9 @@ impl Places {
     fn take(&self) -> Result<(), String> {
         let more = |taken: usize| (taken < HANDLES_MAX).then_some(taken + 1);
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.map(|_| ()).map_err(|_| format!("the job has {HANDLES_MAX} handles, which is the limit"))
+        taken.map(|_| ()).map_err(|_| {
+            format!("the job's interfaces use {HANDLES_MAX} places for handles together, which is the limit")
+        })
     }
 }
 
@@ -364,7 +366,7 @@ mod tests {
             other.insert(0, Arc::new(())).unwrap();
         }
         for table in [&own, &other] {
-            assert!(table.insert(0, Arc::new(())).unwrap_err().contains("the job has 65535 handles"));
+            assert!(table.insert(0, Arc::new(())).unwrap_err().contains("use 65535 places for handles"));
         }
         elsewhere.insert(0, Arc::new(())).unwrap();
         // A place is used again by its own table.
@@ -381,7 +383,7 @@ mod tests {
         one.follow(&interface(), &opened(0..65_000)).unwrap();
         two.follow(&interface(), &opened(0..535)).unwrap();
         let error = two.follow(&interface(), &opened(535..536)).unwrap_err();
-        assert!(error.contains("the job has 65535 handles"), "{error}");
+        assert!(error.contains("use 65535 places for handles"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //!
 //! What is checked must be what zygotes map, whatever happens to the file that it came from: so a file is copied once, by the kernel,
 //! from its pages into those of the memory file, and everything that is computed about the artifact is computed about the copy.
-//! While one thread copies, another computes the digest of what is there already: for an artifact of tens of megabytes the two
-//! take about as long as each other, and the job waits for both.
+//! While one thread copies, another computes the digest of what is there already, which takes a third as long: the job waits for both.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,7 +11,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 
 use ipc::protocol::MODULE_BYTES_MAX;
@@ -72,7 +71,7 @@ impl Image {
         let copied = if length < TWO_THREADS {
             copy_pieces(source, start, &copy, length, |piece| digest.add(piece))
         } else {
-            copy_and_digest(source, start, length, digest)
+            copy_and_digest(source, start, length, &mut digest)
         };
         copied.map_err(system("copy an artifact into its memory file"))?;
         Self::seal(copy, length)
@@ -157,13 +156,17 @@ fn copy_by_buffer(source: &File, from: u64, copy: &mut &File, most: usize) -> io
     Ok(count)
 }
 
-/// Copies on this thread and computes the digest on another one, a piece behind.
-fn copy_and_digest(source: &File, start: u64, length: usize, mut digest: Digest<'_>) -> io::Result<()> {
+/// Copies on this thread and computes the digest on another one, a piece behind; on this one where the host has no more threads.
+fn copy_and_digest(source: &File, start: u64, length: usize, digest: &mut Digest<'_>) -> io::Result<()> {
     let copy = digest.copy;
     let (there, pieces) = mpsc::channel();
+    let digest = Mutex::new(digest);
+    let add = |piece| digest.lock().unwrap_or_else(PoisonError::into_inner).add(piece);
     thread::scope(|scope| {
-        let follow = move || pieces.into_iter().try_for_each(|piece| digest.add(piece));
-        let follower = thread::Builder::new().name("digest".into()).spawn_scoped(scope, follow)?;
+        let follow = || pieces.into_iter().try_for_each(add);
+        let Ok(follower) = thread::Builder::new().name("digest".into()).spawn_scoped(scope, follow) else {
+            return copy_pieces(source, start, copy, length, add);
+        };
         // A follower that has failed does not listen any more; its error is the one to tell.
         let copied = copy_pieces(source, start, copy, length, |piece| {
             there.send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// How long a thread stays at home after it was away and others wanted the processor there, at least.
+/// How long a thread stays at home after it was away and others wanted the processor there, the first time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The same at most, when they do again and again.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long it stays at home when there was little to do where it was, at least; at most as long as [`PAUSE`], when that is so again and
-/// again.
+/// How long it stays at home when there was little to do where it was, the first time; at most as long as [`PAUSE`], when that is so again
+/// and again.
 const LULL: Duration = Duration::from_millis(2);
 
 /// Why a thread comes home.
@@ -24,6 +24,8 @@ const LULL: Duration = Duration::from_millis(2);
 pub(crate) enum Why {
     /// Others wanted the processor.
     Disturbed,
+    /// The shard has another job.
+    Wanted,
     /// There is less to do.
     Quiet,
     /// There was too little to do from the start.
@@ -47,9 +49,9 @@ pub(crate) struct Place {
     away: Cell<bool>,
     /// When it may go away again.
     again: Cell<Option<Instant>>,
-    /// The pause after the last disturbance.
+    /// The pause after the next disturbance.
     pause: Cell<Duration>,
-    /// That after the last time that was in vain.
+    /// That after the next time that is in vain.
     lull: Cell<Duration>,
 }
 
@@ -141,17 +143,19 @@ impl Place {
         self.return_home();
         let pause = match why {
             Why::Disturbed => {
-                self.pause.set((self.pause.get() * 2).min(PAUSE_MAX));
-                self.pause.get()
+                let pause = self.pause.get();
+                self.pause.replace((pause * 2).min(PAUSE_MAX))
             }
+            // Says nothing of what it was like where it was.
+            Why::Wanted => LULL,
             Why::Quiet => {
                 self.pause.set(PAUSE);
                 self.lull.set(LULL);
                 LULL
             }
             Why::InVain => {
-                self.lull.set((self.lull.get() * 2).min(PAUSE));
-                self.lull.get()
+                let lull = self.lull.get();
+                self.lull.replace((lull * 2).min(PAUSE))
             }
         };
         self.again.set(Some(Instant::now() + pause));
@@ -203,7 +207,7 @@ mod tests {
             place.retreat(Why::Disturbed);
             assert!(!place.is_away() && allowed() == [home]);
             assert!(!place.leave(), "so soon");
-            for why in [Why::InVain, Why::Quiet] {
+            for why in [Why::InVain, Why::Wanted, Why::Quiet] {
                 place.again.set(None);
                 assert!(place.leave());
                 place.retreat(why);
@@ -244,6 +248,7 @@ mod tests {
             after(Why::Disturbed);
         }
         assert_eq!((place.pause.get(), place.lull.get()), (PAUSE_MAX, PAUSE));
+        assert_eq!(after(Why::Wanted), (PAUSE_MAX, PAUSE), "another job wipes nothing out");
         assert_eq!(after(Why::Quiet), (PAUSE, LULL));
     }
 }

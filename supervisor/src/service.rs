@@ -122,6 +122,8 @@ impl CallContext {
             .interface
             .handle_kind(kind)
             .ok_or_else(|| HostError::from(format!("its interface has no handles of the kind {kind:?}")))?;
+        // Dropped after the lock is free: the host app's own code runs with its last owner, and may ask for other handles.
+        let _owner = Arc::clone(&thing);
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if given.taken_back {
             return Err("the call has failed, and its guest gets nothing of it".into());
@@ -352,4 +354,30 @@ async fn on_own_thread(
         .spawn(run)
         .map_err(|error| format!("there is no thread for it: {error}"))?;
     answered.await.unwrap_or_else(|_| Err("its thread ended without an answer".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thing that gives up a handle when it goes.
+    struct Closing(CallContext, Value);
+
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            let _ = self.0.remove::<u8>(&self.1);
+        }
+    }
+
+    #[test]
+    fn a_thing_that_gets_no_handle_may_ask_for_others_when_it_goes() {
+        let text = "interface = \"things\"\n[[handle]]\nname = \"thing\"\n[[function]]\nname = \"f\"\n";
+        let interface = interface::Interface::parse(text, "things.toml").expect("sound");
+        let context = CallContext::new(Arc::new(interface), Arc::default());
+        let other = context.insert("thing", 1u8).expect("a handle");
+        context.handles().close();
+        // Were a lock held meanwhile, this would not end.
+        let refused = context.insert("thing", Closing(context.clone(), other));
+        assert!(refused.is_err());
+    }
 }

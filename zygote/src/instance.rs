@@ -2,7 +2,7 @@
 //!
 //! Everything here runs in the child, through the gate, and neither allocates nor locks.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::control::{Step, layer};
 use ipc::job::{
@@ -16,8 +16,8 @@ use linux_raw_sys::general::{
     __NR_futex, FUTEX_WAIT, MAP_SHARED, PROT_READ, PROT_WRITE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_NOFILE,
 };
 
-use crate::gate;
 use crate::sys::{self, Errno};
+use crate::{arch, gate};
 
 /// Descriptors that an instance may have: more than its one, which nothing lets it duplicate.
 const DESCRIPTORS_MAX: u64 = 16;
@@ -107,11 +107,9 @@ fn touch_pages() {
 /// # Safety
 /// The page at `address`, a multiple of 8, is mapped, readable and writable. It keeps what it holds.
 unsafe fn touch(address: u64) {
-    // SAFETY: by the contract; nothing else runs that could refer to it.
-    let word = unsafe { AtomicU64::from_ptr(address as *mut u64) };
-    // Not a load and a store, of which each would have a fault of its own: the processor takes this for a write whatever it finds (Intel
-    // SDM volume 2, CMPXCHG).
-    let _ = word.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+    // Not a load and a store, of which each would have a fault of its own.
+    // SAFETY: by the contract.
+    unsafe { arch::write_nothing(address as *mut u64) };
 }
 
 fn or_fail(step: Step, result: Result<(), Errno>) {

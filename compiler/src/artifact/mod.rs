@@ -48,6 +48,8 @@ pub struct Artifact<B> {
     symbols: Range<usize>,
     strings: Range<usize>,
     sites: Range<usize>,
+    /// Length of the code: no address beyond it is looked up, so that no lookup takes longer than the code is long.
+    code_bytes: u64,
     /// Empty in an artifact without source lines.
     lines: Range<usize>,
 }
@@ -91,22 +93,21 @@ impl<B: AsRef<[u8]>> Artifact<B> {
         verify::check(file, &headers.segments, &metadata)?;
         let sites = headers.section(SITES_SECTION)?;
         let table = sites::Table::parse(file.get(sites.clone()).unwrap_or_default());
+        let code = headers.segments.iter().find(|segment| segment.access == write::Access::ReadExecute);
+        let code_bytes = code.map_or(0, |code| code.memory_bytes);
         if table.is_none_or(|table| table.functions() != metadata.functions) {
             return Err(ArtifactError::Sites);
         }
         let (symbols, strings) = (headers.section(".symtab")?, headers.section(".strtab")?);
         let lines = headers.section(LINES_SECTION).unwrap_or_default();
-        Ok(Artifact { metadata, symbols, strings, sites, lines, bytes })
+        Ok(Artifact { metadata, symbols, strings, sites, code_bytes, lines, bytes })
     }
 
     /// Checks that the table of code sites is in order, from its beginning to its end. It is megabytes in a large artifact and only
     /// reports read it, so that [`Self::parse`] leaves this to whoever has made the artifact; looking up an address in a table
     /// that is not in order finds nothing or something else, in no more time.
     pub fn check_sites(&self) -> Result<(), ArtifactError> {
-        let headers = Headers::parse(self.bytes.as_ref())?;
-        let code = headers.segments.iter().find(|segment| segment.access == write::Access::ReadExecute);
-        let code_bytes = code.map_or(0, |code| code.memory_bytes);
-        let in_order = self.table().is_some_and(|table| table.is_ascending(code_bytes));
+        let in_order = self.table().is_some_and(|table| table.is_ascending(self.code_bytes));
         if in_order { Ok(()) } else { Err(ArtifactError::Sites) }
     }
 
@@ -152,7 +153,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
 
     /// The trap that the instruction at exactly this address raises; `None` when it cannot trap.
     pub fn trap_at(&self, pc: u64) -> Option<TrapKind> {
-        self.table()?.find(code_offset(pc)?, false)?.trap
+        self.table()?.find(self.code_offset(pc)?, false)?.trap
     }
 
     /// The name of a function of the module.
@@ -169,7 +170,7 @@ impl<B: AsRef<[u8]>> Artifact<B> {
     }
 
     fn frame(&self, pc: u64, returns: bool) -> Option<Frame> {
-        let found = self.table()?.find(code_offset(pc)?, returns)?;
+        let found = self.table()?.find(self.code_offset(pc)?, returns)?;
         let name = self.function_name(found.function);
         Some(Frame {
             function: found.function,
@@ -179,6 +180,12 @@ impl<B: AsRef<[u8]>> Artifact<B> {
         })
     }
 
+    /// Of an instruction, or of the first byte behind the code, which is where a call may return to.
+    fn code_offset(&self, pc: u64) -> Option<u32> {
+        let offset = pc.checked_sub(CODE_BASE).filter(|offset| *offset <= self.code_bytes)?;
+        u32::try_from(offset).ok()
+    }
+
     fn table(&self) -> Option<sites::Table<'_>> {
         sites::Table::parse(self.section(&self.sites))
     }
@@ -186,10 +193,6 @@ impl<B: AsRef<[u8]>> Artifact<B> {
     fn section(&self, range: &Range<usize>) -> &[u8] {
         self.bytes.as_ref().get(range.clone()).unwrap_or_default()
     }
-}
-
-fn code_offset(pc: u64) -> Option<u32> {
-    u32::try_from(pc.checked_sub(CODE_BASE)?).ok()
 }
 
 #[cfg(test)]

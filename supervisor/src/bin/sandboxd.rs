@@ -103,7 +103,7 @@ fn run(options: Options) -> Result<(), Error> {
     let spawner = confinement.as_ref().map(Confinement::spawner);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(16)
+        .max_blocking_threads(daemon::BLOCKING_THREADS)
         .build()
         .map_err(Error::Runtime)?;
     let result = runtime.block_on(serve(options, given, config, host, confinement));

@@ -157,7 +157,7 @@ impl<'s> Connection<'s> {
                         Err(ErrorReply::new(ErrorKind::Module, message))
                     } else {
                         let how = request::Compiled { count_fuel: false, open_imports };
-                        let work = request::load(file, format, how, self.shared);
+                        let work = request::load(self.peer, file, format, how, self.shared);
                         match attend(channel, work, None, &mut calls).await? {
                             Some(module) => module.map(|m| Response::Loaded(self.keep(m))),
                             None => return Ok(()),

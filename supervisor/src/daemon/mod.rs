@@ -37,6 +37,7 @@ mod connection;
 mod host_calls;
 mod interfaces;
 pub mod listener;
+mod loads;
 pub mod module_error;
 mod policies;
 mod request;
@@ -45,6 +46,7 @@ pub mod signals;
 
 pub use self::policies::{Policies, PolicyErrors, policy_info};
 pub use listener::{ListenError, Listener};
+pub use loads::BLOCKING_THREADS;
 
 /// Where artifacts are cached, by the daemon and by `sandboxctl` without one: as the user says, else
 /// `$SANDBOXD_STATE_DIR`, else [`Config::default_state_dir`].
@@ -72,9 +74,6 @@ impl Default for Bounds {
     }
 }
 
-/// Modules that are read and compiled at the same time: each can have [`ipc::protocol::MODULE_BYTES_MAX`] bytes.
-const LOADS_MAX: usize = 16;
-
 /// How long a connection beyond the maximum waits for one that its client has closed and that another thread has not seen the end of yet.
 const LEAVING: Duration = Duration::from_millis(200);
 
@@ -95,8 +94,8 @@ struct Shared {
     job_permits: Semaphore,
     /// A permit per open session, which has one of a job's too.
     session_permits: Semaphore,
-    /// A permit per module that is in memory to be loaded. Whoever holds one never waits for a job's.
-    load_permits: Semaphore,
+    /// A permit per module that is in memory to be loaded.
+    loads: loads::Loads,
     connections: AtomicU32,
     /// Running jobs, open sessions included.
     jobs: AtomicU32,
@@ -158,7 +157,7 @@ pub async fn serve(
         connection_permits: Semaphore::new(bounds.connections as usize),
         job_permits: Semaphore::new(bounds.jobs as usize),
         session_permits: Semaphore::new(sessions_max(bounds) as usize),
-        load_permits: Semaphore::new(LOADS_MAX),
+        loads: loads::Loads::new(),
         connections: AtomicU32::new(0),
         jobs: AtomicU32::new(0),
         sessions: AtomicU32::new(0),

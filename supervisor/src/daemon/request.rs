@@ -174,7 +174,7 @@ pub(super) async fn job(
         (ModuleRef::Given(source), Some(file)) => {
             let open_imports = !imports.is_empty();
             let how = Compiled { count_fuel: limits.count_fuel(&policy), open_imports };
-            load(file, source.format, how, shared).await?
+            load(peer, file, source.format, how, shared).await?
         }
         (ModuleRef::Given(_), None) => {
             return Err(ErrorReply::new(ErrorKind::Internal, "the module's descriptor is lost"));
@@ -232,22 +232,26 @@ pub(super) struct Compiled {
     pub(super) open_imports: bool,
 }
 
-/// Reads and loads a module.
+/// Reads and loads a module of this user.
 pub(super) async fn load(
+    user: u32,
     file: OwnedFd,
     format: ModuleFormat,
     how: Compiled,
     shared: &Shared,
 ) -> Result<Module, ErrorReply> {
     // Before the file is read: modules that wait to be compiled must not fill the memory.
-    let _permit = shared.load_permits.acquire().await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
-    // The file may lie on a slow or hostile file system, and this thread serves others; however many files never answer, there are no
-    // more threads than these.
+    let permit = shared.loads.permit(user).await.map_err(|e| ErrorReply::new(ErrorKind::Internal, e))?;
+    // The file may lie on a slow or hostile file system, and this thread serves others. One that never answers keeps its thread and its permit,
+    // also when the client has gone.
+    let permit = Arc::new(permit);
+    let held = Arc::clone(&permit);
     let failed = |e| ErrorReply::new(ErrorKind::Internal, e);
     let file = File::from(file);
     let loaded = match format {
         ModuleFormat::Wasm => {
-            let bytes = shared.blocking.spawn_blocking(move || read_module(file)).await.map_err(failed)??;
+            let bytes =
+                shared.on_blocking_thread(move || (read_module(file), held).0).await.map_err(failed)??;
             if let Some(what) = module_error::not_a_module(&bytes) {
                 return Err(RequestError::NotAModule(what).into());
             }
@@ -258,7 +262,7 @@ pub(super) async fn load(
         }
         ModuleFormat::Artifact => {
             let image =
-                shared.blocking.spawn_blocking(move || copy_artifact(&file)).await.map_err(failed)??;
+                shared.on_blocking_thread(move || (copy_artifact(&file), held).0).await.map_err(failed)??;
             shared.supervisor.load_copied(image).await
         }
     };

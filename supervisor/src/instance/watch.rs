@@ -33,6 +33,11 @@ const LOOKS_MAX: u32 = 1 << 16;
 const LOOKS_PER_READING: u32 = 32;
 /// Looks for nothing among [`CALLS`] with which being away does not pay: each costs as much as a dozen other calls spare.
 const MISSES_MAX: u32 = CALLS / 12;
+/// How long preemptions are counted before they are counted anew. Whoever shares a processor with somebody who computes is preempted once in
+/// some 8 ms, whatever its calls are like.
+const JUDGEMENT: Duration = Duration::from_millis(32);
+/// Preemptions in that time that are nothing yet: every thread is preempted now and then.
+const PREEMPTIONS_MAX: i64 = 2;
 /// Calls after which being away has paid, however it ends.
 const WORTHWHILE: u32 = 16 * CALLS;
 
@@ -52,15 +57,18 @@ pub(super) struct Watch<'s> {
     misses: u32,
     /// Calls since this thread left its home.
     calls_away: u32,
-    /// How often this thread had been preempted then.
-    preempted: i64,
+    /// How often this thread had been preempted when it left its home, or at the last judgement, and when that was.
+    preempted: (i64, Instant),
 }
 
 impl<'s> Watch<'s> {
     pub(super) fn new(shared: &'s SharedMemory) -> Self {
         let place = processors::here();
         let since = Instant::now();
-        Self { shared, place, told: 0, looks: LOOKS, calls: 0, since, misses: 0, calls_away: 0, preempted: 0 }
+        // Away already: for another job, which has not noticed this one yet.
+        let count = if place.as_ref().is_some_and(|place| place.is_away()) { preemptions() } else { 0 };
+        let preempted = (count, since);
+        Self { shared, place, told: 0, looks: LOOKS, calls: 0, since, misses: 0, calls_away: 0, preempted }
     }
 
     fn is_away(&self) -> bool {
@@ -79,19 +87,14 @@ impl<'s> Watch<'s> {
         let Some(place) = &self.place else { return };
         if !place.is_away() {
             if took <= PERIOD * CALLS && place.leave() {
-                self.preempted = preemptions();
+                self.preempted = (preemptions(), now);
                 self.calls_away = 0;
             }
             return;
         }
         self.calls_away = self.calls_away.saturating_add(CALLS);
-        let preempted = preemptions();
-        // Once is not much: every thread is at times.
-        let disturbed = preempted - std::mem::replace(&mut self.preempted, preempted) > 1;
-        if disturbed {
+        if disturbed(&mut self.preempted, now) {
             place.retreat(Why::Disturbed);
-        } else if !place.has_one_job() {
-            place.retreat(Why::Quiet);
         }
     }
 
@@ -103,6 +106,10 @@ impl<'s> Watch<'s> {
         mut look: impl FnMut() -> Result<Next, E>,
     ) -> Result<Next, E> {
         let mut next = seen;
+        if let Some(place) = self.place.as_ref().filter(|place| place.is_away() && !place.has_one_job()) {
+            // Also for that job's sake, which this thread keeps waiting while it looks.
+            place.retreat(Why::Wanted);
+        }
         if self.is_away() {
             next = self.look_for_a_while(next, &mut look)?;
             if next == Next::Call {
@@ -110,9 +117,14 @@ impl<'s> Watch<'s> {
             }
             self.misses += 1;
             if let (true, Some(place)) = (self.misses > MISSES_MAX, &self.place) {
+                let now = Instant::now();
                 let paid = self.calls_away >= WORTHWHILE;
-                place.retreat(if paid { Why::Quiet } else { Why::InVain });
-                (self.calls, self.since, self.misses) = (0, Instant::now(), 0);
+                place.retreat(match disturbed(&mut self.preempted, now) {
+                    true => Why::Disturbed,
+                    false if paid => Why::Quiet,
+                    false => Why::InVain,
+                });
+                (self.calls, self.since, self.misses) = (0, now, 0);
             }
         }
         // From another processor it takes a while to answer; on the same one, an instance that looks is in the way. Also when this side
@@ -161,10 +173,24 @@ impl<'s> Watch<'s> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if let Some(place) = &self.place {
+        let Some(place) = &self.place else { return };
+        if place.is_away() && disturbed(&mut self.preempted, Instant::now()) {
+            // It counts, however short the job was.
+            place.retreat(Why::Disturbed);
+        } else {
             place.return_home();
         }
     }
+}
+
+/// Whether others have wanted the processor since then. What is counted is counted anew after a while.
+fn disturbed(since: &mut (i64, Instant), now: Instant) -> bool {
+    let count = preemptions();
+    let disturbed = count - since.0 > PREEMPTIONS_MAX;
+    if now.duration_since(since.1) >= JUDGEMENT {
+        *since = (count, now);
+    }
+    disturbed
 }
 
 /// How often this thread was preempted.
