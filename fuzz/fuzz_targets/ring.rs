@@ -119,7 +119,7 @@ impl World {
         let narrow = Policy::parse(narrow, "narrow.toml").expect("a policy");
         Self {
             runtime,
-            files: Files::new(),
+            files: Files::create(),
             ring,
             peer,
             honest_ring,

@@ -29,7 +29,7 @@ pub struct Files {
 
 impl Files {
     /// New ones, in a temporary directory.
-    pub fn new() -> Self {
+    pub fn create() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let outer = root.path().join("outer");
         let (inner, honest) = (outer.join("inner"), root.path().join("honest"));
