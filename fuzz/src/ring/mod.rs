@@ -47,13 +47,14 @@ impl Peer {
         }
     }
 
-    /// Appends a copy of the bytes in this range, as far as it lies in the ring.
+    /// Appends a copy of the bytes in this range, as far as it lies in the ring. For callers that know that nobody writes there
+    /// meanwhile.
     pub fn read(&self, offset: usize, length: usize, to: &mut Vec<u8>) {
         let offset = offset.min(RING_BYTES);
         let length = length.min(RING_BYTES - offset);
         to.reserve(length);
-        // SAFETY: inside the mapping, which lives as long as `self`; there is room; any bytes are bytes, and which ones they are while
-        // another thread writes matters to nobody.
+        // SAFETY: inside the mapping, which lives as long as `self`; there is room. Nobody writes it meanwhile: the only caller
+        // (`Hostile::call`, `check`) reads while no thread races and no call is on its way, on the thread that also serves the ring.
         unsafe {
             std::ptr::copy_nonoverlapping(self.start.add(offset), to.as_mut_ptr().add(to.len()), length);
             to.set_len(to.len() + length);

@@ -1,7 +1,7 @@
 //! What a hostile guest has around it, and what is not its own.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use compiler::{Artifact, Options};
@@ -29,14 +29,16 @@ pub struct Files {
 
 impl Files {
     /// New ones, in a temporary directory.
-    pub fn new() -> Self {
+    pub fn create() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let outer = root.path().join("outer");
         let (inner, honest) = (outer.join("inner"), root.path().join("honest"));
         fs::create_dir_all(&outer).expect("a directory");
         fs::create_dir_all(&honest).expect("a directory");
-        fs::write(outer.join("secret"), CANARY).expect("a file");
-        fs::write(honest.join("own"), CANARY).expect("a file");
+        for file in [outer.join("secret"), honest.join("own")] {
+            fs::write(&file, CANARY).expect("a file");
+            fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("its owner is this process");
+        }
         let files = Self { _root: root, outer, inner, honest };
         files.fill();
         files

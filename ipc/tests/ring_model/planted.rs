@@ -259,11 +259,13 @@ fn a_watch_that_ends_without_another_look() {
     });
 }
 
+/// Every completion wakes: what is lost without fences is the doorbell alone.
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_watch_that_ends_without_a_fence() {
     explore(Some(3), || {
         let mut world = World::new(2);
+        world.indices.sleeping.0.weaken(Weak { reads: Some(1), ..Weak::default() });
         world.kernel = Kernel { no_fences: true, ..Kernel::default() };
         watched_calls(world, 1, Serving::watching_turn);
     });

@@ -19,6 +19,8 @@ pub struct Weak {
     pub store: bool,
     /// Nothing that was published is seen.
     pub load: bool,
+    /// Every load gives this, whatever was stored.
+    pub reads: Option<u64>,
 }
 
 /// A word of the ring.
@@ -54,7 +56,8 @@ macro_rules! word {
         }
         impl Atomic<$value> for Word<$atomic> {
             fn load(&self, order: Ordering) -> $value {
-                self.atomic.load(self.weak.order(order))
+                let value = self.atomic.load(self.weak.order(order));
+                self.weak.reads.map_or(value, |reads| reads as $value)
             }
             fn store(&self, value: $value, order: Ordering) {
                 self.atomic.store(value, self.weak.order(order));
