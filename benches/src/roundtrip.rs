@@ -107,6 +107,9 @@ const END: u32 = u32::MAX;
 /// How long one round trip takes of this process on one processor and a child on the other, each of which sleeps until it is woken.
 fn futex(here: usize, there: usize, trips: u32) -> Result<Duration, Failure> {
     let shared = Shared::new()?;
+    // Both can be had, or this ends here; the child inherits its own.
+    stay_on(here)?;
+    stay_on(there)?;
     // SAFETY: until it ends, the child makes system calls on its own memory and on the shared word: no lock of another thread is
     // taken, nothing is allocated.
     let child = unsafe { libc::fork() };
@@ -115,8 +118,7 @@ fn futex(here: usize, there: usize, trips: u32) -> Result<Duration, Failure> {
     }
     if child == 0 {
         let mut value = 0;
-        let placed = stay_on(there).is_ok();
-        while placed {
+        loop {
             shared.wait_while(value);
             value = shared.word().load(Ordering::Acquire);
             if value == END {
@@ -126,7 +128,7 @@ fn futex(here: usize, there: usize, trips: u32) -> Result<Duration, Failure> {
             shared.set(value);
         }
         // SAFETY: ends this process, and nothing else.
-        unsafe { libc::_exit(i32::from(!placed)) }
+        unsafe { libc::_exit(0) }
     }
     stay_on(here)?;
     let mut value = 0;
