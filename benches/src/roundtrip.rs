@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use policies::Policy;
-use serde_json::json;
+use serde_json::{Value, json};
 use supervisor::{
     Config, Extern, HostError, HostFunction, Imports, Job, LocalShard, Module, ModuleSource, Supervisor,
 };
@@ -356,7 +356,7 @@ impl Measured {
 }
 
 /// Measures all kinds in turns. Needs a `LocalSet`.
-pub async fn measure(options: &RoundTrip) -> Result<serde_json::Value, Failure> {
+pub async fn measure(options: &RoundTrip) -> Result<Value, Failure> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let mut processors = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     let (Some(first), Some(second)) = (processors.next(), processors.next()) else {
@@ -374,54 +374,42 @@ pub async fn measure(options: &RoundTrip) -> Result<serde_json::Value, Failure> 
         calls: options.calls,
         processors: [first, second],
     };
-    let mut times: [Vec<Duration>; 9] = Default::default();
+    const NAMES: [&str; 9] = [
+        "futex_same_processor",
+        "futex_across_processors",
+        "spinning_across_processors",
+        "spinning_across_processors_reading_4_kib",
+        "reading_4_kib_alone",
+        "call_same_processor",
+        "call_across_processors_not_watched",
+        "call_of_the_supervisors_shard",
+        "call_of_the_supervisors_shard_all_processors_busy",
+    ];
+    let mut times: [Vec<Duration>; NAMES.len()] = Default::default();
     for _ in 0..options.rounds {
-        let [
-            futex_same,
-            futex_across,
-            spin_across,
-            spin_read,
-            read,
-            call_same,
-            call_across,
-            call_watched,
-            call_busy,
-        ] = &mut times;
-        futex_same.push(futex(first, first, options.calls)?);
-        futex_across.push(futex(first, second, options.calls)?);
-        spin_across.push(spin(first, second, options.calls, false)?);
-        spin_read.push(spin(first, second, options.calls, true)?);
-        read.push(read_alone(first, options.calls)?);
-        call_same.push(measured.local(first).await?);
-        call_across.push(measured.local(second).await?);
+        let alone = [
+            futex(first, first, options.calls)?,
+            futex(first, second, options.calls)?,
+            spin(first, second, options.calls, false)?,
+            spin(first, second, options.calls, true)?,
+            read_alone(first, options.calls)?,
+            measured.local(first).await?,
+            measured.local(second).await?,
+        ];
         sched_setaffinity(Pid::from_raw(0), &allowed)?;
-        call_watched.push(measured.shard().await?);
-        if !is_real_time() {
+        let watched = measured.shard().await?;
+        let busy = if is_real_time() {
+            None
+        } else {
             let _busy = [Busy::on(first), Busy::on(second)];
-            call_busy.push(measured.shard().await?);
-        }
+            Some(measured.shard().await?)
+        };
+        let taken = alone.into_iter().chain([watched]).map(Some).chain([busy]);
+        times.iter_mut().zip(taken).for_each(|(all, time)| all.extend(time));
     }
-    let [
-        futex_same,
-        futex_across,
-        spin_across,
-        spin_read,
-        read,
-        call_same,
-        call_across,
-        call_watched,
-        call_busy,
-    ] = times.map(Summary::of);
-    Ok(json!({
-        "trips": options.calls,
-        "futex_same_processor": futex_same,
-        "futex_across_processors": futex_across,
-        "spinning_across_processors": spin_across,
-        "spinning_across_processors_reading_4_kib": spin_read,
-        "reading_4_kib_alone": read,
-        "call_same_processor": call_same,
-        "call_across_processors_not_watched": call_across,
-        "call_of_the_supervisors_shard": call_watched,
-        "call_of_the_supervisors_shard_all_processors_busy": call_busy,
-    }))
+    let mut figures = serde_json::Map::from_iter([("trips".to_owned(), json!(options.calls))]);
+    for (name, times) in NAMES.iter().zip(times) {
+        figures.insert((*name).to_owned(), json!(Summary::of(times)));
+    }
+    Ok(Value::Object(figures))
 }

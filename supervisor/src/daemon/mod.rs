@@ -11,6 +11,7 @@
 //! * `session`: the sessions of a connection.
 //! * `host_calls`: functions that a client serves.
 //! * `interfaces`: the interfaces that such functions are of.
+//! * `loads`: who may read and compile modules at the same time.
 //! * `request`: from a request and its descriptors to a job of the supervisor.
 //! * [`module_error`], [`signals`]: what `sandboxctl` without a daemon does in the same way.
 //!

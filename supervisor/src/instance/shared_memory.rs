@@ -198,13 +198,11 @@ impl SupervisorEnd for SharedMemory {
 
     fn read_submission(&self, slot: Slot) -> Submission {
         let mut copy = Submission::default();
+        let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot.number() * size_of::<Submission>());
         // SAFETY: a slot's number is below SLOTS, so the source lies in the mapping; `copy` is private and any bytes are a value.
-        unsafe {
-            let from = self.at::<u8>(SUBMISSIONS_OFFSET + slot.number() * size_of::<Submission>());
-            copy_shared((&raw mut copy).cast(), from, size_of::<Submission>());
-            #[cfg(feature = "fuzzing")]
-            crate::fuzzing::was_read(from, size_of::<Submission>());
-        }
+        unsafe { copy_shared((&raw mut copy).cast(), from, size_of::<Submission>()) };
+        #[cfg(feature = "fuzzing")]
+        crate::fuzzing::was_read(from, size_of::<Submission>());
         copy
     }
 

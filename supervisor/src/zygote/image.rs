@@ -37,3 +37,29 @@ fn memory_file() -> Result<File, Error> {
         .map(File::from)
         .map_err(errno("create a memory file for the zygote"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is mapped without bytes of the file is a mapping of its own, which every fork copies.
+    #[test]
+    fn the_image_has_no_pages_that_are_not_in_its_file() {
+        let number = |at: usize, bytes: usize| {
+            let field = IMAGE[at..at + bytes].iter().rev();
+            field.fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        // elf(5), 64 bits: where the program headers are, and how many; of each its type, address, and sizes in the file and in memory.
+        let (headers, count) = (number(32, 8) as usize, number(56, 2) as usize);
+        let loaded: Vec<_> = (0..count)
+            .map(|index| headers + index * 56)
+            .filter(|header| number(*header, 4) == 1)
+            .map(|header| (number(header + 16, 8), number(header + 32, 8), number(header + 40, 8)))
+            .collect();
+        assert!(!loaded.is_empty());
+        for (address, in_file, in_memory) in loaded {
+            let end = |bytes: u64| (address + bytes).next_multiple_of(ipc::layout::PAGE);
+            assert_eq!(end(in_file), end(in_memory), "the segment at {address:#x}");
+        }
+    }
+}
